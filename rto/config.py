@@ -1,0 +1,130 @@
+"""The configuration of a run: one typed tree, written to the run folder and loadable again.
+
+This module imports neither torch nor any other heavy library: `rto --help` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rto.sections import (
+    VLLM,
+    Actor,
+    Algo,
+    Ckpt,
+    Cluster,
+    Critic,
+    Data,
+    DeepSpeed,
+    DPOModel,
+    Frozen,
+    Generate,
+    Logger,
+    Preference,
+    Reward,
+    RolloutSection,
+    Train,
+    require,
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does."""
+
+    actor: Actor = field(default_factory=Actor)
+    critic: Critic = field(default_factory=Critic)
+    ref: Frozen = field(default_factory=Frozen)
+    reward: Reward = field(default_factory=Reward)
+    dpo: DPOModel = field(default_factory=DPOModel)
+    preference: Preference = field(default_factory=Preference)
+    algo: Algo = field(default_factory=Algo)
+    rollout: RolloutSection = field(default_factory=RolloutSection)
+    train: Train = field(default_factory=Train)
+    data: Data = field(default_factory=Data)
+    ds: DeepSpeed = field(default_factory=DeepSpeed)
+    vllm: VLLM = field(default_factory=VLLM)
+    ray: Cluster = field(default_factory=Cluster)
+    ckpt: Ckpt = field(default_factory=Ckpt)
+    logger: Logger = field(default_factory=Logger)
+    generate: Generate = field(default_factory=Generate)
+
+    def __post_init__(self) -> None:
+        ranks, batch = self.actor.num_ranks, self.train.batch_size
+        require(
+            batch % ranks == 0,
+            f"train.batch_size {batch} does not divide over {ranks} policy ranks: "
+            f"use a multiple of {ranks}",
+        )
+        require(
+            not (self.ds.load_in_4bit and self.ds.lora.rank == 0),
+            "ds.load_in_4bit is on and ds.lora.rank is 0: a 4-bit base is trained through adapters, "
+            "set ds.lora.rank to 8 or more",
+        )
+
+    @property
+    def reference_path(self) -> str | None:
+        return self.ref.model_name_or_path or self.actor.model_name_or_path
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest response; half of data.max_len where no limit was given."""
+        return self.rollout.max_new_tokens or self.data.max_len // 2
+
+    @property
+    def max_prompt_len(self) -> int:
+        return self.data.max_len - self.max_new_tokens
+
+    def check_actor(self) -> None:
+        """Rules of every stage that trains a model."""
+        require(
+            self.actor.model_name_or_path is not None,
+            "actor.model_name_or_path is not set: give a hub id or a directory",
+        )
+
+    def check_online(self, *, needs_critic: bool, needs_dpo: bool) -> None:
+        """Rules of `rto train`, which need to know what the method reads."""
+        self.check_actor()
+        sequences, batch = self.rollout.num_sequences, self.train.batch_size
+        require(
+            sequences % batch == 0,
+            f"rollout.batch_size x n_samples_per_prompt = {sequences} sequences do not divide into "
+            f"optimizer steps of train.batch_size {batch}",
+        )
+        k = self.rollout.n_samples_per_prompt
+        require(
+            batch % (k * self.actor.num_ranks) == 0,
+            f"train.batch_size {batch} does not hold whole groups of {k} on each of "
+            f"{self.actor.num_ranks} ranks: use a multiple of {k * self.actor.num_ranks}",
+        )
+        require(
+            bool(self.data.prompt_dataset or self.data.feedback),
+            "no prompts: set data.prompt_dataset (or data.feedback)",
+        )
+        require(
+            self.reward.num_sources > 0,
+            "no reward source: set reward.model_name_or_path, reward.func_path or reward.remote_url",
+        )
+        require(
+            self.max_new_tokens < self.data.max_len,
+            f"rollout.max_new_tokens {self.max_new_tokens} leaves no room for a prompt in "
+            f"data.max_len {self.data.max_len}",
+        )
+        require(
+            not needs_dpo or self.dpo.model_name_or_path is not None,
+            f"algo {self.algo.name} needs a DPO policy: set dpo.model_name_or_path "
+            "(train one with `rto dpo`)",
+        )
+        require(
+            not needs_critic or self.critic_path is not None,
+            f"algo {self.algo.name} trains a critic: set critic.model_name_or_path "
+            "or reward.model_name_or_path",
+        )
+
+    @property
+    def critic_path(self) -> str | None:
+        """The critic starts from the first reward model, then from the policy."""
+        models = self.reward.model_name_or_path
+        return self.critic.model_name_or_path or (
+            models[0] if models else self.actor.model_name_or_path
+        )

@@ -1,0 +1,69 @@
+"""The iteration as the papers write it. Knows no library; timers and progress wrap its parts."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from rto.protocols import (
+    BatchSource,
+    Generator,
+    Keeper,
+    Learner,
+    PromptSource,
+    Scorer,
+    Targets,
+    Tracker,
+    WeightSync,
+)
+from rto.types import collate
+
+AnyMethod = TypeVar("AnyMethod", bound=Targets)
+
+
+def train(
+    method: AnyMethod,
+    *,
+    prompts: PromptSource,
+    generator: Generator,
+    scorer: Scorer,
+    learner: Learner,
+    sync: WeightSync,
+    tracker: Tracker,
+    keeper: Keeper,
+    iterations: range,
+    pad_token_id: int,
+) -> AnyMethod:
+    """Online: sample, score, target, update, sync. Returns the method as it ended."""
+    version = sync.push()
+    for iteration in iterations:
+        rollouts = generator.generate(prompts.draw(iteration), version)
+        tokens = collate(rollouts, pad_token_id=pad_token_id)
+        scored = scorer.score(tokens, rollouts, method.roles)
+        batch, metrics = method.targets(scored)
+        stats = learner.update(method, batch)
+        version = sync.push()
+        metrics = {**metrics, **stats.metrics}
+        method = method.adapt(metrics)
+        tracker.rollouts(iteration, rollouts, scored)
+        tracker.log(iteration, metrics)
+        keeper.after(iteration, method, metrics)
+    return method
+
+
+def fit(
+    method: AnyMethod,
+    *,
+    batches: BatchSource,
+    learner: Learner,
+    tracker: Tracker,
+    keeper: Keeper,
+) -> AnyMethod:
+    """Offline: stored rows take the place of rollout and reward. Returns the method at the end."""
+    for step, scored in batches:
+        batch, metrics = method.targets(scored)
+        stats = learner.update(method, batch)
+        metrics = {**metrics, **stats.metrics}
+        method = method.adapt(metrics)
+        tracker.log(step, metrics)
+        keeper.after(step, method, metrics)
+    return method

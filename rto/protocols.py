@@ -1,0 +1,136 @@
+"""The seams of the pipeline. The loop knows these and nothing else.
+
+Everything an extension needs goes through ``Method`` (online and offline) or through an iterator
+of ``ScoredBatch`` (offline data).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Tensor
+
+from rto.types import (
+    LossNorm,
+    LossOutput,
+    PolicyOutput,
+    Prompt,
+    Role,
+    Rollout,
+    ScoredBatch,
+    StepStats,
+    TokenBatch,
+    TrainBatch,
+)
+
+
+class Targets(Protocol):
+    """What every method is: a frozen, picklable value that turns scores into a train batch."""
+
+    @property
+    def name(self) -> str:
+        """Identity of the method; a checkpoint refuses to resume under another one."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Full name with its source, printed at start-up."""
+        ...
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The scores that ``targets`` reads."""
+        ...
+
+    def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
+        """Everything that needs the whole batch; also metrics named ``<area>/<name>``."""
+        ...
+
+    def adapt(self, metrics: Mapping[str, float]) -> Self:
+        """The method for the next iteration (an adaptive KL coefficient, say)."""
+        ...
+
+
+@runtime_checkable
+class Method(Targets, Protocol):
+    """A method that trains a language model."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether ``loss`` reads ``PolicyOutput.entropy``."""
+        ...
+
+    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput: ...
+
+
+@runtime_checkable
+class CriticMethod(Method, Protocol):
+    """A method that also trains a value network."""
+
+    def value_loss(self, values: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        """``values`` [B, T]: entry t is the value of the state before response token t."""
+        ...
+
+
+@runtime_checkable
+class ScoreMethod(Targets, Protocol):
+    """A method that trains a scalar head: the reward model."""
+
+    def score_loss(self, scores: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        """``scores`` [B]: the head's output at the last real token."""
+        ...
+
+
+class PromptSource(Protocol):
+    """A resumable stream: what it yields is a function of (seed, iteration) alone."""
+
+    def draw(self, iteration: int) -> Sequence[Prompt]: ...
+
+
+class Generator(Protocol):
+    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+        """Sample; refuses when the engines do not hold ``policy_version``."""
+        ...
+
+
+class Scorer(Protocol):
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        """One forward per role. A score that is missing or not finite is an error."""
+        ...
+
+
+class Learner(Protocol):
+    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+        """Minibatch epochs over ``batch``; shards and micro-batches never split a group."""
+        ...
+
+
+class WeightSync(Protocol):
+    def push(self) -> int:
+        """Give the engines the policy's weights; returns the version that is now proven there."""
+        ...
+
+
+class Tracker(Protocol):
+    def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None: ...
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
+
+
+class Keeper(Protocol):
+    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+        """Called at the end of each iteration: saves checkpoints and exports when they are due."""
+        ...
+
+
+class BatchSource(Protocol):
+    """Offline data: the scored batch of each optimizer step, a function of (seed, step) alone."""
+
+    def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]: ...
+
+
+State = Mapping[str, Any]
+"""Plain values (numbers, strings, lists): what a checkpoint stores of the driver."""

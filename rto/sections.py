@@ -1,0 +1,432 @@
+"""The sections of a run's configuration: frozen dataclasses, one default and one owner per field.
+
+Dotted names follow OpenRLHF 0.11 where it has a flag for the same thing. Each section checks its
+own fields; rules across sections live in ``rto.config.RunConfig``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rto.errors import UserError
+
+
+def require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class Adam:
+    lr: float = 1e-6
+    """Learning rate at the end of the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"adam.lr is {self.lr}: must be positive")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the policy and the critic have in common."""
+
+    model_name_or_path: str | None = None
+    """Hub id or directory of the model to start from."""
+    adam: Adam = field(default_factory=Adam)
+    lr_scheduler: str = "cosine_with_min_lr"
+    """Any name that transformers.get_scheduler knows."""
+    lr_warmup_ratio: float = 0.03
+    """Share of the run's optimizer steps spent warming up."""
+    min_lr_ratio: float = 0.1
+    """Floor of the cosine schedule, as a share of adam.lr."""
+    max_norm: float = 1.0
+    """Gradient clipping by global norm; 0 switches it off."""
+    gradient_checkpointing_enable: bool = False
+    num_nodes: int = 1
+    num_gpus_per_node: int = 1
+    """Data-parallel ranks per node: one GPU each, or one process each on a CPU machine."""
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.num_gpus_per_node
+
+    def __post_init__(self) -> None:
+        require(self.num_ranks >= 1, f"num_nodes x num_gpus_per_node is {self.num_ranks}: need 1+")
+        require(0 <= self.lr_warmup_ratio <= 1, f"lr_warmup_ratio is {self.lr_warmup_ratio}: 0..1")
+
+
+@dataclass(frozen=True)
+class Actor(Trained):
+    """The policy: what SFT, DPO, PPO and RTO train."""
+
+    eps_clip: float = 0.2
+    """PPO clip range, symmetric."""
+    eps_clip_low_high: tuple[float, float] | None = None
+    """Lower and upper clip range; replaces eps_clip when given."""
+    dual_clip: float | None = None
+    """Bound of the loss for negative advantages (Ye et al. 2020); above 1."""
+    entropy_coef: float | None = None
+    """Entropy bonus; 0 logs the entropy without using it; unset computes none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.eps_clip < 1, f"actor.eps_clip is {self.eps_clip}: must be in (0, 1)")
+        bound = self.dual_clip
+        require(bound is None or bound > 1, f"actor.dual_clip is {bound}: must be above 1")
+
+    @property
+    def clip_low_high(self) -> tuple[float, float]:
+        return self.eps_clip_low_high or (self.eps_clip, self.eps_clip)
+
+
+@dataclass(frozen=True)
+class Critic(Trained):
+    adam: Adam = field(default_factory=lambda: Adam(lr=9e-6))
+    value_clip: float = 0.5
+    """Clip range of the value around its rollout-time estimate (RTO's own code: 0.2)."""
+    freezing_steps: int = -1
+    """Train only the critic for this many first iterations."""
+    save_value_network: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.value_clip > 0, f"critic.value_clip is {self.value_clip}: must be positive")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The actors that hold the frozen models: reference, DPO models, reward models."""
+
+    model_name_or_path: str | None = None
+    """KL reference; the policy's starting point when unset."""
+    num_nodes: int = 1
+    num_gpus_per_node: int = 1
+    """Scoring replicas per node; each holds every frozen model and scores a part of the batch."""
+    offload: bool = False
+    """Keep frozen models in host memory and move them to the device for their turn."""
+
+    @property
+    def num_replicas(self) -> int:
+        return self.num_nodes * self.num_gpus_per_node
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Where the sentence reward comes from. Several sources add up with their weights."""
+
+    model_name_or_path: list[str] = field(default_factory=list)
+    """Reward models: sequence-classification checkpoints with one label (head `score`)."""
+    func_path: str | None = None
+    """A Python file with reward_func(queries, prompts, labels) -> one number per response."""
+    remote_url: list[str] = field(default_factory=list)
+    """Reward servers: POST {query, prompts, labels} -> {rewards}."""
+    weights: list[float] | None = None
+    """One weight per source, in the order models, function, urls; default 1 each."""
+    coef: float = 1.0
+    """beta_3 of the RTO paper: factor of the summed, normalised and clipped reward."""
+    normalize_enable: bool = False
+    """Use (r - mean) / std with the constants in the reward model's config."""
+    clip_range: tuple[float, float] = (-10.0, 10.0)
+    remote_timeout: float = 120.0
+    """Seconds that one request to a reward server may take in all, retries included."""
+    remote_batch_size: int = 64
+    remote_token_env: str = "RTO_REWARD_TOKEN"
+    """Environment variable that holds the reward server's bearer token."""
+
+    @property
+    def num_sources(self) -> int:
+        return len(self.model_name_or_path) + len(self.remote_url) + bool(self.func_path)
+
+    def __post_init__(self) -> None:
+        low, high = self.clip_range
+        require(low < high, f"reward.clip_range is {self.clip_range}: needs low < high")
+        got = len(self.weights or [])
+        require(
+            self.weights is None or got == self.num_sources,
+            f"reward.weights has {got} entries for {self.num_sources} reward sources: give one each",
+        )
+
+
+@dataclass(frozen=True)
+class DPOModel:
+    """The DPO policy that RTO's token reward reads."""
+
+    model_name_or_path: str | None = None
+    ref_model_name_or_path: str | None = None
+    """The model that DPO was trained from; the KL reference when unset."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Training on pairs: `rto dpo`."""
+
+    loss: str = "dpo"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    nll_loss_coef: float = 0.0
+    """Weight of an SFT term on the chosen response."""
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, f"preference.beta is {self.beta}: must be positive")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 0.5, f"preference.label_smoothing is {smoothing}: 0 <= x < 0.5")
+
+
+@dataclass(frozen=True)
+class KL:
+    init_coef: float = 0.01
+    """KL coefficient (beta_2 of the RTO paper)."""
+    target: float | None = None
+    """Target KL of the adaptive controller; fixed coefficient when unset."""
+    horizon: int = 10000
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    use_loss: bool = False
+    """Put the KL into the loss instead of the reward."""
+
+    def __post_init__(self) -> None:
+        require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}: must not be negative")
+        target = self.target
+        require(target is None or target > 0, f"algo.kl.target is {target}: must be positive")
+
+
+@dataclass(frozen=True)
+class Advantage:
+    gamma: float = 1.0
+    lambd: float = 0.95
+    """GAE lambda. The RTO paper uses 0.95; OpenRLHF 0.11 defaults to 1."""
+    no_std_norm: bool = False
+    """Centre the advantages without dividing by their standard deviation."""
+    is_correction_enable: bool = False
+    """Weight tokens by the trainer/sampler probability ratio."""
+    is_correction_type: Literal["tis", "icepop", "seq-mask-tis"] = "tis"
+    is_correction_threshold: tuple[float, float] = (0.5, 5.0)
+
+    def __post_init__(self) -> None:
+        for name, value in (("gamma", self.gamma), ("lambd", self.lambd)):
+            require(0 <= value <= 1, f"algo.advantage.{name} is {value}: must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Algo:
+    name: str = "ppo"
+    """Method, as listed by `rto methods`."""
+    advantage: Advantage = field(default_factory=Advantage)
+    kl: KL = field(default_factory=KL)
+    dpo_reward_scale: float = 0.05
+    """beta_1 of the RTO paper: factor of the raw DPO log-ratio; 0 switches the term off."""
+    dpo_reward_clip: float = 0.05
+    """Bound of the scaled term per token; 0 switches the clip off. The paper has none."""
+    dpo_reward_variant: Literal["token", "semi", "delayed", "shaping"] = "token"
+    """Where the DPO reward is paid: each token, sentence ends, the end, or as shaping."""
+    loss_reduction: Literal["token", "sequence"] = "token"
+    """Mean over all tokens of a step, or mean of the per-sequence means (RTO's own code)."""
+    ptx_coef: float = 0.05
+    """Weight of the language-model loss on data.pretrain_dataset, where one is given."""
+    rpo_beta: float = 1.0
+    """Temperature of Reward Partitioning Optimization (the papers' tau)."""
+
+    def __post_init__(self) -> None:
+        scale, clip = self.dpo_reward_scale, self.dpo_reward_clip
+        require(scale >= 0, f"algo.dpo_reward_scale is {scale}: 0 disables, negative has no meaning")
+        require(clip >= 0, f"algo.dpo_reward_clip is {clip}: 0 disables, negative has no meaning")
+        require(self.rpo_beta > 0, f"algo.rpo_beta is {self.rpo_beta}: must be positive")
+
+
+@dataclass(frozen=True)
+class RolloutSection:
+    batch_size: int = 1024
+    """Prompts per iteration."""
+    n_samples_per_prompt: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int | None = None
+    """Longest response; data.max_len minus the longest prompt when unset."""
+    max_tokens_per_gpu: int = 16384
+    """Token budget (padding included) of one scoring forward."""
+
+    @property
+    def num_sequences(self) -> int:
+        return self.batch_size * self.n_samples_per_prompt
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"rollout.batch_size is {self.batch_size}: must be 1+")
+        k = self.n_samples_per_prompt
+        require(k >= 1, f"rollout.n_samples_per_prompt is {k}: must be 1+")
+        require(self.temperature > 0, f"rollout.temperature is {self.temperature}: must be positive")
+        require(0 < self.top_p <= 1, f"rollout.top_p is {self.top_p}: must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Train:
+    batch_size: int = 128
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch_size: int | None = None
+    """Sequences per forward on one rank; unset lets max_tokens_per_gpu decide."""
+    max_tokens_per_gpu: int = 16384
+    """Token budget (padding included) of one training forward on one rank."""
+    max_epochs: int = 1
+    """Passes over a rollout (online) or over the data (offline stages)."""
+    num_episodes: int = 1
+    """Passes over the prompts."""
+    max_steps: int | None = None
+    """Stop after this many iterations (online) or optimizer steps (offline)."""
+    seed: int = 42
+    enable_ema: bool = False
+    ema_beta: float = 0.992
+    colocate_all: bool = True
+    """Share the same GPUs between rollout, scoring, critic and policy."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    self_check: bool = True
+    """Check the assembled pipeline before the first update."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"train.batch_size is {self.batch_size}: must be 1+")
+        micro = self.micro_batch_size
+        require(micro is None or micro >= 1, f"train.micro_batch_size is {micro}: must be 1+")
+        require(self.max_steps is None or self.max_steps >= 1, "train.max_steps must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Data:
+    prompt_dataset: list[str] = field(default_factory=list)
+    """Prompts for online training: hub ids, files (jsonl, json, csv, parquet), saved datasets."""
+    prompt_probs: list[float] | None = None
+    """Mixing weights of several datasets; concatenation when unset."""
+    prompt_split: str = "train"
+    dataset: list[str] = field(default_factory=list)
+    """Rows for the offline stages, in the same forms."""
+    dataset_probs: list[float] | None = None
+    dataset_split: str = "train"
+    eval_dataset: str | None = None
+    """Held-out rows; a share of the training rows is split off when unset."""
+    eval_ratio: float = 0.05
+    feedback: str | None = None
+    """Rows of {prompt, responses: [{text, reward}]}: read as prompts, SFT rows or pairs."""
+    pretrain_dataset: str | None = None
+    """Text for the ptx loss."""
+    input_key: str = "input"
+    output_key: str | None = None
+    """Response column for SFT; unset means input_key holds the whole conversation."""
+    prompt_key: str | None = None
+    """Prompt column of pairs; unset means chosen and rejected are whole conversations."""
+    chosen_key: str = "chosen"
+    rejected_key: str = "rejected"
+    label_key: str | None = None
+    input_template: str | None = None
+    """Python format string with one {} for the prompt."""
+    apply_chat_template: bool = False
+    max_len: int = 2048
+    """Longest prompt plus response, in tokens."""
+    max_samples: int = 100_000_000
+    on_long_prompt: Literal["filter", "error"] = "filter"
+
+    def __post_init__(self) -> None:
+        for name, probs, sets in (
+            ("prompt_probs", self.prompt_probs, self.prompt_dataset),
+            ("dataset_probs", self.dataset_probs, self.dataset),
+        ):
+            got = len(probs or [])
+            message = f"data.{name} has {got} entries for {len(sets)} datasets: give one weight each"
+            require(probs is None or got == len(sets), message)
+        require(self.max_len >= 2, f"data.max_len is {self.max_len}: must be 2+")
+        template = self.input_template
+        require(
+            template is None or "{}" in template,
+            f"data.input_template is {template!r}: needs one {{}} for the prompt",
+        )
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 0
+    """0 trains all weights."""
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: str = "all-linear"
+
+
+@dataclass(frozen=True)
+class DeepSpeed:
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    adam_offload: bool = False
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    attn_implementation: str = "sdpa"
+    load_in_4bit: bool = False
+    lora: Lora = field(default_factory=Lora)
+    overlap_comm: bool = False
+    timeout: float = 300.0
+    """Seconds before a collective that hangs ends the run."""
+
+
+@dataclass(frozen=True)
+class VLLM:
+    num_engines: int = 1
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = False
+    enable_sleep: bool = True
+    """Free the engine's GPU memory while others work (colocated CUDA only; no-op elsewhere)."""
+    sync_backend: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
+    cpu_kvcache_gib: int = 1
+    logprob_tolerance: float | None = None
+    """Largest mean |engine - trainer| log-prob at a sync; 1e-3 in fp32 and 0.05 in bf16 if unset."""
+
+    def __post_init__(self) -> None:
+        require(self.num_engines >= 1, f"vllm.num_engines is {self.num_engines}: must be 1+")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    address: str | None = None
+    """Ray cluster to join; unset starts a local one on loopback."""
+    num_cpus: int | None = None
+    object_store_gib: float | None = None
+    actor_timeout: float = 1800.0
+    """Seconds that one call on an actor may take."""
+    start_timeout: float = 300.0
+    """Seconds that the actors may take to start."""
+
+
+@dataclass(frozen=True)
+class Ckpt:
+    output_dir: str = "runs/run"
+    """The run folder."""
+    save_steps: int = -1
+    """Checkpoint every so many iterations (online) or optimizer steps (offline); -1: at the end."""
+    max_num: int = 3
+    load_enable: bool = False
+    """Go on from the newest checkpoint of the run folder."""
+    best_metric_key: str = ""
+    """Metric (higher is better) that names the `best` export; the reward online, if unset."""
+
+
+@dataclass(frozen=True)
+class WandB:
+    enable: bool = False
+    project: str = "rto"
+    run_name: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Logger:
+    logging_steps: int = 1
+    tensorboard: bool = True
+    wandb: WandB = field(default_factory=WandB)
+    """The key is read from WANDB_API_KEY."""
+
+
+@dataclass(frozen=True)
+class Generate:
+    """`rto generate`: the RTO authors' sampling settings for AlpacaEval 2."""
+
+    model: str | None = None
+    prompt: list[str] = field(default_factory=list)
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_new_tokens: int = 4096
+    num_samples: int = 1
