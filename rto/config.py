@@ -53,13 +53,13 @@ class RunConfig:
         ranks, batch = self.actor.num_ranks, self.train.batch_size
         require(
             batch % ranks == 0,
-            f"train.batch_size {batch} does not divide over {ranks} policy ranks: "
+            f"train.batch_size {batch} does not divide over {ranks} ranks: "
             f"use a multiple of {ranks}",
         )
         require(
             not (self.ds.load_in_4bit and self.ds.lora.rank == 0),
-            "ds.load_in_4bit is on and ds.lora.rank is 0: a 4-bit base is trained through adapters, "
-            "set ds.lora.rank to 8 or more",
+            "ds.load_in_4bit is on and ds.lora.rank is 0: a 4-bit base is trained through "
+            "adapters, set ds.lora.rank to 8 or more",
         )
 
     @property
@@ -103,7 +103,8 @@ class RunConfig:
         )
         require(
             self.reward.num_sources > 0,
-            "no reward source: set reward.model_name_or_path, reward.func_path or reward.remote_url",
+            "no reward source: set reward.model_name_or_path, reward.func_path or "
+            "reward.remote_url",
         )
         require(
             self.max_new_tokens < self.data.max_len,

@@ -146,7 +146,7 @@ class Reward:
         got = len(self.weights or [])
         require(
             self.weights is None or got == self.num_sources,
-            f"reward.weights has {got} entries for {self.num_sources} reward sources: give one each",
+            f"reward.weights has {got} entries for {self.num_sources} sources: give one each",
         )
 
 
@@ -230,7 +230,9 @@ class Algo:
 
     def __post_init__(self) -> None:
         scale, clip = self.dpo_reward_scale, self.dpo_reward_clip
-        require(scale >= 0, f"algo.dpo_reward_scale is {scale}: 0 disables, negative has no meaning")
+        require(
+            scale >= 0, f"algo.dpo_reward_scale is {scale}: 0 disables, negative has no meaning"
+        )
         require(clip >= 0, f"algo.dpo_reward_clip is {clip}: 0 disables, negative has no meaning")
         require(self.rpo_beta > 0, f"algo.rpo_beta is {self.rpo_beta}: must be positive")
 
@@ -243,7 +245,7 @@ class RolloutSection:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int | None = None
-    """Longest response; data.max_len minus the longest prompt when unset."""
+    """Longest response; half of data.max_len when unset."""
     max_tokens_per_gpu: int = 16384
     """Token budget (padding included) of one scoring forward."""
 
@@ -255,7 +257,9 @@ class RolloutSection:
         require(self.batch_size >= 1, f"rollout.batch_size is {self.batch_size}: must be 1+")
         k = self.n_samples_per_prompt
         require(k >= 1, f"rollout.n_samples_per_prompt is {k}: must be 1+")
-        require(self.temperature > 0, f"rollout.temperature is {self.temperature}: must be positive")
+        require(
+            self.temperature > 0, f"rollout.temperature is {self.temperature}: must be positive"
+        )
         require(0 < self.top_p <= 1, f"rollout.top_p is {self.top_p}: must be in (0, 1]")
 
 
@@ -329,7 +333,9 @@ class Data:
             ("dataset_probs", self.dataset_probs, self.dataset),
         ):
             got = len(probs or [])
-            message = f"data.{name} has {got} entries for {len(sets)} datasets: give one weight each"
+            message = (
+                f"data.{name} has {got} entries for {len(sets)} datasets: one each"
+            )
             require(probs is None or got == len(sets), message)
         require(self.max_len >= 2, f"data.max_len is {self.max_len}: must be 2+")
         template = self.input_template
@@ -373,7 +379,7 @@ class VLLM:
     sync_backend: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
     cpu_kvcache_gib: int = 1
     logprob_tolerance: float | None = None
-    """Largest mean |engine - trainer| log-prob at a sync; 1e-3 in fp32 and 0.05 in bf16 if unset."""
+    """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.05 in bf16."""
 
     def __post_init__(self) -> None:
         require(self.num_engines >= 1, f"vllm.num_engines is {self.num_engines}: must be 1+")
@@ -393,8 +399,8 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Ckpt:
-    output_dir: str = "runs/run"
-    """The run folder."""
+    output_dir: str | None = None
+    """The run folder; runs/<method>-<date and time> when unset."""
     save_steps: int = -1
     """Checkpoint every so many iterations (online) or optimizer steps (offline); -1: at the end."""
     max_num: int = 3

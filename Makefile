@@ -1,0 +1,55 @@
+# make install | quickstart | test | test-learn | bench        (CUDA=1 for NVIDIA machines)
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3,$(if $(shell \
+	$(python) -c 'import sys; print("y" * ((3, 11) <= sys.version_info[:2] < (3, 13)))' \
+	2>/dev/null),$(python))))
+HARDWARE := $(if $(CUDA),cuda,cpu)
+STAMP := $(VENV)/.installed-$(HARDWARE)
+UV_VERSION := 0.13.8
+
+OVERRIDES := --override requirements/overrides.txt
+TORCH :=
+ifeq ($(HARDWARE),cpu)
+OVERRIDES += --override requirements/overrides-cpu.txt
+TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
+endif
+
+.NOTPARALLEL:
+.PHONY: install quickstart test unit integration test-learn lint types bench
+
+install: $(STAMP)
+
+$(STAMP): setup.py $(wildcard requirements/*.txt)
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found: set PYTHON=..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --python $(BIN)/python $(OVERRIDES) $(TORCH) -e ".[$(HARDWARE),dev]"
+	touch $@
+
+quickstart: install
+	$(BIN)/rto quickstart
+
+test: lint types unit integration
+
+unit integration test-learn: export OMP_NUM_THREADS = 1
+
+unit: install
+	$(BIN)/python -m pytest -n 2 -m "not learn and not integration"
+
+integration: install
+	$(BIN)/python -m pytest -m "integration and not learn"
+
+test-learn: install
+	$(BIN)/python -m pytest -m learn --timeout 3600
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: install
+	$(BIN)/python -m benchmarks.run

@@ -1,0 +1,97 @@
+"""`rto COMMAND`: one program. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rto.errors import ActorLost, ProofError, RewardProtocolError, TrainingDiverged, UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its one-line help and the function that runs it, as ``module:function``."""
+
+    help: str
+    target: str
+
+
+COMMANDS = {
+    "sft": Command("fine-tune a model on demonstrations", "rto.cli.run:sft"),
+    "reward": Command("train a pairwise (Bradley-Terry) reward model", "rto.cli.run:reward"),
+    "dpo": Command("train a policy on preference pairs", "rto.cli.run:dpo"),
+    "train": Command("online training: --algo ppo, rto, ...", "rto.cli.run:train"),
+    "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "serve-reward": Command("serve a reward model or function over HTTP", "rto.cli.serve:main"),
+    "methods": Command("list the methods that --algo knows", "rto.cli.methods:main"),
+    "quickstart": Command(
+        "the whole recipe on this machine, minutes", "rto.quickstart.recipe:main"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except (UserError, ProofError, TrainingDiverged, RewardProtocolError, ActorLost) as error:
+        print(f"rto: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rto: interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(argv: Sequence[str]) -> None:
+    """Check the arguments of a run, files included, without starting anything.
+
+    Raises:
+        UserError: one line with the name, the value and the remedy.
+    """
+    from rto.cli.parse import parse_run
+
+    command, rest = _split(list(argv))
+    if command in ("sft", "reward", "dpo", "train"):
+        parse_run(command, rest)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    command, rest = _split(arguments)
+    module, _, function = COMMANDS[command].target.partition(":")
+    return getattr(importlib.import_module(module), function)(rest)
+
+
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    command, *rest = arguments or [""]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f": did you mean {near[0]}?" if near else f": one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {command!r}{hint}")
+    return command, rest
+
+
+def usage() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: rto COMMAND [--config FILE.yaml] [--section.name value ...]",
+            "",
+            "Align language models from any kind of feedback, on Ray, vLLM and DeepSpeed.",
+            "",
+            *lines,
+            "",
+            "rto COMMAND --help lists the flags of a command; --dry_run prints its plan.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

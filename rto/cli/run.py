@@ -1,0 +1,111 @@
+"""The training commands: parse, check, print the plan or run, say where the results are."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rto.cli.parse import dump, parse_run
+from rto.config import RunConfig
+from rto.errors import UserError
+from rto.tracking.quiet import quiet
+from rto.tracking.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Where a run left its results, and its closing figures."""
+
+    folder: Path
+    metrics: Mapping[str, float]
+
+
+def sft(argv: Sequence[str]) -> int:
+    return _command("sft", argv)
+
+
+def reward(argv: Sequence[str]) -> int:
+    return _command("reward", argv)
+
+
+def dpo(argv: Sequence[str]) -> int:
+    return _command("dpo", argv)
+
+
+def train(argv: Sequence[str]) -> int:
+    return _command("train", argv)
+
+
+def execute(command: str, config: RunConfig) -> Finished:
+    """Check and run one training command in this process.
+
+    A run that fails its checks leaves no folder behind.
+    """
+    path = Path(config.ckpt.output_dir or _default_folder(command, config))
+    fresh = not path.exists()
+    with RunFolder(path, resume=config.ckpt.load_enable) as folder:
+        quiet(folder.logs)
+        try:
+            run, work = _prepare(command, config)
+        except UserError:
+            if fresh:
+                shutil.rmtree(path)
+            raise
+        folder.write_config(dump(config))
+        print(f"{run.method.title}\nrun folder: {folder.path}", flush=True)
+        return Finished(folder.path, work(run, folder))
+
+
+def _command(command: str, argv: Sequence[str]) -> int:
+    parsed = parse_run(command, argv)
+    if parsed.dry_run:
+        with tempfile.TemporaryDirectory() as logs:
+            quiet(Path(logs))
+            run, _ = _prepare(command, parsed.config)
+            from rto.cli.plan import print_plan
+
+            print_plan(run)
+        return 0
+    finished = execute(command, parsed.config)
+    _print_results(finished)
+    return 0
+
+
+def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
+    """The checked run and the function that runs it. Imports the libraries: call quiet first."""
+    from rto.cluster import stages
+
+    if command == "train":
+        from rto.cli.methods import build
+        from rto.cluster.online import run_online
+
+        return stages.prepare_online(config, build), run_online
+    from rto.cluster.offline import run_offline
+
+    prepare = {
+        "sft": stages.prepare_sft,
+        "reward": stages.prepare_reward,
+        "dpo": stages.prepare_dpo,
+    }
+    return prepare[command](config), run_offline
+
+
+def _default_folder(command: str, config: RunConfig) -> Path:
+    name = config.algo.name if command == "train" else command
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _print_results(finished: Finished) -> None:
+    from rich.console import Console
+
+    from rto.tracking.console import figure, table
+
+    rows = [{"metric": name, "value": figure(x)} for name, x in finished.metrics.items()]
+    if rows:
+        Console().print(table(rows))
+    print(f"model: {finished.folder / 'last'}")

@@ -1,0 +1,207 @@
+"""The Ray actors: thin shells around the engine, the frozen scorer and the trainer rank.
+
+A heavy library is imported inside the actor that uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+import torch
+
+from rto.config import RunConfig
+from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
+
+if TYPE_CHECKING:
+    from rto.rollout.vllm import VllmEngine
+    from rto.scoring.frozen import FrozenScorer
+
+Kind = Literal["policy", "critic", "score"]
+Door = Literal["object_store", "nccl", "ipc"]
+
+
+def prepare_process(device: str, *, share: int) -> None:
+    """Settings of a worker process: ``share`` processes of its kind use the cores at once."""
+    os.umask(0o077)
+    if device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """What a trainer rank is built from."""
+
+    kind: Kind
+    model_path: str
+    total_steps: int
+    value_constants: tuple[float, float] = (0.0, 1.0)
+
+
+@ray.remote
+class TrainerActor:
+    """One rank of the policy, of the critic, or of a reward model in training."""
+
+    def address(self) -> tuple[str, int]:
+        """Where the ranks of this group meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        return ray.util.get_node_ip_address(), port
+
+    def devices(self) -> list[str]:
+        return [str(gpu) for gpu in ray.get_gpu_ids()]
+
+    def start(
+        self, spec: TrainerSpec, config: RunConfig, device: str, rank: int, ranks: int,
+        meeting: tuple[str, int],
+    ) -> None:  # fmt: skip
+        from rto.training.ranks import Rank, RankPlace
+
+        prepare_process(device, share=ranks)
+        self.rank = Rank(
+            spec.kind,
+            spec.model_path,
+            config,
+            RankPlace(rank, ranks, meeting, device),
+            total_steps=spec.total_steps,
+            value_constants=spec.value_constants,
+        )
+
+    def update(
+        self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm]
+    ) -> StepStats:
+        return self.rank.update(method, batch, steps, norms)
+
+    def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> torch.Tensor:
+        """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""
+        return self.rank.score(tokens, temperature=temperature)
+
+    def export_weights(self) -> dict[str, torch.Tensor]:
+        """Full tensors by HF name on rank 0; other ranks take part and return nothing."""
+        return self.rank.export_weights()
+
+    def send_weights(self) -> None:
+        self.rank.send_weights()
+
+    def init_weight_transfer(
+        self, engines: Sequence[Any], door: Literal["nccl", "ipc"], workers: int
+    ) -> None:
+        """Join vLLM's weight transfer; ``workers`` counts the engines' processes."""
+        self.rank.init_weight_transfer(engines, door, workers)
+
+    def sent_digests(self) -> Mapping[str, str]:
+        return self.rank.sent_digests
+
+    def save(self, folder: str, tag: str) -> None:
+        self.rank.save(folder, tag)
+
+    def load(self, folder: str, tag: str) -> None:
+        self.rank.load(folder, tag)
+
+    def export(self, folder: str) -> None:
+        """Write a directory that ``from_pretrained`` loads (rank 0 writes, all take part)."""
+        self.rank.export(folder)
+
+
+@ray.remote
+class ScorerActor:
+    """A replica of all frozen models."""
+
+    def start(
+        self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: str,
+        replicas: int,
+    ) -> None:  # fmt: skip
+        from rto.models.device import dtype_of, resolve_device
+        from rto.scoring.frozen import FrozenOptions, FrozenScorer
+
+        prepare_process(device, share=replicas)
+        options = FrozenOptions(
+            dtype=dtype_of(config.ds.param_dtype),
+            device=resolve_device(device),
+            attn_implementation=config.ds.attn_implementation,
+            max_tokens=config.rollout.max_tokens_per_gpu,
+            temperature=config.rollout.temperature,
+            offload=config.ref.offload,
+        )
+        self.scorer: FrozenScorer = FrozenScorer(paths, rewards, options)
+
+    def score(
+        self, tokens: TokenBatch, roles: frozenset[Role]
+    ) -> tuple[dict[Role, torch.Tensor], torch.Tensor]:
+        """Log-probs by role, and the raw rewards [num_models, B] (no rows where not asked)."""
+        rewards = torch.empty(0, len(tokens))
+        if Role.REWARD in roles:
+            rewards = self.scorer.rewards(tokens)
+        return self.scorer.score(tokens, roles - {Role.REWARD}), rewards
+
+
+@ray.remote
+class EngineActor:
+    """A vLLM engine."""
+
+    def start(
+        self, model_path: str, config: RunConfig, door: Door, devices: Sequence[str] | None,
+        index: int,
+    ) -> None:  # fmt: skip
+        if devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        from rto.rollout.vllm import VllmEngine
+
+        os.umask(0o077)
+        vllm = config.vllm
+        self.engine: VllmEngine = VllmEngine(
+            model_path,
+            dtype=config.ds.param_dtype,
+            max_model_len=config.data.max_len,
+            seed=config.train.seed,
+            tensor_parallel_size=vllm.tensor_parallel_size,
+            gpu_memory_utilization=vllm.gpu_memory_utilization,
+            enforce_eager=vllm.enforce_eager,
+            enable_prefix_caching=vllm.enable_prefix_caching,
+            enable_sleep=vllm.enable_sleep,
+            cpu_kvcache_gib=vllm.cpu_kvcache_gib,
+            weight_transfer=door,
+            engine_index=index,
+        )
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
+    ) -> list[Sample]:
+        return self.engine.generate(requests, sampling, policy_version)
+
+    def prompt_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return self.engine.prompt_logprobs(sequences)
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self.engine.load_weights(weights)
+
+    def receipt(self) -> Any:
+        return self.engine.receipt()
+
+    def accept(self, version: int) -> None:
+        self.engine.accept(version)
+
+    def sleep(self) -> None:
+        self.engine.sleep()
+
+    def wake(self, tag: Literal["weights", "kv_cache"]) -> None:
+        self.engine.wake(tag)
+
+    # vLLM's RayVLLMWeightSyncClient calls these four by name.
+    def init_weight_transfer_engine(self, request: Any) -> None:
+        self.engine.init_weight_transfer_engine(request)
+
+    def start_weight_update(self) -> None:
+        self.engine.start_weight_update()
+
+    def update_weights(self, request: Any) -> None:
+        self.engine.update_weights(request)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.engine.finish_weight_update(weight_version)

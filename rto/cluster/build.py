@@ -1,0 +1,103 @@
+"""Actors of a run: created together, started at once, torn down together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from rto.cluster.actors import Door, EngineActor, ScorerActor, TrainerActor, TrainerSpec
+from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.placement import Placement
+from rto.config import RunConfig
+from rto.types import Role
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the frozen actors load."""
+
+    paths: Mapping[Role, str] = field(default_factory=dict)
+    rewards: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.paths or self.rewards)
+
+
+@dataclass
+class Actors:
+    """The groups of a run by name: policy, critic, scorer, engine."""
+
+    config: RunConfig
+    placement: Placement
+    groups: dict[str, ActorGroup] = field(default_factory=dict)
+    starting: list[Pending] = field(default_factory=list)
+
+    def start_trainers(self, name: str, spec: TrainerSpec) -> ActorGroup:
+        group = self._create(name, TrainerActor)
+        ranks = len(group)
+        meeting = ray.get(group.actors[0].address.remote(), timeout=self.config.ray.start_timeout)
+        device = self.placement.plan.device
+        arguments = [(spec, self.config, device, rank, ranks, meeting) for rank in range(ranks)]
+        self.starting.append(group.start_each("start", arguments))
+        return group
+
+    def start_scorers(self, models: Models) -> ActorGroup:
+        group = self._create("scorer", ScorerActor)
+        arguments = (models.paths, list(models.rewards), self.config, self.placement.plan.device)
+        self.starting.append(group.start("start", *arguments, len(group)))
+        return group
+
+    def start_engines(self, model_path: str, door: Door) -> ActorGroup:
+        group = self._create("engine", EngineActor)
+        arguments = [
+            (model_path, self.config, door, self._engine_devices(rank), rank)
+            for rank in range(len(group))
+        ]
+        self.starting.append(group.start_each("start", arguments))
+        return group
+
+    def wait(self) -> None:
+        """Until every actor that was started is ready.
+
+        Raises:
+            ActorLost: one of them failed to start.
+        """
+        while self.starting:
+            self.starting.pop(0).get(timeout=self.config.ray.start_timeout)
+
+    def kill(self) -> None:
+        for group in self.groups.values():
+            group.kill()
+
+    def _engine_devices(self, rank: int) -> list[str] | None:
+        """Colocated engines use the GPUs of the policy ranks that sit on their bundles."""
+        plan = self.placement.plan
+        if not plan.colocated:
+            return None
+        width = self.config.vllm.tensor_parallel_size
+        owners = self.groups["policy"].actors[rank * width : (rank + 1) * width]
+        devices: list[list[str]] = ray.get([owner.devices.remote() for owner in owners])
+        return [device for owned in devices for device in owned]
+
+    def _create(self, name: str, actor: Any) -> ActorGroup:
+        spec = self.placement.plan.groups[name]
+        handles = [
+            actor.options(**self.placement.options(name, rank)).remote()
+            for rank in range(spec.num_actors)
+        ]
+        group = ActorGroup(name, handles, self.config.ray.actor_timeout)
+        self.groups[name] = group
+        return group
+
+
+def choose_door(config: RunConfig, *, device: str, colocated: bool) -> Door:
+    """The weight-sync door that fits where the engines are."""
+    backend = config.vllm.sync_backend
+    if backend != "auto":
+        return backend
+    if device == "cpu":
+        return "object_store"
+    return "ipc" if colocated else "nccl"

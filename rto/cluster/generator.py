@@ -1,0 +1,57 @@
+"""Rollout on the vLLM engines: one request per sample, each with a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rto.cluster.groups import ActorGroup
+from rto.cluster.sharding import shard_rows
+from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.rollout.seeds import request_seed
+from rto.types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class EngineGenerator:
+    """Implements ``Generator`` over a group of engine actors.
+
+    A sample is a function of (weights, prompt, seed): which engine draws it changes nothing.
+    """
+
+    engines: ActorGroup
+    sampling: Sampling
+    samples_per_prompt: int
+    run_seed: int
+    sleep_after: bool = False
+    """Free the engines' GPU memory once a rollout is done; the next weight sync wakes them."""
+
+    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+        drawn = [(p, k) for p in prompts for k in range(self.samples_per_prompt)]
+        requests = [
+            SampleRequest(p.token_ids, request_seed(self.run_seed, policy_version, p.id, k))
+            for p, k in drawn
+        ]
+        shards = shard_rows([len(r.prompt_token_ids) for r in requests], len(self.engines))
+        pending = self.engines.start_each(
+            "generate",
+            [([requests[i] for i in shard], self.sampling, policy_version) for shard in shards],
+        )
+        samples: dict[int, Sample] = {}
+        for shard, answers in zip(shards, pending.get(), strict=True):
+            samples.update(zip(shard, answers, strict=True))
+        if self.sleep_after:
+            self.engines.call("sleep")
+        return [
+            Rollout(
+                prompt=prompt,
+                sample_index=k,
+                token_ids=samples[i].token_ids,
+                sampler_logprobs=samples[i].logprobs,
+                text=samples[i].text,
+                finished=samples[i].finished,
+                policy_version=policy_version,
+                seed=requests[i].seed,
+            )
+            for i, (prompt, k) in enumerate(drawn)
+        ]

@@ -1,0 +1,201 @@
+"""Online training on Ray: every part of the iteration built, checked and handed to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rto.cluster.actors import Door, TrainerSpec
+from rto.cluster.build import Actors, Models, choose_door
+from rto.cluster.generator import EngineGenerator
+from rto.cluster.groups import ActorGroup
+from rto.cluster.learner import ClusterLearner, UpdatePlan
+from rto.cluster.offline import make_keeper, pad_id, start_point
+from rto.cluster.plan import Plan
+from rto.cluster.scorer import ClusterScorer, RewardSources
+from rto.cluster.self_check import few, self_check
+from rto.cluster.session import session
+from rto.cluster.weight_sync import ClusterWeightSync, make_probe
+from rto.config import RunConfig
+from rto.data.sampler import PromptSampler
+from rto.loop import train
+from rto.protocols import Method
+from rto.rollout.requests import Sampling
+from rto.tracking.console import ONLINE, LiveConsole
+from rto.tracking.metrics import open_tracker
+from rto.tracking.run_folder import RunFolder
+from rto.tracking.timing import Timings
+from rto.types import Prompt, Role
+
+
+@dataclass(frozen=True)
+class OnlineRun:
+    """A checked online run: everything that is known before an actor starts."""
+
+    config: RunConfig
+    method: Method
+    plan: Plan
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    models: Models
+    rewards: RewardSources
+    iterations: int
+
+    @property
+    def steps_per_iteration(self) -> int:
+        config = self.config
+        return config.rollout.num_sequences // config.train.batch_size * config.train.max_epochs
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The parts of the loop on their actors."""
+
+    policy: ActorGroup
+    critic: ActorGroup | None
+    generator: EngineGenerator
+    scorer: ClusterScorer
+    learner: ClusterLearner
+    sync: ClusterWeightSync
+
+    @property
+    def trained(self) -> dict[str, ActorGroup]:
+        groups = {"policy": self.policy}
+        return groups if self.critic is None else {**groups, "critic": self.critic}
+
+
+def run_online(run: OnlineRun, folder: RunFolder) -> dict[str, float]:
+    """Train to the end; returns the figures of the self-check."""
+    config = run.config
+    with (
+        session(config, run.plan, logs=folder.logs) as actors,
+        LiveConsole(run.method.name, total=run.iterations, columns=ONLINE) as console,
+    ):
+        pipeline = build_pipeline(run, actors)
+        keeper = make_keeper(
+            config,
+            run.method,
+            pipeline.trained,
+            folder,
+            last_step=run.iterations,
+            best_key="reward/mean",
+        )
+        method, first = start_point(keeper, run.method, config, console)
+        pipeline.learner.updates = first
+        pipeline.sync.version = first - 1
+        figures = (
+            _self_check(run, pipeline, console) if config.train.self_check and not first else {}
+        )
+        timings = Timings(on_stage=console.stage)
+        tracker = open_tracker(
+            folder,
+            config.logger,
+            config={},
+            console=console,
+            timings=timings,
+            first_iteration=first,
+        )
+        sampler = PromptSampler(
+            run.prompts, batch_size=config.rollout.batch_size, seed=config.train.seed
+        )
+        pipeline.sync.version = first - 1
+        train(
+            method,
+            prompts=timings.prompts(sampler),
+            generator=timings.generator(pipeline.generator),
+            scorer=timings.scorer(pipeline.scorer),
+            learner=timings.learner(pipeline.learner),
+            sync=timings.sync(pipeline.sync),
+            tracker=tracker,
+            keeper=keeper,
+            iterations=range(first, run.iterations),
+            pad_token_id=pad_id(run.tokenizer),
+        )
+        tracker.close()
+    return figures
+
+
+def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
+    """All actors, started at once and ready."""
+    config, path = run.config, str(run.config.actor.model_name_or_path)
+    steps = run.iterations * run.steps_per_iteration
+    door = choose_door(config, device=run.plan.device, colocated=run.plan.colocated)
+    policy = actors.start_trainers("policy", TrainerSpec("policy", path, steps))
+    critic = _start_critic(run, actors, steps)
+    frozen = actors.start_scorers(run.models) if run.models else None
+    engines = actors.start_engines(path, door)
+    actors.wait()
+    if door != "object_store":
+        workers = len(engines) * config.vllm.tensor_parallel_size
+        policy.call("init_weight_transfer", list(engines.actors), door, workers)
+    return Pipeline(
+        policy=policy,
+        critic=critic,
+        generator=EngineGenerator(
+            engines=engines,
+            sampling=Sampling(
+                config.max_new_tokens, config.rollout.temperature, config.rollout.top_p
+            ),
+            samples_per_prompt=config.rollout.n_samples_per_prompt,
+            run_seed=config.train.seed,
+            sleep_after=config.vllm.enable_sleep and run.plan.colocated,
+        ),
+        scorer=ClusterScorer(policy=policy, critic=critic, frozen=frozen, rewards=run.rewards),
+        learner=ClusterLearner(policy, critic, _update_plan(config), config.critic.freezing_steps),
+        sync=_sync(run, policy, engines, door),
+    )
+
+
+def _start_critic(run: OnlineRun, actors: Actors, steps: int) -> ActorGroup | None:
+    path = run.config.critic_path
+    if Role.CRITIC not in run.method.roles or path is None:
+        return None
+    constants = (0.0, 1.0)
+    if run.rewards.normalise and path == run.models.rewards[0]:
+        constants = run.rewards.normalise[0]
+    return actors.start_trainers("critic", TrainerSpec("critic", path, steps, constants))
+
+
+def _update_plan(config: RunConfig) -> UpdatePlan:
+    return UpdatePlan(
+        batch_size=config.train.batch_size,
+        max_tokens=config.train.max_tokens_per_gpu,
+        max_sequences=config.train.micro_batch_size,
+        epochs=config.train.max_epochs,
+        seed=config.train.seed,
+    )
+
+
+def tolerance(config: RunConfig) -> float:
+    """Largest mean |engine - trainer| log-prob per token that passes as rounding."""
+    given = config.vllm.logprob_tolerance
+    if given is not None:
+        return given
+    return 1e-3 if config.ds.param_dtype == "fp32" else 0.05
+
+
+def _sync(run: OnlineRun, policy: ActorGroup, engines: ActorGroup, door: Door) -> ClusterWeightSync:
+    probe = make_probe(
+        [prompt.token_ids for prompt in run.prompts[:256]], tolerance=tolerance(run.config)
+    )
+    return ClusterWeightSync(policy=policy, engines=engines, probe=probe, door=door)
+
+
+def _self_check(run: OnlineRun, pipeline: Pipeline, console: LiveConsole) -> dict[str, float]:
+    config = run.config
+    console.stage("self-check")
+    figures = self_check(
+        prompts=few(run.prompts),
+        generator=pipeline.generator,
+        scorer=pipeline.scorer,
+        version=pipeline.sync.push(),
+        roles=run.method.roles,
+        tolerance=tolerance(config),
+        same_reference=config.reference_path == config.actor.model_name_or_path,
+        pad_token_id=pad_id(run.tokenizer),
+    )
+    listed = ", ".join(f"{name.split('/')[1]} {value:.2g}" for name, value in figures.items())
+    console.print(f"self-check passed: {listed}")
+    return figures

@@ -1,0 +1,129 @@
+"""Scores of a batch: policy and critic ranks, frozen models and reward sources, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.sharding import shard_rows, unshard
+from rto.scoring.combine import combine
+from rto.types import Role, Rollout, ScoredBatch, TokenBatch
+
+TextReward = Callable[[list[str], list[str], list[str]], list[float]]
+"""queries (prompt + response), prompts, labels -> one number per response."""
+
+
+@dataclass(frozen=True)
+class RewardSources:
+    """Reward models on the scorer actors first, then functions and servers, with weights.
+
+    ``normalise`` holds (mean, std) per reward model: r -> (r - mean) / std.
+    """
+
+    normalise: Sequence[tuple[float, float]] = ()
+    texts: Sequence[tuple[str, TextReward]] = ()
+    weights: Sequence[float] = ()
+    model_names: Sequence[str] = ()
+    eos_text: str = ""
+    """Closes the query of a finished response, as OpenRLHF's contract has it."""
+
+
+@dataclass(frozen=True)
+class ClusterScorer:
+    """Implements ``Scorer``."""
+
+    policy: ActorGroup
+    critic: ActorGroup | None
+    frozen: ActorGroup | None
+    rewards: RewardSources = field(default_factory=RewardSources)
+
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        lengths = tokens.lengths.tolist()
+        trained = {Role.POLICY: self.policy, Role.CRITIC: self.critic}
+        running = {
+            role: _start(group, tokens, lengths) for role, group in trained.items()
+            if role in roles and group is not None
+        }  # fmt: skip
+        frozen_roles = roles - set(trained)
+        frozen = self._start_frozen(tokens, lengths, frozen_roles)
+        scores: dict[Role, Tensor] = {}
+        texts: list[Tensor] = []
+        if Role.REWARD in roles:
+            texts = self._text_rewards(rollouts)
+        for role, (pending, shards) in running.items():
+            scores[role] = _widen(unshard(pending.get(), shards), tokens)
+        models: list[Tensor] = []
+        if frozen is not None:
+            logprobs, models = _gather(frozen, tokens)
+            scores |= logprobs
+        if Role.REWARD in roles:
+            scores[Role.REWARD] = self._combined(models, texts, rollouts)
+        missing = roles - scores.keys()
+        if missing:
+            raise ValueError(f"nobody scores {', '.join(sorted(missing))}")
+        return ScoredBatch(tokens=tokens, scores=scores)
+
+    def _start_frozen(
+        self, tokens: TokenBatch, lengths: list[int], roles: frozenset[Role]
+    ) -> tuple[Pending, list[list[int]]] | None:
+        wanted = roles if self.rewards.normalise else roles - {Role.REWARD}
+        if self.frozen is None or not wanted:
+            return None
+        shards = shard_rows(lengths, len(self.frozen))
+        parts = [(_rows(tokens, shard), wanted) for shard in shards]
+        return self.frozen.start_each("score", parts), shards
+
+    def _text_rewards(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+        prompts = [r.prompt.text for r in rollouts]
+        eos = self.rewards.eos_text
+        queries = [r.prompt.text + r.text + eos * r.finished for r in rollouts]
+        labels = [r.prompt.label or "" for r in rollouts]
+        return [torch.tensor(fn(queries, prompts, labels)) for _, fn in self.rewards.texts]
+
+    def _combined(
+        self, models: list[Tensor], texts: list[Tensor], rollouts: Sequence[Rollout]
+    ) -> Tensor:
+        constants = self.rewards.normalise
+        scaled = [(raw - mean) / std for raw, (mean, std) in zip(models, constants, strict=True)]
+        names = [*self.rewards.model_names, *(name for name, _ in self.rewards.texts)]
+        return combine(
+            [*scaled, *texts], weights=self.rewards.weights, names=names, rollouts=rollouts
+        )
+
+
+def _start(
+    group: ActorGroup, tokens: TokenBatch, lengths: list[int]
+) -> tuple[Pending, list[list[int]]]:
+    shards = shard_rows(lengths, len(group))
+    return group.start_each("score", [(_rows(tokens, shard),) for shard in shards]), shards
+
+
+def _rows(tokens: TokenBatch, shard: list[int]) -> TokenBatch:
+    """A shard without its common padding. One without rows repeats row 0, which ``unshard``
+    drops: all ranks of a sharded model take part in every forward."""
+    return tokens.take(shard or [0]).trim()
+
+
+def _gather(
+    frozen: tuple[Pending, list[list[int]]], tokens: TokenBatch
+) -> tuple[dict[Role, Tensor], list[Tensor]]:
+    pending, shards = frozen
+    answers = pending.get()
+    roles = [role for role in answers[0][0]]
+    logprobs = {
+        role: _widen(unshard([a[0][role] for a in answers], shards), tokens) for role in roles
+    }
+    num_models = answers[0][1].shape[0]
+    models = [unshard([a[1][i] for a in answers], shards) for i in range(num_models)]
+    return logprobs, models
+
+
+def _widen(scores: Tensor, tokens: TokenBatch) -> Tensor:
+    missing = tokens.response_ids.shape[1] - scores.shape[1]
+    return torch.nn.functional.pad(scores, (0, missing))

@@ -1,0 +1,224 @@
+"""A configuration -> a checked run: data, tokenizers, method and plan, before an actor starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from rto.cluster.actors import Kind
+from rto.cluster.build import Models
+from rto.cluster.offline import OfflineRun
+from rto.cluster.online import OnlineRun
+from rto.cluster.plan import plan_actors
+from rto.cluster.scorer import RewardSources, TextReward
+from rto.config import RunConfig
+from rto.data.examples import Example, split_by_prompt
+from rto.data.offline import OfflineBatches
+from rto.data.preferences import load_pairs
+from rto.data.prompts import load_prompts
+from rto.data.sampler import PromptSampler
+from rto.data.sft import load_examples
+from rto.data.templates import Template
+from rto.errors import UserError
+from rto.methods.preference import DPO
+from rto.methods.reward_model import RewardModel
+from rto.methods.sft import SFT
+from rto.models.device import resolve_device
+from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer, reward_constants
+from rto.protocols import Method, Targets
+from rto.scoring.function import RewardFunction
+from rto.scoring.http import RemoteReward
+from rto.sections import Data, require
+from rto.types import Role
+
+Rows = Sequence[Sequence[Example]]
+MethodBuilder = Callable[[RunConfig, PreTrainedTokenizerBase], Method]
+
+
+def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
+    """Everything `rto train` can check without an actor.
+
+    Raises:
+        UserError: one line with the name, the value and the remedy.
+    """
+    config.check_actor()
+    tokenizer = load_tokenizer(str(config.actor.model_name_or_path))
+    method = build(config, tokenizer)
+    roles = method.roles
+    config.check_online(needs_critic=Role.CRITIC in roles, needs_dpo=Role.DPO in roles)
+    models = frozen_models(config, roles)
+    check_tokenizers(config, models, tokenizer)
+    prompts = load_prompts(
+        config.data, tokenizer, max_prompt_len=config.max_prompt_len, seed=config.train.seed
+    )
+    sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
+    total = sampler.iterations_per_epoch * config.train.num_episodes
+    device = resolve_device(config.train.device).type
+    plan = plan_actors(
+        config,
+        device=device,
+        num_cpus=available_cpus(config),
+        online=True,
+        critic=Role.CRITIC in roles,
+        frozen=bool(models),
+    )
+    return OnlineRun(
+        config=config,
+        method=method,
+        plan=plan,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        models=models,
+        rewards=reward_sources(config, eos_text=str(tokenizer.eos_token)),
+        iterations=min(total, config.train.max_steps or total),
+    )
+
+
+def prepare_sft(config: RunConfig) -> OfflineRun:
+    config.check_actor()
+    tokenizer, template = _template(config)
+
+    def load(data: Data) -> Rows:
+        return load_examples(data, template, seed=config.train.seed).examples
+
+    return _offline(config, SFT(), "policy", tokenizer, load)
+
+
+def prepare_reward(config: RunConfig) -> OfflineRun:
+    config.check_actor()
+    tokenizer, load = _pair_loader(config)
+    return _offline(config, RewardModel(), "score", tokenizer, load)
+
+
+def prepare_dpo(config: RunConfig) -> OfflineRun:
+    config.check_actor()
+    preference = config.preference
+    require(
+        preference.loss == "dpo", f"preference.loss is {preference.loss!r}: this version has dpo"
+    )
+    tokenizer, load = _pair_loader(config)
+    method = DPO(
+        beta=preference.beta,
+        label_smoothing=preference.label_smoothing,
+        nll_coef=preference.nll_loss_coef,
+    )
+    return _offline(config, method, "policy", tokenizer, load)
+
+
+def frozen_models(config: RunConfig, roles: frozenset[Role]) -> Models:
+    """What the scorer actors load for the roles of a method."""
+    dpo = config.dpo
+    wanted = {
+        Role.REFERENCE: config.reference_path,
+        Role.DPO: dpo.model_name_or_path,
+        Role.DPO_REFERENCE: dpo.ref_model_name_or_path,
+    }
+    paths = {role: path for role, path in wanted.items() if role in roles and path is not None}
+    rewards = config.reward.model_name_or_path if Role.REWARD in roles else []
+    return Models(paths=paths, rewards=rewards)
+
+
+def check_tokenizers(config: RunConfig, models: Models, tokenizer: PreTrainedTokenizerBase) -> None:
+    """All models read the policy's token ids, so their tokenizers must be equal."""
+    paths = {*models.paths.values(), *models.rewards}
+    if config.critic.model_name_or_path is not None:
+        paths.add(config.critic.model_name_or_path)
+    own = str(config.actor.model_name_or_path)
+    others = {path: load_tokenizer(path) for path in sorted(paths - {own})}
+    assert_same_tokenizer({own: tokenizer, **others})
+
+
+def reward_sources(config: RunConfig, *, eos_text: str) -> RewardSources:
+    reward = config.reward
+    constants = [
+        reward_constants(load_config(path), path=path) if reward.normalize_enable else (0.0, 1.0)
+        for path in reward.model_name_or_path
+    ]
+    texts: list[tuple[str, TextReward]] = []
+    if reward.func_path is not None:
+        texts.append((reward.func_path, RewardFunction(reward.func_path)))
+    token = os.environ.get(reward.remote_token_env)
+    for url in reward.remote_url:
+        remote = RemoteReward(
+            url, token=token, timeout=reward.remote_timeout, batch_size=reward.remote_batch_size
+        )
+        texts.append((url, remote))
+    return RewardSources(
+        normalise=constants,
+        texts=texts,
+        weights=reward.weights or [1.0] * reward.num_sources,
+        model_names=reward.model_name_or_path,
+        eos_text=eos_text,
+    )
+
+
+def available_cpus(config: RunConfig) -> float:
+    """Cores that the plan divides: of the machine, or as told."""
+    return float(config.ray.num_cpus or os.cpu_count() or 1)
+
+
+def _template(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Template]:
+    tokenizer = load_tokenizer(str(config.actor.model_name_or_path))
+    data = config.data
+    return tokenizer, Template(tokenizer, data.input_template, data.apply_chat_template)
+
+
+def _pair_loader(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Callable[[Data], Rows]]:
+    tokenizer, template = _template(config)
+
+    def load(data: Data) -> Rows:
+        return load_pairs(data, template, seed=config.train.seed).pairs
+
+    return tokenizer, load
+
+
+def _offline(
+    config: RunConfig,
+    method: Targets,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    load: Callable[[Data], Rows],
+) -> OfflineRun:
+    train, held_out = _split(config, load)
+    batches = OfflineBatches(
+        train,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        epochs=config.train.max_epochs,
+        pad_token_id=0,
+        max_steps=config.train.max_steps,
+    )
+    plan = plan_actors(
+        config,
+        device=resolve_device(config.train.device).type,
+        num_cpus=available_cpus(config),
+        online=False,
+        critic=False,
+        frozen=Role.REFERENCE in method.roles,
+    )
+    return OfflineRun(
+        config=config,
+        method=method,
+        kind=kind,
+        plan=plan,
+        tokenizer=tokenizer,
+        train=train,
+        held_out=held_out,
+        num_steps=batches.num_steps,
+    )
+
+
+def _split(config: RunConfig, load: Callable[[Data], Rows]) -> tuple[Rows, Rows]:
+    """Rows to train on and rows held out: a file of their own, or a share of the prompts."""
+    data = config.data
+    rows = load(data)
+    if not rows:
+        raise UserError("the dataset has no usable row: check data.max_len and the columns")
+    if data.eval_dataset is not None:
+        return rows, load(replace(data, dataset=[data.eval_dataset], dataset_probs=None))
+    if data.eval_ratio == 0:
+        return rows, []
+    return split_by_prompt(rows, ratio=data.eval_ratio, seed=config.train.seed)

@@ -1,0 +1,149 @@
+"""Policy weights -> vLLM engines, and the proof that they are the ones in use.
+
+Three doors: Ray's object store with ``reload_weights`` (CPU), vLLM's weight transfer over NCCL
+(separate GPUs) and over CUDA IPC (shared GPUs). Whatever the door, after every push
+
+1. the digest of each tensor that an engine received equals the trainer's,
+2. every parameter of the engine was assigned,
+3. the engine's prompt log-probs on a fixed probe batch equal the trainer's within a tolerance,
+
+and only then does an engine accept the new version. vLLM repacks weights on CPU, so they cannot
+be read back: there the probe is the proof of what the engine computes with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from rto.cluster.actors import Door
+from rto.cluster.groups import ActorGroup
+from rto.errors import ProofError
+from rto.rollout.digest import TensorDigests, WeightReceipt, first_difference
+from rto.types import TokenBatch, pad
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fixed batch whose log-probs trainer and engines compare after every push."""
+
+    tokens: TokenBatch
+    tolerance: float
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Prompt and response of each row as one list of token ids."""
+        t = self.tokens
+        return [
+            t.prompt_ids[i][t.prompt_mask[i]].tolist()
+            + t.response_ids[i][t.response_mask[i]].tolist()
+            for i in range(len(t))
+        ]
+
+    def compare(self, trainer: torch.Tensor, engine: Sequence[Sequence[float]]) -> ProbeFigures:
+        """``trainer`` [B, T] against the engine's log-probs of whole sequences."""
+        gaps: list[torch.Tensor] = []
+        for row, logprobs in enumerate(engine):
+            count = int(self.tokens.response_mask[row].sum())
+            gaps.append((torch.tensor(logprobs[-count:]) - trainer[row, :count]).abs())
+        gap = torch.cat(gaps)
+        return ProbeFigures(mean=float(gap.mean()), largest=float(gap.max()))
+
+
+@dataclass(frozen=True)
+class ProbeFigures:
+    mean: float
+    largest: float
+
+
+def make_probe(prompts: Sequence[Sequence[int]], *, tolerance: float, max_len: int = 64) -> Probe:
+    """A probe from real prompts: the second half of each plays the response."""
+    longest = sorted(prompts, key=len, reverse=True)[:4]
+    cut = [ids[:max_len] for ids in longest if len(ids) >= 2]
+    if not cut:
+        raise ValueError("weight-sync probe: needs a prompt of at least two tokens")
+    halves = [max(1, len(ids) // 2) for ids in cut]
+    prompt_ids, prompt_mask = pad(
+        [ids[:h] for ids, h in zip(cut, halves, strict=True)], 0, left=True
+    )
+    ids, mask = pad([ids[h:] for ids, h in zip(cut, halves, strict=True)], 0, left=False)
+    tokens = TokenBatch(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        response_ids=ids,
+        response_mask=mask,
+        sampler_logprobs=torch.zeros(ids.shape),
+        finished=torch.zeros(len(cut), dtype=torch.bool),
+        group=torch.arange(len(cut)),
+    )
+    return Probe(tokens=tokens, tolerance=tolerance)
+
+
+@dataclass
+class ClusterWeightSync:
+    """Implements ``WeightSync``. ``figures`` holds the last push's probe, for the metrics."""
+
+    policy: ActorGroup
+    engines: ActorGroup
+    probe: Probe
+    door: Door
+    version: int = -1
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def push(self) -> int:
+        version = self.version + 1
+        self.engines.call("wake", "weights")
+        sent = self._transfer()
+        self.engines.call("wake", "kv_cache")
+        receipts: list[WeightReceipt] = self.engines.call("receipt")
+        for engine, receipt in enumerate(receipts):
+            check_receipt(sent, receipt, engine=engine)
+        self._check_behaviour()
+        self.engines.call("accept", version)
+        self.version = version
+        return version
+
+    def _transfer(self) -> TensorDigests:
+        """Move the weights through the door; returns the trainer's digests by tensor name."""
+        if self.door == "object_store":
+            # The reference goes to the engines; the weights never pass through this process.
+            exporting = self.policy.start("export_weights")
+            self.engines.call("load_weights", exporting.refs[0])
+        else:
+            self.policy.call("send_weights")
+        return self.policy.call("sent_digests")[0]
+
+    def _check_behaviour(self) -> None:
+        pending = self.engines.start("prompt_logprobs", self.probe.sequences)
+        trainer = self.policy.call("score", self.probe.tokens, temperature=1.0)[0]
+        for rank, logprobs in enumerate(pending.get()):
+            figures = self.probe.compare(trainer, logprobs)
+            if not figures.mean <= self.probe.tolerance:
+                raise ProofError(
+                    f"weight sync: engine {rank} computes other log-probs than the trainer on the "
+                    f"probe batch: mean |difference| {figures.mean:.3g}, largest "
+                    f"{figures.largest:.3g}, tolerance {self.probe.tolerance:.3g}"
+                )
+            self.figures = {
+                "sync/probe_mean_abs_diff": figures.mean,
+                "sync/probe_max_abs_diff": figures.largest,
+            }
+
+
+def check_receipt(sent: TensorDigests, receipt: WeightReceipt, *, engine: int) -> None:
+    """Compare what was sent with what an engine received and assigned.
+
+    Raises:
+        ProofError: names the first differing tensor, or the parameters that got no value.
+    """
+    difference = first_difference(sent, receipt.digests)
+    if difference is not None:
+        raise ProofError(f"weight sync: engine {engine} received other weights: {difference}")
+    if receipt.unassigned:
+        listed = ", ".join(sorted(receipt.unassigned)[:5])
+        raise ProofError(
+            f"weight sync: engine {engine} left {len(receipt.unassigned)} parameters unassigned: "
+            f"{listed}"
+        )

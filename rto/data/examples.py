@@ -1,0 +1,94 @@
+"""Stored (prompt, response) rows as token ids, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from rto.data.sampler import permutation
+from rto.data.templates import Where
+from rto.errors import UserError
+from rto.types import TokenBatch, pad
+
+
+@dataclass(frozen=True)
+class Example:
+    """One response to one prompt. ``finished`` is True where ``response_ids`` end in EoS."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    finished: bool
+
+
+class Pair(NamedTuple):
+    """Two responses to one prompt."""
+
+    chosen: Example
+    rejected: Example
+
+
+Group = TypeVar("Group", bound=Sequence[Example])
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Longest prompt plus response, and what becomes of a prompt that leaves no room."""
+
+    max_len: int
+    on_long_prompt: str
+
+    def admits(self, prompt_ids: Sequence[int], where: Where) -> bool:
+        if len(prompt_ids) < self.max_len:
+            return True
+        if self.on_long_prompt == "error":
+            raise where.error(
+                f"has {len(prompt_ids)} tokens, which leaves no room for a response in "
+                f"data.max_len {self.max_len}: raise it or set data.on_long_prompt to filter"
+            )
+        return False
+
+    def example(
+        self, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, eos: int
+    ) -> Example:
+        """EoS closes a response that fits; one that is cut ends where it was cut."""
+        room = self.max_len - len(prompt_ids)
+        if len(response_ids) < room:
+            return Example(prompt_ids, (*response_ids, eos), finished=True)
+        return Example(prompt_ids, response_ids[:room], finished=False)
+
+
+def collate_groups(groups: Sequence[Sequence[Example]], *, pad_token_id: int) -> TokenBatch:
+    """Groups -> TokenBatch; the examples of a group are adjacent rows with one group number.
+
+    For pairs: row 2i is chosen, row 2i + 1 rejected.
+    """
+    examples = [example for group in groups for example in group]
+    prompt_ids, prompt_mask = pad([x.prompt_ids for x in examples], pad_token_id, left=True)
+    response_ids, response_mask = pad([x.response_ids for x in examples], pad_token_id, left=False)
+    return TokenBatch(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        response_ids=response_ids,
+        response_mask=response_mask,
+        sampler_logprobs=torch.zeros(response_ids.shape),
+        finished=torch.tensor([x.finished for x in examples]),
+        group=torch.tensor([i for i, group in enumerate(groups) for _ in group]),
+    )
+
+
+def split_by_prompt(
+    groups: Sequence[Group], *, ratio: float, seed: int
+) -> tuple[list[Group], list[Group]]:
+    """(train, eval): all rows of one prompt fall on the same side."""
+    prompts = list(dict.fromkeys(group[0].prompt_ids for group in groups))
+    size = round(ratio * len(prompts))
+    if size >= len(prompts):
+        raise UserError(
+            f"data.eval_ratio {ratio} of {len(prompts)} prompts leaves none to train on"
+        )
+    held_out = {prompts[i] for i in permutation(len(prompts), seed=seed, epoch=0)[:size]}
+    train = [group for group in groups if group[0].prompt_ids not in held_out]
+    return train, [group for group in groups if group[0].prompt_ids in held_out]

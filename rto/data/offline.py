@@ -1,0 +1,57 @@
+"""Stored rows in place of rollout and reward: the scored batch of each optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rto.data.examples import Example, collate_groups
+from rto.data.sampler import permutation
+from rto.errors import UserError
+from rto.types import ScoredBatch, TokenBatch
+
+
+class OfflineBatches:
+    """Yields (step, batch) from ``start_step`` on; what a step holds depends on the seed alone.
+
+    ``batch_size`` counts groups: a pair, or the responses to one prompt, is one. Rows that do not
+    fill an epoch's last batch are left out of that epoch.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Example]],
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        pad_token_id: int,
+        max_steps: int | None = None,
+        start_step: int = 0,
+        score: Callable[[TokenBatch], ScoredBatch] | None = None,
+    ) -> None:
+        if len(groups) < batch_size:
+            raise UserError(
+                f"a batch holds {batch_size} rows, but the dataset has {len(groups)}: lower "
+                "train.batch_size or give more rows"
+            )
+        self._groups = groups
+        self._batch_size = batch_size
+        self._seed = seed
+        self._pad_token_id = pad_token_id
+        self._start_step = start_step
+        self._score = score
+        self.steps_per_epoch = len(groups) // batch_size
+        total = self.steps_per_epoch * epochs
+        self.num_steps = total if max_steps is None else min(total, max_steps)
+
+    def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
+        order: list[int] = []
+        for step in range(self._start_step, self.num_steps):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if batch == 0 or not order:
+                order = permutation(len(self._groups), seed=self._seed, epoch=epoch)
+            rows = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            tokens = collate_groups(
+                [self._groups[row] for row in rows], pad_token_id=self._pad_token_id
+            )
+            yield step, ScoredBatch(tokens, {}) if self._score is None else self._score(tokens)

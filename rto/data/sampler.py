@@ -1,0 +1,43 @@
+"""Which rows an iteration sees: a function of (seed, iteration) alone, so a run can resume."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from rto.errors import UserError
+from rto.types import Prompt
+
+
+def permutation(size: int, *, seed: int, epoch: int) -> list[int]:
+    """The order of one epoch."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+class PromptSampler:
+    """Batches of distinct prompts; the rows that do not fill an epoch's last batch wait."""
+
+    def __init__(self, prompts: Sequence[Prompt], *, batch_size: int, seed: int) -> None:
+        if len(prompts) < batch_size:
+            raise UserError(
+                f"rollout.batch_size is {batch_size}, but there are {len(prompts)} prompts: "
+                "lower it or give more prompts"
+            )
+        self._prompts = prompts
+        self._batch_size = batch_size
+        self._seed = seed
+        self.iterations_per_epoch = len(prompts) // batch_size
+        self._epoch = -1
+        self._order: list[int] = []
+
+    def draw(self, iteration: int) -> list[Prompt]:
+        epoch, batch = divmod(iteration, self.iterations_per_epoch)
+        if epoch != self._epoch:
+            self._order = permutation(len(self._prompts), seed=self._seed, epoch=epoch)
+            self._epoch = epoch
+        start = batch * self._batch_size
+        return [self._prompts[row] for row in self._order[start : start + self._batch_size]]

@@ -1,0 +1,94 @@
+"""Demonstrations for supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rto.data.examples import Example, Limit
+from rto.data.feedback import load_feedback
+from rto.data.sources import load_rows, mix, numbered_rows, require_text
+from rto.data.templates import Template, Where, check_messages
+from rto.errors import UserError
+from rto.sections import Data
+
+
+@dataclass(frozen=True)
+class ExampleDataset:
+    """Groups of one example, and how many rows were dropped because their prompt did not fit."""
+
+    examples: list[tuple[Example]]
+    num_too_long: int
+
+
+def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDataset:
+    """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
+    limit = Limit(data.max_len, data.on_long_prompt)
+    if data.dataset:
+        parts = [list(_stored(name, data, template, limit)) for name in data.dataset]
+        found = mix(parts, probs=data.dataset_probs, seed=seed)
+    elif data.feedback is not None:
+        found = [
+            _answered(row.prompt, row.responses[0][0], template, limit, row.where)
+            for row in load_feedback(data.feedback, split=data.dataset_split)
+        ]
+    else:
+        raise UserError("no rows: set data.dataset (or data.feedback)")
+    found = found[: data.max_samples]
+    examples = [(example,) for example in found if example is not None]
+    if not examples:
+        raise UserError(f"no row is left of {len(found)}: raise data.max_len")
+    return ExampleDataset(examples=examples, num_too_long=len(found) - len(examples))
+
+
+def load_texts(source: str, data: Data, template: Template) -> list[tuple[Example]]:
+    """Plain text for the ptx loss: column ``data.input_key`` of ``source``, cut to data.max_len."""
+    rows = load_rows(source, split=data.dataset_split)
+    limit = Limit(data.max_len, data.on_long_prompt)
+    return [
+        (_text(row[data.input_key], template, limit, Where(source, number, data.input_key)),)
+        for number, row in numbered_rows(rows, [data.input_key], source=source)
+    ]
+
+
+def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
+    rows = load_rows(source, split=data.dataset_split)
+    columns = [data.input_key] if data.output_key is None else [data.input_key, data.output_key]
+    for number, row in numbered_rows(rows, columns, source=source):
+        where = Where(source, number, data.input_key)
+        value = row[data.input_key]
+        if data.output_key is not None:
+            answer = require_text(
+                row[data.output_key], source=source, row=number, field=data.output_key
+            )
+            yield _answered(value, answer, template, limit, where)
+        elif isinstance(value, list):
+            *prompt, last = check_messages(value, where)
+            if not prompt or last["role"] != "assistant":
+                raise where.error("is not a prompt with an assistant turn at its end")
+            yield _answered(prompt, last["content"], template, limit, where)
+        else:
+            yield _text(value, template, limit, where)
+
+
+def _answered(
+    prompt: object, answer: str, template: Template, limit: Limit, where: Where
+) -> Example | None:
+    prompt_ids = template.prompt_ids(template.prompt(prompt, where))
+    if not limit.admits(prompt_ids, where):
+        return None
+    response_ids = template.response_ids(template.response(prompt, answer, where))
+    return limit.example(prompt_ids, response_ids, eos=template.eos_token_id)
+
+
+def _text(value: object, template: Template, limit: Limit, where: Where) -> Example:
+    """A text without a prompt: BoS, or else its first token, stands in for one."""
+    if template.apply_chat_template:
+        raise where.error("is text without a prompt: set data.output_key for the chat template")
+    text = require_text(value, source=where.source, row=where.row, field=where.field)
+    ids = template.response_ids(text)
+    bos = template.bos_token_id
+    prompt, response = ((bos,), ids) if bos is not None else (ids[:1], ids[1:])
+    if response[:1] == (bos,):
+        response = response[1:]
+    return limit.example(prompt, response, eos=template.eos_token_id)

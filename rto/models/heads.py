@@ -1,0 +1,55 @@
+"""A scalar head over a decoder: the reward of a sequence, the values of its states.
+
+Both wrap what ``AutoModelForSequenceClassification`` loads, head ``score``, so a checkpoint of
+either is a standard one. transformers' own forward of it scores the last token that is not
+``pad_token_id``; it equals ``SequenceReward`` wherever padding and EoS are different tokens.
+"""
+
+from __future__ import annotations
+
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rto.models.causal import unwrapped
+from rto.models.packing import pack, unpack
+from rto.types import TokenBatch
+
+
+class SequenceReward(nn.Module):
+    """The score of a response."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """Scores at the last real token, fp32 [B]."""
+        packed = pack(tokens)
+        base = unwrapped(self.model)
+        hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
+        rows = packed.lengths.new_tensor(range(len(packed.lengths)))
+        return base.get_submodule("score")(hidden[rows, packed.lengths - 1]).squeeze(-1).float()
+
+
+class TokenValue(nn.Module):
+    """The critic. ``constants`` (mean, std) put a critic that starts from a reward model on the
+    scale of that model's normalised rewards."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        *,
+        constants: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.mean, self.std = constants
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """Values fp32 [B, T]: entry t belongs to the state before response token t."""
+        packed = pack(tokens)
+        base = unwrapped(self.model)
+        hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
+        scores = base.get_submodule("score")(hidden[packed.rows, packed.before]).squeeze(-1).float()
+        return unpack((scores - self.mean) / self.std, tokens)

@@ -1,0 +1,254 @@
+"""Models and tokenizers from a directory or a hub id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rto.errors import UserError
+from rto.sections import Lora
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, with EoS as padding where it has no padding token of its own."""
+    with _named(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{path}: the tokenizer has no eos_token; set one in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(path: str) -> PreTrainedConfig:
+    """The model's config with every dropout off: a ratio of two forwards must start at 1."""
+    with _named(path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    for name, value in config.to_dict().items():
+        if name.endswith(("dropout", "pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def load_causal_lm(
+    path: str,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    lora: Lora | None = None,
+    load_in_4bit: bool = False,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """A causal LM; with peft adapters on it when ``lora.rank`` is above 0."""
+    model = _load(
+        AutoModelForCausalLM,
+        path,
+        load_config(path),
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        load_in_4bit=load_in_4bit,
+    )
+    return _prepared(model, lora, TaskType.CAUSAL_LM, gradient_checkpointing)
+
+
+def load_scalar_model(
+    path: str,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    new_head: bool,
+    lora: Lora | None = None,
+    load_in_4bit: bool = False,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """A sequence classifier with one label and head ``score``.
+
+    ``new_head`` allows a checkpoint without the head (a causal LM) and initialises it; without
+    it such a checkpoint is an error, for a random head would pass as a reward model.
+    """
+    config = load_config(path)
+    config.num_labels = 1
+    if config.pad_token_id is None:
+        config.pad_token_id = load_tokenizer(path).pad_token_id
+    model = _load(
+        AutoModelForSequenceClassification,
+        path,
+        config,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        load_in_4bit=load_in_4bit,
+        new_head=new_head,
+    )
+    return _prepared(model, lora, TaskType.SEQ_CLS, gradient_checkpointing)
+
+
+def reward_constants(config: PreTrainedConfig, *, path: str) -> tuple[float, float]:
+    """The (mean, std) of a reward model's scores that its config.json holds."""
+    fields = config.to_dict()
+    missing = [name for name in ("mean", "std") if fields.get(name) is None]
+    if missing:
+        raise UserError(
+            f"{path}: config.json has no {' and no '.join(missing)}, which "
+            "reward.normalize_enable needs: train it with `rto reward`, or switch that flag off"
+        )
+    mean, std = float(fields["mean"]), float(fields["std"])
+    if not std > 0:
+        raise UserError(f"{path}: config.json has std {std}: must be positive")
+    return mean, std
+
+
+def set_reward_constants(config: PreTrainedConfig, *, mean: float, std: float) -> None:
+    """Keep the constants in the config; they are written with the next ``save_pretrained``."""
+    config.update({"mean": mean, "std": std})
+
+
+def write_reward_constants(directory: Path, *, mean: float, std: float) -> None:
+    """Put the constants into the config.json of a saved reward model."""
+    config = load_config(str(directory))
+    set_reward_constants(config, mean=mean, std=std)
+    config.save_pretrained(directory)
+
+
+def assert_same_tokenizer(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
+    """All models read the policy's token ids: vocabularies, BoS and EoS must be equal.
+
+    Keys are the models' paths, for the message. The padding token is never shown to a model, so
+    it may differ.
+    """
+    (first, expected), *others = tokenizers.items()
+    vocabulary = expected.get_vocab()
+    for path, tokenizer in others:
+        where = f"tokenizers of {first} and {path} differ"
+        other = tokenizer.get_vocab()
+        if other != vocabulary:
+            changed = {
+                token
+                for token in vocabulary.keys() | other.keys()
+                if vocabulary.get(token) != other.get(token)
+            }
+            token = min(changed, key=lambda t: (vocabulary.get(t, other.get(t, 0)), t))
+            raise UserError(
+                f"{where}: token {token!r} has id {vocabulary.get(token)} and {other.get(token)}; "
+                "all models of a run must share one vocabulary"
+            )
+        for name in ("bos_token_id", "eos_token_id"):
+            ids = getattr(expected, name), getattr(tokenizer, name)
+            if ids[0] != ids[1]:
+                raise UserError(f"{where}: {name} is {ids[0]} and {ids[1]}")
+
+
+def _load(
+    auto: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
+    path: str,
+    config: PreTrainedConfig,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    load_in_4bit: bool,
+    new_head: bool = False,
+) -> PreTrainedModel:
+    quantization = _four_bit(dtype) if load_in_4bit else None
+    with _named(path):
+        loaded: Any = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    missing = set(info["missing_keys"]) - ({"score.weight"} if new_head else set())
+    if missing:
+        raise UserError(
+            f"{path}: the checkpoint has no weights for {', '.join(sorted(missing))}"
+            + (": it is not a reward model" if "score.weight" in missing else "")
+        )
+    if auto is AutoModelForSequenceClassification and "score" not in dict(model.named_children()):
+        raise UserError(f"{path}: {type(model).__name__} has no head named score: use a decoder")
+    if load_in_4bit:
+        _disable_avx512(model)
+    return model
+
+
+def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _disable_avx512(model: PreTrainedModel) -> None:
+    """bitsandbytes repacks weights for AVX512-BF16 at the first eval forward; gradients of later
+    training steps are then wrong."""
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _prepared(
+    model: PreTrainedModel, lora: Lora | None, task: TaskType, gradient_checkpointing: bool
+) -> PreTrainedModel | PeftModel:
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora is None or lora.rank == 0:
+        return model
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_target_modules(lora.target_modules),
+        task_type=task,
+    )
+    adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def _target_modules(names: str) -> str | list[str]:
+    return [name.strip() for name in names.split(",")] if "," in names else names
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Loading errors as one line that names the path and says what it should have been."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{path}: no config.json in this directory: not a saved model")
+    elif not HUB_ID.fullmatch(path):
+        raise UserError(f"{path}: neither a directory that exists nor a hub id")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        kind = "directory" if folder.is_dir() else "hub id (no such directory here)"
+        raise UserError(f"{path}: cannot load this {kind}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,140 @@
+"""The toy task: words, their grammar, and what a prompt asks for.
+
+A prompt asks for a small description, "write 32 happy words about a cat and a boat in the
+garden"; a response is a few sentences over the same 200 words, each sentence ended by " .".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from rto.errors import UserError
+
+
+class Kind(StrEnum):
+    """Part of speech, with the parts that may follow it in ``FOLLOWS``."""
+
+    START = "start"
+    DETERMINER = "determiner"
+    ADJECTIVE = "adjective"
+    NOUN = "noun"
+    PLACE = "place"
+    VERB = "verb"
+    IS = "is"
+    PREPOSITION = "preposition"
+    AND = "and"
+    STOP = "stop"
+
+
+FOLLOWS: Mapping[Kind, frozenset[Kind]] = {
+    Kind.START: frozenset({Kind.DETERMINER}),
+    Kind.DETERMINER: frozenset({Kind.ADJECTIVE, Kind.NOUN, Kind.PLACE}),
+    Kind.ADJECTIVE: frozenset({Kind.NOUN, Kind.PLACE, Kind.AND, Kind.STOP}),
+    Kind.NOUN: frozenset({Kind.VERB, Kind.IS, Kind.AND}),
+    Kind.PLACE: frozenset({Kind.STOP, Kind.IS}),
+    Kind.VERB: frozenset({Kind.PREPOSITION, Kind.STOP}),
+    Kind.IS: frozenset({Kind.ADJECTIVE, Kind.PREPOSITION}),
+    Kind.PREPOSITION: frozenset({Kind.DETERMINER}),
+    Kind.AND: frozenset({Kind.ADJECTIVE, Kind.DETERMINER}),
+    Kind.STOP: frozenset({Kind.DETERMINER}),
+}
+
+NOUNS = (
+    "cat dog bird fox horse bear child man woman farmer baker singer boat wagon clock robot"
+).split()
+PLACES = "garden forest kitchen village market field tower meadow".split()
+MOOD_ADJECTIVES = {
+    "happy": "cheerful bright merry sunny jolly glad joyful lucky proud smiling".split(),
+    "sad": "gloomy lonely tearful grey weary broken lost sorry tired weeping".split(),
+    "calm": "quiet gentle soft peaceful still mild slow cool patient restful".split(),
+    "wild": "fierce loud stormy fast rough bold savage restless roaring mighty".split(),
+}
+MOOD_VERBS = {
+    "happy": "dances laughs sings plays".split(),
+    "sad": "cries sighs mourns aches".split(),
+    "calm": "sleeps rests dreams floats".split(),
+    "wild": "jumps races howls fights".split(),
+}
+PLAIN_ADJECTIVES = "small big heavy young red blue green round tall thin new wooden".split()
+PLAIN_VERBS = "waits walks stands works looks sits".split()
+RUDE = "stupid horrid nasty silly dumb filthy rotten vile".split()
+DETERMINERS = "the a one this that every".split()
+PREPOSITIONS = "in near by behind beside under".split()
+MOODS = tuple(MOOD_ADJECTIVES)
+LENGTHS = (24, 32, 40, 48)
+PROMPT_WORDS = ("write", "words", "about")
+
+MOOD_OF: Mapping[str, str] = {
+    word: mood
+    for table in (MOOD_ADJECTIVES, MOOD_VERBS)
+    for mood, words in table.items()
+    for word in words
+}
+KIND_OF: Mapping[str, Kind] = {
+    **dict.fromkeys(DETERMINERS, Kind.DETERMINER),
+    **dict.fromkeys([w for ws in MOOD_ADJECTIVES.values() for w in ws], Kind.ADJECTIVE),
+    **dict.fromkeys([*PLAIN_ADJECTIVES, *RUDE], Kind.ADJECTIVE),
+    **dict.fromkeys(NOUNS, Kind.NOUN),
+    **dict.fromkeys(PLACES, Kind.PLACE),
+    **dict.fromkeys([w for ws in MOOD_VERBS.values() for w in ws], Kind.VERB),
+    **dict.fromkeys(PLAIN_VERBS, Kind.VERB),
+    **dict.fromkeys(PREPOSITIONS, Kind.PREPOSITION),
+    "is": Kind.IS,
+    "and": Kind.AND,
+    ".": Kind.STOP,
+}
+VOCABULARY = (*PROMPT_WORDS, *MOODS, *map(str, LENGTHS), *KIND_OF)
+
+PROMPT = "write {length} {mood} words about a {first} and a {second} in the {place}"
+_PROMPT = re.compile(
+    r"write (?P<length>\d+) (?P<mood>\w+) words about a (?P<first>\w+) and a (?P<second>\w+) "
+    r"in the (?P<place>\w+)"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one prompt asks for."""
+
+    length: int
+    mood: str
+    nouns: tuple[str, str]
+    place: str
+
+    @property
+    def prompt(self) -> str:
+        first, second = self.nouns
+        return PROMPT.format(
+            length=self.length, mood=self.mood, first=first, second=second, place=self.place
+        )
+
+
+def parse_prompt(prompt: str) -> Request:
+    """The request in a prompt; inverse of ``Request.prompt``."""
+    found = _PROMPT.fullmatch(prompt.strip())
+    if found is None or found["mood"] not in MOODS:
+        pattern = PROMPT.format(
+            length="N", mood="|".join(MOODS), first="NOUN", second="NOUN", place="PLACE"
+        )
+        raise UserError(f"not a prompt of the toy task: {prompt!r}; write it as {pattern!r}")
+    return Request(
+        length=int(found["length"]),
+        mood=found["mood"],
+        nouns=(found["first"], found["second"]),
+        place=found["place"],
+    )
+
+
+def draw_request(rng: Random) -> Request:
+    """A request, uniform over lengths, moods, ordered pairs of nouns and places."""
+    first, second = rng.sample(NOUNS, 2)
+    return Request(
+        length=rng.choice(LENGTHS),
+        mood=rng.choice(MOODS),
+        nouns=(first, second),
+        place=rng.choice(PLACES),
+    )

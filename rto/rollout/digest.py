@@ -1,0 +1,73 @@
+"""Digests of named tensors: the proof that the weights sent are the weights received.
+
+The digests guard against lost, mixed-up and altered bytes, not against forgery: a fast hash fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import xxhash
+from torch import Tensor
+
+from rto.errors import ProofError
+
+TensorDigests = Mapping[str, str]
+"""Tensor name -> digest of its dtype, shape and bytes."""
+
+
+@dataclass(frozen=True)
+class WeightReceipt:
+    """What an engine says about its last weight update."""
+
+    digests: TensorDigests
+    """Of every tensor that arrived."""
+    unassigned: tuple[str, ...]
+    """Engine parameters that got no value, or only a part of one."""
+
+
+class DigestRecorder:
+    """Takes the digest of each tensor of a stream that passes through ``tee``."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}
+
+    def tee(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The same pairs. A name may come once: of two, an engine keeps which it likes.
+
+        Raises:
+            ProofError: a name came twice.
+        """
+        for name, tensor in named:
+            if name in self.digests:
+                raise ProofError(f"weight sync: tensor '{name}' came twice in one update")
+            self.digests[name] = tensor_digest(tensor)
+            yield name, tensor
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """xxh3-128 of dtype, shape and row-major bytes; the same on every device."""
+    digest = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def first_difference(sent: TensorDigests, received: TensorDigests) -> str | None:
+    """The first name, in sorted order, on which the two disagree, and how; None if they agree."""
+    for name in sorted(sent.keys() | received.keys()):
+        if name not in received:
+            return f"'{name}' did not arrive"
+        if name not in sent:
+            return f"'{name}' was not sent"
+        if sent[name] != received[name]:
+            return f"'{name}' differs"
+    return None
+
+
+def fingerprint(digests: TensorDigests) -> str:
+    """One digest of all tensors, whatever the order in which they came."""
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    return xxhash.xxh3_128_hexdigest(lines.encode())

@@ -1,0 +1,400 @@
+"""The only door to vLLM: sampling, prompt log-probs, and weight updates that leave a proof.
+
+The engine runs in the process that builds it. Weights arrive through Ray's object store
+(``load_weights``) or through vLLM's own weight transfer over NCCL or CUDA IPC (the four methods
+that vLLM's ``RayVLLMWeightSyncClient`` calls). Whatever the door, ``WeightProof`` records inside
+each worker what came and what it was assigned to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from vllm import LLM, CompletionOutput, SamplingParams, TokensPrompt
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer import (
+    ParamMeta,
+    RayVLLMWeightSyncClient,
+    WeightSource,
+    WeightTransferTrainerFactory,
+)
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferInitRequest,
+    WeightTransferUpdateRequest,
+)
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+from vllm.logprobs import FlatLogprobs
+from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
+from vllm.platforms import current_platform
+from vllm.utils.network_utils import get_open_port
+
+from rto.errors import ProofError, UserError
+from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt, first_difference
+from rto.rollout.requests import Sample, SampleRequest, Sampling
+
+Door = Literal["object_store", "nccl", "ipc"]
+
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+
+
+class VllmEngine:
+    """An in-process vLLM engine that samples only from weights somebody has vouched for.
+
+    A weight update leaves the engine without a version; ``receipt`` tells what arrived, and
+    ``accept`` names the version once the caller has compared. Before the first update the caller
+    vouches for what vLLM read from ``model_path`` by ``accept`` alone.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        dtype: Literal["bf16", "fp32"],
+        max_model_len: int,
+        seed: int,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        enforce_eager: bool = False,
+        enable_prefix_caching: bool = False,
+        enable_sleep: bool = False,
+        cpu_kvcache_gib: int = 1,
+        weight_transfer: Door = "object_store",
+        engine_index: int = 0,
+    ) -> None:
+        """On CPU the engine is always eager and never sleeps.
+
+        ``processed_logprobs`` are those of the distribution sampled from: after the temperature
+        and, with top_p < 1, renormalised over the nucleus.
+        ``engine_index`` numbers the engines of a run: each has its own ranks in the NCCL group.
+        """
+        if weight_transfer == "object_store" and tensor_parallel_size > 1:
+            raise UserError(
+                f"vllm.sync_backend object_store with vllm.tensor_parallel_size "
+                f"{tensor_parallel_size}: use nccl (separate GPUs) or ipc (shared GPUs)"
+            )
+        _prepare_environment()
+        on_cpu = current_platform.is_cpu()
+        host = weight_transfer == "object_store"
+        transfer = None if host else WeightTransferConfig(backend=weight_transfer)
+        self._can_sleep = enable_sleep and not on_cpu
+        self._first_worker = engine_index * tensor_parallel_size
+        self._accepted: int | None = None
+        self._receipt_due = False
+        self._llm = LLM(
+            model_path,
+            dtype=_DTYPES[dtype],  # pyright: ignore[reportArgumentType]
+            max_model_len=max_model_len,
+            seed=seed,
+            tensor_parallel_size=tensor_parallel_size,
+            distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
+            gpu_memory_utilization=gpu_memory_utilization,
+            kv_cache_memory_bytes=cpu_kvcache_gib * 2**30 if on_cpu else None,
+            enforce_eager=enforce_eager or on_cpu,
+            enable_prefix_caching=enable_prefix_caching,
+            enable_sleep_mode=self._can_sleep,
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls=f"{WeightProof.__module__}.{WeightProof.__qualname__}",
+            weight_transfer_config=transfer,
+            use_tqdm_on_load=False,
+        )
+        self._tokenizer = self._llm.get_tokenizer()
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
+    ) -> list[Sample]:
+        """One sample per request, in order. A stop token of the model ends a sample and is kept.
+
+        Raises:
+            ProofError: the engine does not hold ``policy_version``.
+        """
+        if self._accepted != policy_version:
+            held = "no proven weights" if self._accepted is None else f"version {self._accepted}"
+            raise ProofError(
+                f"rollout asked for policy version {policy_version}, engine has {held}"
+            )
+        outputs = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests],
+            [_sampling_params(sampling, seed=r.seed) for r in requests],
+            use_tqdm=False,
+        )
+        return [self._sample(output.outputs[0]) for output in outputs]
+
+    def prompt_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob, at temperature 1, of each token but the first given those before it.
+
+        Computed anew: vLLM reads no cached prefix where prompt log-probs are asked for. Open to
+        unproven weights, because it is how they are proven. A sequence must leave room for one
+        more token in ``max_model_len``.
+        """
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
+        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in sequences]
+        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        return [cast(FlatLogprobs, output.prompt_logprobs).logprobs for output in outputs]
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take all weights by their checkpoint names from host memory."""
+        self._begin_update()
+        self._llm.collective_rpc(
+            "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
+        )
+        self._end_update()
+
+    def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
+        """Join the trainer's transfer group; each engine behind those of lower index.
+
+        vLLM sends one rank offset to all engines, which fits a single engine only.
+        """
+        info = dict(request.init_info)
+        if "rank_offset" in info:
+            info["rank_offset"] += self._first_worker
+        self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
+
+    def start_weight_update(self) -> None:
+        self._begin_update()
+        self._llm.start_weight_update()
+
+    def update_weights(self, request: WeightTransferUpdateRequest) -> None:
+        self._llm.update_weights(request)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._llm.finish_weight_update(weight_version)
+        self._end_update()
+
+    def receipt(self) -> WeightReceipt:
+        """What the last update brought, the same on every worker.
+
+        Raises:
+            ProofError: two workers received different tensors.
+        """
+        receipts: list[WeightReceipt] = self._llm.collective_rpc("weight_receipt")
+        for rank, other in enumerate(receipts[1:], start=1):
+            difference = first_difference(receipts[0].digests, other.digests)
+            if difference is not None:
+                raise ProofError(f"weight sync: engine workers 0 and {rank} differ: {difference}")
+        self._receipt_due = False
+        unassigned = {name for receipt in receipts for name in receipt.unassigned}
+        return WeightReceipt(receipts[0].digests, tuple(sorted(unassigned)))
+
+    def accept(self, version: int) -> None:
+        """The caller vouches that the weights held now are policy ``version``.
+
+        Raises:
+            ProofError: nobody has looked at the receipt of the last update.
+        """
+        if self._receipt_due:
+            raise ProofError(f"version {version} cannot be accepted before its weights are proven")
+        self._accepted = version
+
+    def sleep(self) -> None:
+        """Give the GPU memory back: weights and KV cache are dropped, on CPU nothing happens.
+
+        Weights are not copied to the host, since the next thing a policy engine gets after its
+        rollouts is new weights. It samples again only after ``wake``, an update and ``accept``.
+        """
+        if self._can_sleep:
+            self._accepted, self._receipt_due = None, True
+            self._llm.sleep(level=2)
+
+    def wake(self, tag: Literal["weights", "kv_cache"] | None = None) -> None:
+        """Take the memory back; by ``tag``, weights before an update and the KV cache after it."""
+        if self._can_sleep:
+            self._llm.wake_up(None if tag is None else [tag])
+
+    def _sample(self, completion: CompletionOutput) -> Sample:
+        if completion.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a request with '{completion.finish_reason}'")
+        token_ids = list(completion.token_ids)
+        return Sample(
+            token_ids=tuple(token_ids),
+            logprobs=tuple(cast(FlatLogprobs, completion.logprobs).logprobs),
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            finished=completion.finish_reason == "stop",
+        )
+
+    def _begin_update(self) -> None:
+        self._accepted, self._receipt_due = None, True
+        self._llm.collective_rpc("record_weights")
+
+    def _end_update(self) -> None:
+        self._llm.collective_rpc("settle_weights")
+        self._llm.reset_prefix_cache()
+
+
+class WeightProof:
+    """Worker extension: records what arrives between ``record_weights`` and ``settle_weights``.
+
+    All doors end in ``model.load_weights``, at once or in chunks; that is where it listens.
+    """
+
+    model_runner: Any
+
+    def record_weights(self) -> None:
+        self._weight_record = WeightRecord(self.model_runner.get_model())
+
+    def settle_weights(self) -> None:
+        self._weight_record.close()
+
+    def weight_receipt(self) -> WeightReceipt:
+        return self._weight_record.receipt()
+
+
+class WeightRecord:
+    """One weight update of one model, seen from its ``load_weights``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        model.__dict__.pop("load_weights", None)
+        self._model = model
+        self._load: Callable[..., set[str] | None] = cast(Any, model).load_weights
+        self._recorder = DigestRecorder()
+        self._parameters = {name for name, _ in model.named_parameters()}
+        self._assigned: set[str] = set()
+        self._partial: set[str] = set()
+        model.__dict__["load_weights"] = self.load
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        loaded = self._load(self._recorder.tee(weights))
+        if loaded is None:
+            raise ProofError(
+                f"weight sync: {type(self._model).__name__} does not tell which parameters it loads"
+            )
+        self._assigned |= loaded
+        self._partial = set(_partly_loaded(self._model))
+        return loaded
+
+    def close(self) -> None:
+        self._model.__dict__.pop("load_weights", None)
+        if current_platform.is_cpu():
+            _repack_heads(self._model)
+
+    def receipt(self) -> WeightReceipt:
+        unassigned = (self._parameters - self._assigned) | self._partial
+        return WeightReceipt(dict(self._recorder.digests), tuple(sorted(unassigned)))
+
+
+def _partly_loaded(model: nn.Module) -> Iterator[str]:
+    """Parameters of layers that hold some of their elements but not all (a qkv without its v).
+
+    vLLM calls such a parameter loaded and fills the rest with whatever is in memory. While an
+    update runs it counts elements per layer; a layer is forgotten once it is complete. The
+    padding of a vocabulary counts as missing and is none; attention layers are finished later.
+    """
+    for prefix, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if isinstance(layer, VocabParallelEmbedding) or is_deferred_attention_layer(layer):
+            continue
+        parameters = dict(layer.named_parameters(recurse=False))
+        expected = sum(get_tensor_load_numel(p) for p in parameters.values())
+        if info.can_load() and 0 < info.load_numel < expected:
+            yield from (f"{prefix}.{name}" for name in parameters)
+
+
+def _repack_heads(model: nn.Module) -> None:
+    """Pack the output head anew from its weight.
+
+    On CPU vLLM computes with a packed copy. A head tied to the embedding is given no tensor of
+    its own in a reload, so its copy would stay that of the old weights.
+    """
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+class WeightStream(WeightSource):
+    """A trainer's full tensors by checkpoint name, digested as they leave.
+
+    ``stream`` gives a fresh pass at each call and must agree with ``metadata`` in order.
+    """
+
+    def __init__(
+        self,
+        metadata: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
+        stream: Callable[[], Iterable[tuple[str, Tensor]]],
+    ) -> None:
+        self._metadata = [ParamMeta(*entry) for entry in metadata]
+        self._stream = stream
+        self.digests: TensorDigests = {}
+
+    def metadata(self) -> list[ParamMeta]:
+        return self._metadata
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        recorder = DigestRecorder()
+        self.digests = recorder.digests
+        return recorder.tee(self._stream())
+
+
+class WeightSender:
+    """The trainer's end of vLLM's weight transfer; build it and ``send`` on every trainer rank.
+
+    Rank 0 drives the engines (Ray handles of actors with ``VllmEngine``'s methods) through a
+    whole update, start and finish included; the other ranks take part in gathering the tensors
+    and, over IPC, share those on their own GPU.
+    """
+
+    def __init__(
+        self,
+        door: Literal["nccl", "ipc"],
+        engines: Sequence[Any],
+        *,
+        rank: int,
+        weights: WeightStream,
+        num_workers: int,
+        master_address: str = "127.0.0.1",
+    ) -> None:
+        """``num_workers`` is the number of engines times their tensor-parallel size."""
+        init_info = (
+            NCCLTrainerInitInfo(master_address, get_open_port(), 1 + num_workers, rank=rank)
+            if door == "nccl"
+            else IPCTrainerInitInfo(packed=True, rank=rank)
+        )
+        self._weights = weights
+        self._engine = WeightTransferTrainerFactory.trainer_init(
+            init_info, client=RayVLLMWeightSyncClient(list(engines)), source=weights
+        )
+
+    def send(self) -> TensorDigests:
+        """Push all weights; returns the digests of what was sent."""
+        self._engine.send_weights()
+        return self._weights.digests
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads from the environment, set before it builds an engine."""
+    if "VLLM_ALLOW_INSECURE_SERIALIZATION" in os.environ:
+        raise UserError("VLLM_ALLOW_INSECURE_SERIALIZATION is set: unset it, nothing here needs it")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    os.environ["VLLM_HOST_IP"] = "127.0.0.1"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(level)
+
+
+def _sampling_params(sampling: Sampling, *, seed: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        skip_clone=True,
+    )

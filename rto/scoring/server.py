@@ -1,0 +1,199 @@
+"""A reward server: what ``rto.scoring.http`` asks, answered by a reward model or a function.
+
+``POST /`` or ``/get_reward`` with ``{"query", "prompts", "labels"}`` -> ``{"rewards"}``;
+``GET /health``. Requests are scored one after another, each in length-sorted batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import os
+from collections.abc import Awaitable, Callable, Sequence
+
+import torch
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rto.errors import RewardProtocolError, UserError
+from rto.models.causal import unwrapped
+from rto.models.device import resolve_device
+from rto.models.heads import SequenceReward
+from rto.models.load import load_scalar_model, load_tokenizer
+from rto.scoring.combine import finite_rewards
+from rto.scoring.function import RewardFunction
+from rto.types import TokenBatch, pad
+
+REQUEST_CAP = 64 << 20
+"""Longest request, in bytes."""
+
+TextReward = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float]]
+
+
+class RewardRequest(BaseModel):
+    """What OpenRLHF's client sends; ``query`` is prompt plus response."""
+
+    model_config = ConfigDict(strict=True)
+
+    query: list[str]
+    prompts: list[str]
+    labels: list[str | None]
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> RewardRequest:
+        lengths = len(self.query), len(self.prompts), len(self.labels)
+        if len(set(lengths)) != 1:
+            raise ValueError(f"query, prompts and labels have {lengths} items: need equal numbers")
+        return self
+
+
+class RewardModel:
+    """A sequence-classification checkpoint that scores texts as the pipeline scores token ids."""
+
+    def __init__(self, path: str, *, max_batch: int) -> None:
+        device = resolve_device("auto")
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
+        self.path, self.max_batch, self._device = path, max_batch, device
+        self._model = SequenceReward(model).to(device).eval()
+        self._tokenizer = load_tokenizer(path)
+        self._longest: int | None = unwrapped(model).config.to_dict().get("max_position_embeddings")
+
+    def __str__(self) -> str:
+        return f"reward model {self.path}"
+
+    def __call__(
+        self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
+    ) -> list[float]:
+        """One score per query; prompts and labels are not read."""
+        rows = [self._encode(index, query) for index, query in enumerate(queries)]
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        scores = [0.0] * len(rows)
+        for start in range(0, len(order), self.max_batch):
+            chosen = order[start : start + self.max_batch]
+            for row, score in zip(chosen, self._score([rows[row] for row in chosen]), strict=True):
+                scores[row] = score
+        return scores
+
+    def _encode(self, index: int, query: str) -> list[int]:
+        ids: list[int] = self._tokenizer(query, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise UserError(f"query[{index}] has no tokens")
+        if self._longest is not None and len(ids) > self._longest:
+            raise UserError(
+                f"query[{index}] has {len(ids)} tokens, the reward model reads {self._longest}"
+            )
+        return ids
+
+    @torch.inference_mode()
+    def _score(self, rows: list[list[int]]) -> list[float]:
+        ids, mask = pad(rows, 0, left=True)
+        empty = torch.zeros(len(rows), 1)
+        tokens = TokenBatch(
+            prompt_ids=ids,
+            prompt_mask=mask,
+            response_ids=empty.long(),
+            response_mask=empty.bool(),
+            sampler_logprobs=empty,
+            finished=empty[:, 0].bool(),
+            group=torch.arange(len(rows)),
+        )
+        return self._model(tokens.to(self._device)).tolist()
+
+
+def build_app(source: TextReward, *, token: str | None) -> FastAPI:
+    """The server over any reward source; with a token, only requests that bear it are answered."""
+    app = FastAPI(openapi_url=None)
+    turn = asyncio.Lock()
+
+    async def get_reward(request: Request) -> dict[str, list[float]]:
+        _authorise(request, token)
+        batch = _read_request(await _body(request))
+        async with turn:
+            return {"rewards": await asyncio.to_thread(_rewards, source, batch)}
+
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    endpoints: list[tuple[str, str, Callable[..., Awaitable[object]]]] = [
+        ("/", "POST", get_reward),
+        ("/get_reward", "POST", get_reward),
+        ("/health", "GET", health),
+    ]
+    for path, verb, endpoint in endpoints:
+        app.add_api_route(path, endpoint, methods=[verb], response_model=None)
+    return app
+
+
+def serve(
+    *,
+    reward_model: str | None,
+    func_path: str | None,
+    host: str,
+    port: int,
+    token_env: str,
+    max_batch: int,
+) -> None:
+    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward.
+
+    The bearer token is read from the environment variable that ``token_env`` names.
+    """
+    token = os.environ.get(token_env) or None
+    if token is None and not _is_loopback(host):
+        raise UserError(
+            f"host {host} can be reached by other machines and {token_env} is not set: set it to a "
+            "secret, or serve on 127.0.0.1"
+        )
+    if max_batch < 1:
+        raise UserError(f"max_batch is {max_batch}: must be 1 or more")
+    if reward_model and not func_path:
+        source = RewardModel(reward_model, max_batch=max_batch)
+    elif func_path and not reward_model:
+        source = RewardFunction(func_path)
+    else:
+        raise UserError("serve-reward needs a reward model or a reward function file, one of them")
+    guard = "bearer token required" if token else f"no bearer token ({token_env} is not set)"
+    print(f"serving {source} on {host}:{port}, {guard}", flush=True)
+    uvicorn.run(build_app(source, token=token), host=host, port=port, access_log=False)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _authorise(request: Request, token: str | None) -> None:
+    given = request.headers.get("Authorization", "")
+    if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise HTTPException(401, "bearer token missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+
+async def _body(request: Request) -> bytes:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > REQUEST_CAP:
+            raise HTTPException(413, f"request is longer than {REQUEST_CAP} bytes: send fewer rows")
+    return bytes(content)
+
+
+def _read_request(content: bytes) -> RewardRequest:
+    try:
+        return RewardRequest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "request"
+        raise HTTPException(422, f"{place}: {first['msg']}") from error
+
+
+def _rewards(source: TextReward, batch: RewardRequest) -> list[float]:
+    """What the source cannot score is the request's fault (422): the same request fails again."""
+    try:
+        values = source(batch.query, batch.prompts, batch.labels)
+        return finite_rewards(values, count=len(batch.query), source=str(source))
+    except (UserError, RewardProtocolError) as error:
+        raise HTTPException(422, str(error)) from error

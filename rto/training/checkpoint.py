@@ -1,0 +1,165 @@
+"""Checkpoints that are whole or absent.
+
+Ranks write into a temporary directory; ``commit`` adds a manifest of every file's size and
+SHA-256, flushes all of it to disk and renames. A crash at any moment leaves the older ones intact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rto.errors import UserError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run must share with a checkpoint to go on from it."""
+
+    method: str
+    model: str
+    zero_stage: int
+    num_ranks: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint. ``warnings`` name the newer ones that were passed over, and why."""
+
+    path: Path
+    step: int
+    state: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in directories ``step_00000012`` under ``root``."""
+
+    def __init__(self, root: Path, *, identity: Identity, max_num: int) -> None:
+        if max_num < 1:
+            raise UserError(f"ckpt.max_num is {max_num}: must be 1 or more")
+        self._root = root
+        self._identity = identity
+        self._max_num = max_num
+
+    def begin(self, step: int) -> Path:
+        """An empty directory for the ranks to write into; leftovers of a crash are removed."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for leftover in self._root.glob("tmp_*"):
+            shutil.rmtree(leftover)
+        path = self._temporary(step)
+        path.mkdir()
+        return path
+
+    def commit(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Make what was written since ``begin`` the newest checkpoint; prune the oldest."""
+        temporary, final = self._temporary(step), self._root / f"step_{step:08d}"
+        content = {
+            "schema": SCHEMA,
+            "step": step,
+            "identity": dataclasses.asdict(self._identity),
+            "state": dict(state),
+        }
+        _write_json(temporary / STATE, content)
+        names = [path.relative_to(temporary).as_posix() for path in _files(temporary)]
+        files = {name: _fingerprint(temporary / name) for name in names}
+        _write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": files})
+        for path in (temporary, *temporary.rglob("*")):
+            _fsync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _fsync(self._root)
+        for old in [path for path in self._committed() if path != final][self._max_num - 1 :]:
+            shutil.rmtree(old)
+        return final
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is intact; None where there are none at all."""
+        warnings: list[str] = []
+        for path in self._committed():
+            damage = find_damage(path)
+            if damage is None:
+                return self._opened(path, tuple(warnings))
+            warnings.append(f"checkpoint {path} is damaged and passed over: {damage}")
+        if warnings:
+            raise UserError(
+                "; ".join(warnings) + "; no intact checkpoint is left: restore one, or remove "
+                f"{self._root} to start over"
+            )
+        return None
+
+    def _opened(self, path: Path, warnings: tuple[str, ...]) -> Checkpoint:
+        content = json.loads((path / STATE).read_text())
+        wanted = dataclasses.asdict(self._identity)
+        for name, value in wanted.items():
+            found = content["identity"][name]
+            if found != value:
+                raise UserError(
+                    f"checkpoint {path} has {name} {found!r}, this run has {value!r}: "
+                    "resume with the checkpoint's setting or choose another ckpt.output_dir"
+                )
+        return Checkpoint(path, content["step"], content["state"], warnings)
+
+    def _temporary(self, step: int) -> Path:
+        return self._root / f"tmp_{step:08d}"
+
+    def _committed(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self._root.glob("step_" + "[0-9]" * 8), reverse=True)
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a committed checkpoint; None when every file is as it was written."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["schema"] != SCHEMA:
+            return f"{MANIFEST} has schema {manifest['schema']}, this program reads {SCHEMA}"
+        files = {name: (want["size"], want["sha256"]) for name, want in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is unreadable ({type(error).__name__}: {error})"
+    if STATE not in files:
+        return f"{MANIFEST} does not list {STATE}"
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        found = file.stat().st_size
+        if found != size:
+            return f"{name} has {found} bytes, written were {size}"
+        if _fingerprint(file)["sha256"] != sha256:
+            return f"{name} differs from what was written (SHA-256)"
+    return None
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,226 @@
+"""One rank's part of an update: its micro-batches forward and backward, its share of the sums.
+
+The driver plans (``rto.training.plan``), ships each rank its rows, and calls all ranks at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rto.data.microbatch import plan_microbatches
+from rto.errors import UserError
+from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
+
+if TYPE_CHECKING:
+    from rto.protocols import CriticMethod, Method, ScoreMethod
+    from rto.training.deepspeed import ZeroEngine
+
+EMA_FILE = "ema.safetensors"
+Batch = TypeVar("Batch", bound=TrainBatch)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method's loss on a batch, cut into this rank's micro-batches.
+
+    ``steps[i][j]`` lists the rows of ``batch`` in micro-batch j of optimizer step i; ``norms[i]``
+    counts the whole step. ``coef`` weighs the loss against other objectives of the same update.
+    """
+
+    method: Any
+    batch: TrainBatch
+    steps: Sequence[Sequence[Sequence[int]]]
+    norms: Sequence[LossNorm]
+    temperature: float = 1.0
+    coef: float = 1.0
+
+
+class RankTrainer(ABC):
+    """Trains one engine; subclasses say which forward and which loss of the method."""
+
+    area: ClassVar[str]
+
+    def __init__(self, engine: ZeroEngine, *, ema_beta: float | None = None) -> None:
+        self.engine = engine
+        self._ema_beta = ema_beta
+        self._ema: dict[str, Tensor] = {}
+        self._is_first = dist.get_rank() == 0
+        if ema_beta is not None:
+            for name, weight in engine.named_full_parameters():
+                if self._is_first:
+                    self._ema[name] = weight.detach().to("cpu", torch.float32, copy=True)
+
+    @abstractmethod
+    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+        """What ``loss`` reads of the model."""
+
+    @abstractmethod
+    def loss(self, method: Any, output: Any, batch: TrainBatch, norm: LossNorm) -> LossOutput: ...
+
+    def scores(self, output: Any) -> Tensor:
+        """The tensor of ``output`` that other processes ask for."""
+        return output
+
+    def update(self, *objectives: Objective) -> StepStats:
+        """Every optimizer step of the plan; step i descends the weighted sum of the losses.
+
+        Metrics are means over the optimizer steps, the same on every rank.
+        """
+        self.engine.train()
+        sums: dict[str, Tensor] = {}
+        count = len(objectives[0].steps)
+        norm = rate = 0.0
+        for step in range(count):
+            for objective in objectives:
+                self._accumulate(objective, step, sums)
+            rate = self.engine.learning_rate
+            norm += self.engine.step()
+            self._update_ema()
+        metrics = {name: value / count for name, value in self._all_reduced(sums).items()}
+        tokens = round(metrics.pop("tokens") * count)
+        metrics |= {f"{self.area}/grad_norm": norm / count, f"{self.area}/lr": rate}
+        return StepStats(metrics=metrics, optimizer_steps=count, tokens=tokens)
+
+    @torch.no_grad()
+    def score(
+        self,
+        tokens: TokenBatch,
+        *,
+        max_tokens: int,
+        max_sequences: int | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Log-probs or values [B, T], or scores [B], of this rank's rows: fp32 on the CPU.
+
+        All ranks call it, each with at least one row: a rank that is done early repeats its
+        first micro-batch, for ZeRO-3 gathers weights inside the forward.
+        """
+        self.engine.eval()
+        lengths = tokens.lengths.tolist()
+        plan = plan_microbatches(lengths, max_tokens=max_tokens, max_sequences=max_sequences)
+        most = torch.tensor(len(plan), device=self.engine.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        outputs: list[Tensor] = []
+        for index in range(int(most)):
+            micro = tokens.take(plan[index] if index < len(plan) else plan[0]).trim()
+            output = self.forward(micro.to(self.engine.device), temperature=temperature)
+            outputs.append(self.scores(output).float().cpu())
+        shape = tokens.response_mask.shape[: outputs[0].ndim]
+        result = torch.zeros(shape)
+        for rows, output in zip(plan, outputs, strict=False):
+            result[(rows, *(slice(n) for n in output.shape[1:]))] = output
+        return result
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """What an export holds: the moving average where one is kept (on rank 0 alone), else the
+        weights themselves (on every rank)."""
+        if self._ema_beta is None:
+            yield from self.engine.named_full_parameters()
+        else:
+            yield from self._ema.items()
+
+    def save(self, directory: Path, tag: str) -> None:
+        self.engine.save(directory, tag)
+        if self._ema:
+            safetensors.torch.save_file(self._ema, directory / tag / EMA_FILE)
+
+    def load(self, directory: Path, tag: str) -> None:
+        self.engine.load(directory, tag)
+        if self._ema:
+            if not (directory / tag / EMA_FILE).is_file():
+                raise UserError(
+                    f"{directory / tag} has no {EMA_FILE}: it was saved without train.enable_ema, "
+                    "switch that off to go on from it"
+                )
+            self._ema = safetensors.torch.load_file(directory / tag / EMA_FILE)
+
+    def _accumulate(self, objective: Objective, step: int, sums: dict[str, Tensor]) -> None:
+        """Gradients and metrics of this rank's micro-batches of one optimizer step."""
+        micros = objective.steps[step]
+        stand_in = next(micro for micro in micros if micro)
+        for micro in micros:
+            batch = trim_batch(objective.batch.take(micro or stand_in)).to(self.engine.device)
+            output = self.forward(
+                batch.tokens, temperature=objective.temperature, method=objective.method
+            )
+            result = self.loss(objective.method, output, batch, objective.norms[step])
+            self.engine.backward(result.loss * (objective.coef if micro else 0.0))
+            if micro:
+                seen = {**result.metrics, "tokens": batch.tokens.lengths.sum()}
+                for name, value in seen.items():
+                    sums[name] = sums.get(name, 0) + value.detach().double()
+
+    def _all_reduced(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        names = sorted(sums)
+        values = torch.stack([sums[name] for name in names])
+        dist.all_reduce(values)
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def _update_ema(self) -> None:
+        if self._ema_beta is None:
+            return
+        for name, weight in self.engine.named_full_parameters():
+            if self._is_first:
+                self._ema[name].lerp_(weight.detach().to("cpu", torch.float32), 1 - self._ema_beta)
+
+
+class PolicyTrainer(RankTrainer):
+    area = "policy"
+
+    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+        with_entropy = method is not None and method.needs_entropy
+        return self.engine(tokens, temperature=temperature, with_entropy=with_entropy)
+
+    def loss(self, method: Method, output: Any, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        return method.loss(output, batch, norm)
+
+    def scores(self, output: Any) -> Tensor:
+        return output.logprobs
+
+
+class CriticTrainer(RankTrainer):
+    area = "critic"
+
+    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+        return self.engine(tokens)
+
+    def loss(
+        self, method: CriticMethod, output: Any, batch: TrainBatch, norm: LossNorm
+    ) -> LossOutput:
+        return method.value_loss(output, batch, norm)
+
+
+class ScoreTrainer(RankTrainer):
+    area = "reward_model"
+
+    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+        return self.engine(tokens)
+
+    def loss(
+        self, method: ScoreMethod, output: Any, batch: TrainBatch, norm: LossNorm
+    ) -> LossOutput:
+        return method.score_loss(output, batch, norm)
+
+
+def trim_batch(batch: Batch) -> Batch:
+    """The same rows without the columns that are padding in every row.
+
+    Every tensor of the batch with a second axis is [B, T], but the prompts.
+    """
+    tokens = batch.tokens.trim()
+    width, kept = batch.tokens.response_ids.shape[1], tokens.response_ids.shape[1]
+
+    def cut(x: Tensor) -> Tensor:
+        return x[:, :kept] if x.ndim > 1 and x.shape[1] == width else x
+
+    return dataclasses.replace(batch.map(cut), tokens=tokens)

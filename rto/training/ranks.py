@@ -1,0 +1,203 @@
+"""One rank from a configuration: model, engine, trainer, and what leaves it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rto.config import RunConfig
+from rto.errors import ProofError
+from rto.models.causal import CausalPolicy, unwrapped
+from rto.models.device import dtype_of, resolve_device
+from rto.models.export import save_pretrained
+from rto.models.heads import SequenceReward, TokenValue
+from rto.models.load import load_causal_lm, load_scalar_model, load_tokenizer
+from rto.rollout.digest import DigestRecorder, TensorDigests
+from rto.sections import Trained
+from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
+from rto.training.learner import (
+    CriticTrainer,
+    Objective,
+    PolicyTrainer,
+    RankTrainer,
+    ScoreTrainer,
+)
+from rto.types import LossNorm, StepStats, TokenBatch, TrainBatch
+
+Kind = Literal["policy", "critic", "score"]
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Where a rank stands among those of its model. ``device`` is "cpu" or "cuda"."""
+
+    rank: int
+    num_ranks: int
+    meeting: tuple[str, int]
+    device: str
+
+
+class Rank:
+    """One rank of a policy, critic or reward model. Every method is collective."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        model_path: str,
+        config: RunConfig,
+        place: RankPlace,
+        *,
+        total_steps: int,
+        value_constants: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.config = config
+        self.place = place
+        self.sent_digests: TensorDigests = {}
+        self._tokenizer = load_tokenizer(model_path)
+        host, port = place.meeting
+        init_process_group(
+            rank=place.rank,
+            world_size=place.num_ranks,
+            master_addr=host,
+            master_port=port,
+            timeout=config.ds.timeout,
+            device=place.device,
+        )
+        torch.manual_seed(config.train.seed)
+        module, model = build_module(kind, model_path, config, value_constants)
+        section = config.critic if kind == "critic" else config.actor
+        device = str(resolve_device("cpu" if place.device == "cpu" else "cuda"))
+        settings = engine_settings(section, config, device=device, total_steps=total_steps)
+        self._model = model
+        self._dtype = dtype_of(config.ds.param_dtype)
+        engine = ZeroEngine(module, settings=settings, exported=model)
+        ema = config.train.ema_beta if config.train.enable_ema and kind == "policy" else None
+        trainers = {"policy": PolicyTrainer, "critic": CriticTrainer, "score": ScoreTrainer}
+        self.trainer: RankTrainer = trainers[kind](engine, ema_beta=ema)
+
+    def update(
+        self,
+        method: Any,
+        batch: TrainBatch,
+        steps: Sequence[Sequence[Sequence[int]]],
+        norms: Sequence[LossNorm],
+        extra: Objective | None = None,
+    ) -> StepStats:
+        temperature = self.config.rollout.temperature
+        objective = Objective(method, batch, steps, norms, temperature=temperature)
+        return self.trainer.update(*([objective] if extra is None else [objective, extra]))
+
+    def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
+        return self.trainer.score(
+            tokens,
+            max_tokens=self.config.rollout.max_tokens_per_gpu,
+            temperature=self.config.rollout.temperature if temperature is None else temperature,
+        )
+
+    def export_weights(self) -> dict[str, Tensor]:
+        """Whole tensors by name, in the engine's dtype, and their digests: on rank 0 alone."""
+        recorder = DigestRecorder()
+        weights: dict[str, Tensor] = {}
+        for name, tensor in self.trainer.engine.named_full_parameters():
+            if self.place.rank == 0:
+                weights[name] = tensor.to("cpu", self._dtype, copy=True)
+        for _ in recorder.tee(weights.items()):
+            pass
+        self.sent_digests = recorder.digests
+        return weights
+
+    def init_weight_transfer(
+        self, engines: Sequence[Any], door: Literal["nccl", "ipc"], num_workers: int
+    ) -> None:
+        """Connect to the engines by vLLM's weight transfer."""
+        from rto.rollout.vllm import WeightSender, WeightStream
+
+        engine = self.trainer.engine
+        shapes = [
+            (name, self._dtype, tuple(tensor.shape))
+            for name, tensor in engine.named_full_parameters()
+        ]
+        stream = WeightStream(
+            shapes, lambda: ((n, t.to(self._dtype)) for n, t in engine.named_full_parameters())
+        )
+        self._sender = WeightSender(
+            door,
+            engines,
+            rank=self.place.rank,
+            weights=stream,
+            num_workers=num_workers,
+            master_address=self.place.meeting[0],
+        )
+
+    def send_weights(self) -> None:
+        self.sent_digests = self._sender.send()
+        if self.place.rank == 0 and not self.sent_digests:
+            raise ProofError("weight sync: the trainer sent no tensor")
+
+    def save(self, folder: str, tag: str) -> None:
+        self.trainer.save(Path(folder), tag)
+
+    def load(self, folder: str, tag: str) -> None:
+        self.trainer.load(Path(folder), tag)
+
+    def export(self, folder: str) -> None:
+        """A directory that ``from_pretrained`` loads; replaces an older one as a whole."""
+        state = {
+            name: tensor.to("cpu", self._dtype, copy=True)
+            for name, tensor in self.trainer.named_weights()
+            if self.place.rank == 0
+        }
+        if self.place.rank == 0:
+            draft = Path(f"{folder}.tmp")
+            shutil.rmtree(draft, ignore_errors=True)
+            save_pretrained(unwrapped(self._model), self._tokenizer, state, draft)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+        dist.barrier()
+
+
+def build_module(
+    kind: Kind, path: str, config: RunConfig, constants: tuple[float, float]
+) -> tuple[nn.Module, PreTrainedModel]:
+    """The module that the engine trains, and the Hugging Face model inside it."""
+    section = config.critic if kind == "critic" else config.actor
+    common: dict[str, Any] = {
+        "dtype": dtype_of(config.ds.param_dtype),
+        "attn_implementation": config.ds.attn_implementation,
+        "lora": config.ds.lora,
+        "load_in_4bit": config.ds.load_in_4bit,
+        "gradient_checkpointing": section.gradient_checkpointing_enable,
+    }
+    if kind == "policy":
+        model: Any = load_causal_lm(path, **common)
+        return CausalPolicy(model), model
+    model = load_scalar_model(path, new_head=True, **common)
+    if kind == "score":
+        return SequenceReward(model), model
+    return TokenValue(model, constants=constants), model
+
+
+def engine_settings(
+    section: Trained, config: RunConfig, *, device: str, total_steps: int
+) -> EngineSettings:
+    return EngineSettings(
+        zero_stage=config.ds.zero_stage,
+        dtype=config.ds.param_dtype,
+        adam=section.adam,
+        max_norm=section.max_norm,
+        scheduler=section.lr_scheduler,
+        warmup_steps=round(section.lr_warmup_ratio * total_steps),
+        total_steps=total_steps,
+        min_lr_ratio=section.min_lr_ratio,
+        device=device,
+        adam_offload=config.ds.adam_offload,
+        overlap_comm=config.ds.overlap_comm,
+    )

@@ -1,0 +1,225 @@
+"""Prompts, pairs and demonstrations from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rto.data.examples import Example, Limit, collate_groups, split_by_prompt
+from rto.data.offline import OfflineBatches
+from rto.data.preferences import load_pairs
+from rto.data.prompts import load_prompts
+from rto.data.sft import load_examples, load_texts
+from rto.data.templates import Template
+from rto.errors import UserError
+from rto.models.load import load_tokenizer
+from rto.sections import Data
+from rto.types import Role, ScoredBatch
+
+FEEDBACK = [
+    {
+        "prompt": "w0",
+        "responses": [
+            {"text": "w1", "reward": 0},
+            {"text": "w2", "reward": 2.5},
+            {"text": "w3", "reward": 2.5},
+            {"text": "w4", "reward": -1},
+        ],
+    },
+    {"prompt": "w5", "responses": [{"text": "w6", "reward": 1.0}]},
+]
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def template(tiny_model_dir: Path) -> Template:
+    return Template(load_tokenizer(str(tiny_model_dir)))
+
+
+def word(i: int) -> int:
+    return i + 6
+
+
+def test_prompts_keep_identity_label_and_source(template: Template, tmp_path: Path) -> None:
+    rows = [{"input": f"w{i}", "answer": i} for i in range(3)]
+    data = Data(prompt_dataset=[write(tmp_path / "p.jsonl", rows)], label_key="answer")
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=4, seed=0)
+    assert [p.id for p in prompts] == [0, 1, 2]
+    assert [p.token_ids for p in prompts] == [(word(0),), (word(1),), (word(2),)]
+    assert [p.label for p in prompts] == ["0", "1", "2"]
+    assert prompts[0].source == data.prompt_dataset[0]
+
+
+def test_long_prompts_are_counted_or_refused(template: Template, tmp_path: Path) -> None:
+    rows = [{"input": "w1 w2 w3"}, {"input": "w4 w5"}]
+    path = write(tmp_path / "p.jsonl", rows)
+    prompts = load_prompts(
+        Data(prompt_dataset=[path]), template.tokenizer, max_prompt_len=2, seed=0
+    )
+    assert ([p.id for p in prompts], prompts.num_too_long) == ([1], 1)
+    strict = Data(prompt_dataset=[path], on_long_prompt="error")
+    with pytest.raises(UserError, match=r"1 prompts are longer than 2 tokens \(prompt 0 of .* 3\)"):
+        load_prompts(strict, template.tokenizer, max_prompt_len=2, seed=0)
+    with pytest.raises(UserError, match="all 2 prompts are longer than 1"):
+        load_prompts(Data(prompt_dataset=[path]), template.tokenizer, max_prompt_len=1, seed=0)
+
+
+@pytest.mark.parametrize("bad", [None, "", float("nan")])
+def test_a_prompt_without_text(template: Template, tmp_path: Path, bad: object) -> None:
+    path = write(tmp_path / "p.jsonl", [{"input": "w1"}, {"input": bad}])
+    with pytest.raises(UserError, match=r"p.jsonl: row 1: 'input' is (missing|empty)"):
+        load_prompts(Data(prompt_dataset=[path]), template.tokenizer, max_prompt_len=2, seed=0)
+
+
+def test_no_dataset(template: Template) -> None:
+    with pytest.raises(UserError, match="no prompts"):
+        load_prompts(Data(), template.tokenizer, max_prompt_len=2, seed=0)
+    with pytest.raises(UserError, match="no pairs"):
+        load_pairs(Data(), template, seed=0)
+    with pytest.raises(UserError, match="no rows"):
+        load_examples(Data(), template, seed=0)
+
+
+def test_feedback_as_prompts_pairs_and_demonstrations(template: Template, tmp_path: Path) -> None:
+    data = Data(feedback=write(tmp_path / "f.jsonl", FEEDBACK))
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=4, seed=0)
+    assert [p.text for p in prompts] == ["w0", "w5"]
+    pairs = load_pairs(data, template, seed=0).pairs
+    # best is w2; w3 ties with it; the lone response of row 1 has no counterpart
+    got = [(p.chosen.response_ids[0], p.rejected.response_ids[0]) for p in pairs]
+    assert got == [(word(2), word(1)), (word(2), word(4))]
+    examples = load_examples(data, template, seed=0).examples
+    assert [e.response_ids for (e,) in examples] == [(word(2), 2), (word(6), 2)]
+
+
+@pytest.mark.parametrize("bad", ["NaN", "null", '"1.0"', "true", "1e999"])
+def test_a_reward_that_is_no_number(template: Template, tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"prompt": "w1", "responses": [{"text": "w2", "reward": %s}]}\n' % bad)  # noqa: UP031
+    with pytest.raises(UserError, match=r"f.jsonl"):
+        load_pairs(Data(feedback=str(path)), template, seed=0)
+
+
+def test_pairs_with_a_prompt_column(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w1", "chosen": "w2 w3", "rejected": "w4"}]
+    data = Data(dataset=[write(tmp_path / "x.jsonl", rows)], prompt_key="q")
+    (pair,) = load_pairs(data, template, seed=0).pairs
+    assert pair.chosen == Example((word(1),), (word(2), word(3), 2), finished=True)
+    assert pair.rejected == Example((word(1),), (word(4), 2), finished=True)
+
+
+def test_pairs_of_message_lists(tiny_model_dir: Path, tmp_path: Path) -> None:
+    chat = Template(load_tokenizer(str(tiny_model_dir)), apply_chat_template=True)
+    turns = [{"role": "user", "content": "w1"}]
+    a, b = ({"role": "assistant", "content": text} for text in ("w2", "w3"))
+    path = write(tmp_path / "x.jsonl", [{"chosen": [*turns, a], "rejected": [*turns, b]}])
+    (pair,) = load_pairs(Data(dataset=[path], apply_chat_template=True), chat, seed=0).pairs
+    assert pair.chosen == Example((4, word(1), 5), (word(2), 2), finished=True)
+    assert pair.rejected.response_ids == (word(3), 2)
+    other = write(tmp_path / "y.jsonl", [{"chosen": [*turns, a], "rejected": [b, b]}])
+    with pytest.raises(UserError, match="row 0: 'chosen' .*answer different prompts"):
+        load_pairs(Data(dataset=[other]), chat, seed=0)
+
+
+def test_pairs_of_whole_texts_split_at_the_first_difference(
+    template: Template, tmp_path: Path
+) -> None:
+    rows = [{"chosen": "w1 w2 w3", "rejected": "w1 w2 w4 w5"}]
+    data = Data(dataset=[write(tmp_path / "x.jsonl", rows)])
+    (pair,) = load_pairs(data, template, seed=0).pairs
+    assert pair.chosen == Example((word(1), word(2)), (word(3), 2), finished=True)
+    assert pair.rejected == Example((word(1), word(2)), (word(4), word(5), 2), finished=True)
+    same = write(tmp_path / "y.jsonl", [{"chosen": "w1", "rejected": "w1"}])
+    with pytest.raises(UserError, match="row 0: 'chosen' equals 'rejected'"):
+        load_pairs(Data(dataset=[same]), template, seed=0)
+
+
+def test_a_cut_response_gets_no_eos() -> None:
+    limit = Limit(max_len=4, on_long_prompt="filter")
+    assert limit.example((7,), (8, 9), eos=2) == Example((7,), (8, 9, 2), finished=True)
+    assert limit.example((7,), (8, 9, 10), eos=2) == Example((7,), (8, 9, 10), finished=False)
+    assert limit.example((7,), (8, 9, 10, 11), eos=2) == Example((7,), (8, 9, 10), finished=False)
+
+
+def test_prompts_without_room_are_counted_or_refused(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w1 w1", "a": "w2"}, {"q": "w1", "a": "w2"}]
+    path = write(tmp_path / "x.jsonl", rows)
+    data = Data(dataset=[path], input_key="q", output_key="a", max_len=2)
+    found = load_examples(data, template, seed=0)
+    assert (len(found.examples), found.num_too_long) == (1, 1)
+    strict = Data(dataset=[path], input_key="q", output_key="a", max_len=2, on_long_prompt="error")
+    with pytest.raises(UserError, match="row 0: 'q' has 2 tokens, which leaves no room"):
+        load_examples(strict, template, seed=0)
+
+
+def test_whole_texts_start_from_bos_or_their_first_token(
+    template: Template, tmp_path: Path
+) -> None:
+    data = Data(dataset=[write(tmp_path / "x.jsonl", [{"input": "w1 w2"}])])
+    expected = Example((1,), (word(1), word(2), 2), finished=True)
+    assert load_examples(data, template, seed=0).examples == [(expected,)]
+    assert load_texts(data.dataset[0], data, template) == [(expected,)]
+    template.tokenizer.bos_token = None
+    assert load_examples(data, template, seed=0).examples == [
+        (Example((word(1),), (word(2), 2), finished=True),)
+    ]
+
+
+def pairs(count: int) -> list[tuple[Example, Example]]:
+    return [
+        (Example((1, i), (2 * i, 2), finished=True), Example((1, i), (2 * i + 1,), finished=False))
+        for i in range(10, 10 + count)
+    ]
+
+
+def test_pairs_are_adjacent_rows_of_one_group() -> None:
+    tokens = collate_groups(pairs(2), pad_token_id=0)
+    assert tokens.group.tolist() == [0, 0, 1, 1]
+    assert tokens.response_ids.tolist() == [[20, 2], [21, 0], [22, 2], [23, 0]]
+    assert tokens.finished.tolist() == [True, False, True, False]
+    assert tokens.response_mask.sum(-1).tolist() == [2, 1, 2, 1]
+
+
+def steps(groups: list[tuple[Example, Example]], **extra: Any) -> list[tuple[int, list[int]]]:
+    source = OfflineBatches(groups, batch_size=3, seed=5, epochs=2, pad_token_id=0, **extra)
+    return [(step, batch.tokens.prompt_ids[::2, 1].tolist()) for step, batch in source]
+
+
+def test_offline_batches_resume_anywhere() -> None:
+    groups = pairs(10)
+    full = steps(groups)
+    assert [step for step, _ in full] == [0, 1, 2, 3, 4, 5]
+    for start in range(7):
+        assert steps(groups, start_step=start) == full[start:]
+    assert steps(groups, max_steps=4) == full[:4]
+    first, second = ([x for _, rows in part for x in rows] for part in (full[:3], full[3:]))
+    assert len(set(first)) == len(set(second)) == 9
+    assert first != second
+
+
+def test_offline_batches_are_scored() -> None:
+    def score(tokens):
+        return ScoredBatch(tokens, {Role.REWARD: tokens.lengths.float()})
+
+    source = OfflineBatches(pairs(3), batch_size=3, seed=0, epochs=1, pad_token_id=0, score=score)
+    ((_, batch),) = source
+    assert torch.equal(batch[Role.REWARD], batch.tokens.lengths.float())
+    with pytest.raises(UserError, match="a batch holds 4 rows, but the dataset has 3"):
+        OfflineBatches(pairs(3), batch_size=4, seed=0, epochs=1, pad_token_id=0)
+
+
+def test_the_split_keeps_a_prompt_on_one_side() -> None:
+    groups = pairs(20) + pairs(20)
+    train, held_out = split_by_prompt(groups, ratio=0.25, seed=0)
+    assert (len(train), len(held_out)) == (30, 10)
+    assert not {g[0].prompt_ids for g in train} & {g[0].prompt_ids for g in held_out}
+    with pytest.raises(UserError, match="leaves none to train on"):
+        split_by_prompt(groups, ratio=1.0, seed=0)

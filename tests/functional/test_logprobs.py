@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from rto.functional.logprobs import chunked_logprobs, selected_logprobs_naive
+
+N, H, V = 37, 8, 53
+
+
+def make(dtype: torch.dtype = torch.float32) -> tuple[Tensor, nn.Linear, Tensor]:
+    torch.manual_seed(0)
+    head = nn.Linear(H, V, bias=False).to(dtype)
+    return torch.randn(N, H).to(dtype).requires_grad_(), head, torch.randint(V, (N,))
+
+
+def naive(hidden: Tensor, head: nn.Linear, ids: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    logits = head(hidden).float() / temperature
+    probs = logits.softmax(-1)
+    return selected_logprobs_naive(logits, ids), -(probs * probs.log()).sum(-1)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 10, N, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients_equal_the_definition(chunk_size: int, temperature: float):
+    grads = []
+    results = []
+    for chunked in (True, False):
+        hidden, head, ids = make()
+        if chunked:
+            logprobs, entropy = chunked_logprobs(
+                hidden,
+                head,
+                ids,
+                temperature=temperature,
+                chunk_size=chunk_size,
+                with_entropy=True,
+            )
+            assert entropy is not None
+        else:
+            logprobs, entropy = naive(hidden, head, ids, temperature)
+        (logprobs * torch.arange(N) + entropy.square()).sum().backward()
+        results.append((logprobs, entropy))
+        grads.append((hidden.grad, head.weight.grad))
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-4)
+
+
+def test_entropy_comes_only_when_asked_for_and_log_probs_do_not_depend_on_it():
+    hidden, head, ids = make()
+    without, nothing = chunked_logprobs(hidden, head, ids)
+    with_it, _ = chunked_logprobs(hidden, head, ids, with_entropy=True)
+    assert nothing is None
+    assert torch.equal(without, with_it)
+
+
+def test_bf16_hidden_states_give_fp32_log_probs():
+    hidden, head, ids = make(torch.bfloat16)
+    logprobs, _ = chunked_logprobs(hidden, head, ids, chunk_size=10)
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs, selected_logprobs_naive(head(hidden), ids))
+
+
+def test_no_positions_give_no_log_probs():
+    hidden, head, ids = make()
+    assert chunked_logprobs(hidden[:0], head, ids[:0])[0].shape == (0,)
+
+
+def test_shapes_are_checked():
+    hidden, head, ids = make()
+    with pytest.raises(ValueError, match=r"expected \[N, H\] and \[N\]"):
+        chunked_logprobs(hidden[None], head, ids)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Peak bytes of the storages that operations made while the mode was on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = WeakIdKeyDictionary()
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self.live[storage] = storage.nbytes()
+        self.peak = max(self.peak, sum(self.live.values()))
+        return out
+
+
+def peak_bytes(fn: Callable[..., Tensor], *, grad: bool) -> int:
+    with torch.device("meta"):
+        hidden = torch.randn(4096, 64).requires_grad_()
+        head = nn.Linear(64, 49_152, bias=False)
+        ids = torch.zeros(4096, dtype=torch.long)
+    with torch.set_grad_enabled(grad), LiveBytes() as mode:
+        logprobs = fn(hidden, head, ids)
+        if grad:
+            logprobs.sum().backward()
+    return mode.peak
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_peak_memory_is_a_third_of_the_definitions(grad: bool):
+    chunked = peak_bytes(lambda *args: chunked_logprobs(*args)[0], grad=grad)
+    whole = peak_bytes(lambda h, head, ids: selected_logprobs_naive(head(h), ids), grad=grad)
+    assert whole >= 2 * 4096 * 49_152 * 4, "logits and their log_softmax, in fp32"
+    assert chunked <= 0.35 * whole

@@ -1,0 +1,151 @@
+"""submit.py against a real Ray head with its job server, on loopback, with token authentication."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TOKEN = "token-of-the-ray-jobs-test-0123456789"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+TASK = (
+    "import ray; ray.init(address='auto', log_to_driver=False); f = ray.remote(lambda i: i); "
+    "print('sum', sum(ray.get([f.remote(i) for i in range(4)])))"
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    env: dict[str, str]
+
+    def submit(
+        self, folder: Path, entrypoint: list[str], *options: str, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        path = folder / "job.yaml"
+        path.write_text(yaml.safe_dump({"name": "test", "entrypoint": entrypoint}))
+        command = [sys.executable, "ray_jobs/submit.py", str(path), "--address", self.address]
+        return subprocess.run(
+            [*command, *options],
+            cwd=CHECKOUT,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    env = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(CHECKOUT),
+    }
+    port, dashboard, client, agent = free_ports(4)
+    with tempfile.TemporaryDirectory(prefix="rj", dir="/tmp") as folder:
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
+        settings = {
+            "node-ip-address": "127.0.0.1",
+            "port": port,
+            "dashboard-host": "127.0.0.1",
+            "dashboard-port": dashboard,
+            "ray-client-server-port": client,
+            "dashboard-agent-listen-port": agent,
+            "include-dashboard": "true",
+            "num-cpus": 2,
+            "object-store-memory": 100_000_000,
+            "temp-dir": folder,
+        }
+        flags = [f"--{name}={value}" for name, value in settings.items()]
+        log = Path(folder) / "start.log"
+        with log.open("w") as output:
+            process = subprocess.Popen([*command, *flags], env=env, stdout=output, stderr=output)
+        address = f"http://127.0.0.1:{dashboard}"
+        try:
+            wait_until_ready(address, process, log)
+            yield Head(address, env)
+        finally:
+            stop(process)
+            assert [p.pid for p in psutil.process_iter() if folder in command_line(p)] == []
+
+
+def wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            answer = httpx.get(f"{address}/api/version", headers=BEARER)
+        except httpx.TransportError:
+            time.sleep(0.5)
+            continue
+        if answer.status_code == 200:
+            return
+        time.sleep(0.5)
+    raise RuntimeError(f"the Ray head did not start: {log.read_text()[-2000:]}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the head and everything it started, by process id: no other cluster is touched."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=10)
+    for child in alive:
+        child.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def test_a_job_is_followed_to_its_success(head: Head, tmp_path: Path) -> None:
+    done = head.submit(tmp_path, ["python", "-c", TASK], "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sum 6" in done.stdout
+    assert "SUCCEEDED" in done.stdout.splitlines()[-1]
+    assert f"--address {head.address}" in done.stdout
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_overrides_arrive_and_a_failed_job_fails_the_follower(head: Head, tmp_path: Path) -> None:
+    entrypoint = ["python", "-c", "import sys; print(sys.argv[1:]); sys.exit(3)"]
+    done = head.submit(tmp_path, entrypoint, "--follow", "--", "--name", "two words; $HOME")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "['--name', 'two words; $HOME']" in done.stdout
+    assert "FAILED" in done.stdout.splitlines()[-1]
+
+
+def test_a_wrong_token_is_refused(head: Head, tmp_path: Path) -> None:
+    done = head.submit(tmp_path, ["true"], RAY_AUTH_TOKEN="wrong-token-of-the-test-0123456789")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "refused the token" in done.stderr
+    assert "Traceback" not in done.stderr

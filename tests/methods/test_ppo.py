@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+
+import pytest
+import torch
+
+from rto.config import RunConfig
+from rto.functional.losses import aggregate
+from rto.methods.ppo import PPO, PPOBatch
+from rto.methods.sft import SFT
+from rto.protocols import CriticMethod
+from rto.types import LossNorm, PolicyOutput, Role, TrainBatch
+
+TOKENS = 7 + 1 + 4 + 6 + 2 + 5
+NORM = LossNorm(tokens=TOKENS, sequences=6)
+
+
+def test_is_a_critic_method_and_a_picklable_value():
+    method: CriticMethod = PPO(kl_coef=0.3)
+    assert isinstance(method, CriticMethod)
+    assert not isinstance(SFT(), CriticMethod)
+    assert pickle.loads(pickle.dumps(method)) == method
+    assert method.roles == {Role.POLICY, Role.REFERENCE, Role.CRITIC, Role.REWARD}
+
+
+def test_defaults_are_those_of_the_configuration():
+    config = RunConfig()
+    algo, ppo = config.algo, PPO()
+    assert (ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) == (
+        algo.kl.init_coef,
+        algo.kl.target,
+        algo.kl.horizon,
+    )
+    assert (ppo.kl_estimator, ppo.kl_use_loss) == (algo.kl.estimator, algo.kl.use_loss)
+    assert (ppo.gamma, ppo.lambd) == (algo.advantage.gamma, algo.advantage.lambd)
+    assert ppo.no_std_norm == algo.advantage.no_std_norm
+    assert ppo.is_correction_threshold == algo.advantage.is_correction_threshold
+    assert ppo.clip_low_high == config.actor.clip_low_high
+    assert (ppo.dual_clip, ppo.entropy_coef) == (config.actor.dual_clip, config.actor.entropy_coef)
+    assert ppo.value_clip == config.critic.value_clip
+    assert (ppo.reward_coef, ppo.reward_clip_range) == (
+        config.reward.coef,
+        config.reward.clip_range,
+    )
+    assert ppo.loss_reduction == algo.loss_reduction
+
+
+def test_targets_against_a_loop(scored):
+    """Reward: clip to +-10, times the coefficient, at the last token; -kl_coef * k1 everywhere."""
+    batch = scored()
+    method = PPO(kl_coef=0.1, reward_coef=0.5, gamma=0.9, lambd=0.8)
+    got, metrics = method.targets(batch)
+    lengths = batch.tokens.response_mask.sum(-1).tolist()
+    raw, totals = [], []
+    for row, length in enumerate(lengths):
+        policy, reference, value = (
+            batch[role][row].tolist() for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC)
+        )
+        reward = [-0.1 * (policy[t] - reference[t]) for t in range(length)]
+        reward[-1] += 0.5 * min(max(float(batch[Role.REWARD][row]), -10), 10)
+        totals.append(sum(reward))
+        advantage, following = 0.0, 0.0
+        backwards = []
+        for t in reversed(range(length)):
+            advantage = reward[t] + 0.9 * following - value[t] + 0.9 * 0.8 * advantage
+            following = value[t]
+            backwards.append(advantage)
+            assert float(got.returns[row, t]) == pytest.approx(advantage + value[t], abs=1e-5)
+        raw += backwards[::-1]
+    mean = sum(raw) / TOKENS
+    std = math.sqrt(sum((a - mean) ** 2 for a in raw) / TOKENS)
+    whitened = torch.tensor([(a - mean) / std for a in raw])
+    torch.testing.assert_close(got.advantages[batch.tokens.response_mask], whitened)
+    assert metrics["advantage/mean"] == pytest.approx(mean, abs=1e-5)
+    assert metrics["advantage/std"] == pytest.approx(std, abs=1e-5)
+    assert metrics["return/mean"] == pytest.approx(sum(totals) / 6, abs=1e-5)
+
+
+def test_metrics_by_hand(scored):
+    batch = scored()
+    _, metrics = PPO().targets(batch)
+    mask = batch.tokens.response_mask
+    kl = (batch[Role.POLICY] - batch[Role.REFERENCE])[mask].sum()
+    expected = {
+        "reward/mean": (12 - 0.5 + 0.25 + 1.5 - 20 + 3) / 6,
+        "reward/clipped_share": 2 / 6,
+        "kl/mean": float(kl) / TOKENS,
+        "kl/sequence": float(kl) / 6,
+        "response/num": 6,
+        "response/length": TOKENS / 6,
+        "response/truncated_share": 2 / 6,
+        "sampler/abs_diff_mean": 0.125,
+        "sampler/abs_diff_max": 0.125,
+        "sampler/ratio": math.exp(-0.125),
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_nan_in_the_padding_changes_nothing(scored):
+    clean, clean_metrics = PPO().targets(scored())
+    dirty, dirty_metrics = PPO().targets(scored(fill=math.nan))
+    assert clean_metrics == dirty_metrics
+    for field in ("old_logprobs", "ref_logprobs", "advantages", "returns", "old_values"):
+        assert torch.equal(getattr(clean, field), getattr(dirty, field)), field
+
+
+def test_kl_in_the_loss_leaves_the_reward_alone(scored):
+    batch = scored()
+    inside = PPO(kl_coef=0.5, kl_use_loss=True, kl_estimator="k2")
+    targets, _ = inside.targets(batch)
+    without, _ = PPO(kl_coef=0.0).targets(batch)
+    assert torch.equal(targets.advantages, without.advantages)
+    output = PolicyOutput(batch[Role.POLICY] - 0.1)
+    extra = inside.loss(output, targets, NORM).loss - PPO().loss(output, targets, NORM).loss
+    k2 = (output.logprobs - batch[Role.REFERENCE]).square() / 2
+    torch.testing.assert_close(
+        extra,
+        0.5 * aggregate(k2, mask=batch.tokens.response_mask, norm=NORM, reduction="token"),
+    )
+
+
+def test_entropy_is_a_bonus(scored):
+    batch = scored()
+    method = PPO(entropy_coef=0.1)
+    targets, _ = method.targets(batch)
+    output = PolicyOutput(batch[Role.POLICY], entropy=torch.full((6, 7), 2.0))
+    bonus = method.loss(output, targets, NORM).loss - PPO().loss(output, targets, NORM).loss
+    assert float(bonus) == pytest.approx(-0.2, rel=1e-4)
+    assert method.needs_entropy
+    assert PPO(entropy_coef=0.0).needs_entropy
+    assert not PPO().needs_entropy
+    with pytest.raises(ValueError, match="has no entropy"):
+        method.loss(PolicyOutput(batch[Role.POLICY]), targets, NORM)
+
+
+def test_before_the_first_step_the_ratio_is_1_and_nothing_is_clipped(scored):
+    batch = scored()
+    targets, _ = PPO().targets(batch)
+    metrics = PPO().loss(PolicyOutput(batch[Role.POLICY]), targets, NORM).metrics
+    assert float(metrics["policy/ratio"]) == pytest.approx(1)
+    assert metrics["policy/clip_share"] == 0
+    assert metrics["policy/approx_kl"] == 0
+
+
+def test_importance_correction_scales_the_loss(scored):
+    """The sampler's log-probs are 0.125 above the trainer's: every weight is exp(-0.125)."""
+    batch = scored()
+    plain = PPO(loss_reduction="sequence")
+    method = dataclasses.replace(plain, is_correction="tis")
+    targets, _ = method.targets(batch)
+    output = PolicyOutput(batch[Role.POLICY] + 0.05)
+    corrected = method.loss(output, targets, NORM)
+    ratio = corrected.loss / plain.loss(output, targets, NORM).loss
+    assert float(ratio) == pytest.approx(math.exp(-0.125), rel=1e-4)
+    assert float(corrected.metrics["policy/sampler_weight"]) == pytest.approx(math.exp(-0.125))
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+def test_shards_of_whole_groups_sum_to_the_batch(scored, reduction):
+    batch = scored()
+    method = PPO(loss_reduction=reduction, entropy_coef=0.1, kl_use_loss=True, kl_estimator="k3")
+    targets, _ = method.targets(batch)
+    logprobs = (batch[Role.POLICY] - 0.1).requires_grad_()
+    entropy = torch.rand(6, 7)
+
+    def part(rows: list[int]) -> torch.Tensor:
+        output = PolicyOutput(logprobs[rows], entropy[rows])
+        shard = targets.take(rows)
+        return (
+            method.loss(output, shard, NORM).loss
+            + method.value_loss(logprobs[rows], shard, NORM).loss
+        )
+
+    whole = part(list(range(6)))
+    shards = part([4, 5]) + part([0, 1, 2, 3])
+    torch.testing.assert_close(shards, whole)
+    torch.testing.assert_close(
+        torch.autograd.grad(shards, logprobs), torch.autograd.grad(whole, logprobs)
+    )
+
+
+def test_adapt_moves_the_coefficient_towards_the_target():
+    metrics = {"kl/mean": 6.6, "response/num": 256.0}
+    adaptive = PPO(kl_coef=0.2, kl_target=6.0, kl_horizon=2560)
+    assert adaptive.adapt(metrics) == dataclasses.replace(
+        adaptive, kl_coef=pytest.approx(0.2 * 1.01)
+    )
+    fixed = PPO(kl_coef=0.2)
+    assert fixed.adapt(metrics) is fixed
+
+
+def test_adapt_reads_what_targets_reports(scored):
+    method = PPO(kl_target=0.1)
+    _, metrics = method.targets(scored())
+    assert isinstance(method.adapt(metrics), PPO)
+
+
+def test_a_batch_of_another_method_is_refused(scored):
+    batch = TrainBatch(scored().tokens)
+    with pytest.raises(TypeError, match="got a TrainBatch, this loss reads a PPOBatch"):
+        PPO().loss(PolicyOutput(torch.zeros(6, 7)), batch, NORM)
+
+
+def test_targets_are_a_ppo_batch_without_gradient(scored):
+    targets, _ = PPO().targets(scored())
+    assert isinstance(targets, PPOBatch)
+    assert not targets.advantages.requires_grad

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from rto.config import RunConfig
+from rto.methods.ppo import PPO
+from rto.methods.rto import RTO
+from rto.protocols import CriticMethod
+from rto.types import LossNorm, PolicyOutput, Role
+
+NORM = LossNorm(tokens=25, sequences=6)
+VARIANTS = ["token", "semi", "delayed", "shaping"]
+SEGMENT_ENDS = (1, 3)
+
+
+def rto(**options) -> RTO:
+    return RTO(**{"segment_end_ids": SEGMENT_ENDS, **options})
+
+
+def assert_same_training(method: RTO, batch) -> None:
+    """Every field of the train batch, both losses and their metrics equal PPO's, bit for bit."""
+    ppo = PPO()
+    ours, our_metrics = method.targets(batch)
+    theirs, their_metrics = ppo.targets(batch)
+    for field in dataclasses.fields(theirs):
+        if field.name != "tokens":
+            assert torch.equal(getattr(ours, field.name), getattr(theirs, field.name)), field.name
+    assert ours.tokens is theirs.tokens
+    assert their_metrics.items() <= our_metrics.items()
+    output = PolicyOutput(batch[Role.POLICY] - 0.3)
+    for our, their in (
+        (method.loss(output, ours, NORM), ppo.loss(output, theirs, NORM)),
+        (
+            method.value_loss(output.logprobs, ours, NORM),
+            ppo.value_loss(output.logprobs, theirs, NORM),
+        ),
+    ):
+        assert torch.equal(our.loss, their.loss)
+        assert our.metrics == their.metrics
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_ppo_when_the_dpo_policy_is_the_reference(scored, variant):
+    batch = scored(dpo=scored()[Role.REFERENCE])
+    assert_same_training(rto(dpo_reward_variant=variant), batch)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_ppo_at_scale_0_and_asks_for_no_dpo_policy(scored, variant):
+    method = rto(dpo_reward_variant=variant, dpo_reward_scale=0.0, separate_dpo_reference=True)
+    assert_same_training(method, scored())
+    assert method.roles == PPO().roles
+    assert not any(name.startswith("dpo/") for name in method.targets(scored())[1])
+
+
+def test_differs_from_ppo_otherwise(scored):
+    ours, _ = rto().targets(scored())
+    theirs, _ = PPO().targets(scored())
+    assert not torch.equal(ours.advantages, theirs.advantages)
+
+
+def reward_parts(method: RTO, batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of each row's token rewards, and where they differ from PPO's."""
+    rewards, _ = method.token_rewards(batch)
+    ppo, _ = PPO().token_rewards(batch)
+    return rewards.sum(-1), (rewards - ppo).abs() > 1e-7
+
+
+def test_sums_of_the_variants(scored):
+    batch = scored()
+    total, _ = reward_parts(rto(), batch)
+    for variant in ("semi", "delayed"):
+        torch.testing.assert_close(reward_parts(rto(dpo_reward_variant=variant), batch)[0], total)
+    ppo, _ = PPO().token_rewards(batch)
+    shaped, _ = reward_parts(rto(dpo_reward_variant="shaping"), batch)
+    torch.testing.assert_close(shaped, ppo.sum(-1))
+    assert not torch.allclose(total, shaped)
+
+
+def test_places_of_the_variants(scored):
+    batch = scored()
+    mask = batch.tokens.response_mask
+    last = torch.arange(7) == mask.sum(-1, keepdim=True) - 1
+    ends = (torch.isin(batch.tokens.response_ids, torch.tensor(SEGMENT_ENDS)) & mask) | last
+    assert 6 < int(ends.sum()) < int(mask.sum()), "some segments end inside a response"
+    assert torch.equal(reward_parts(rto(), batch)[1], mask)
+    assert torch.equal(reward_parts(rto(dpo_reward_variant="semi"), batch)[1], ends)
+    assert torch.equal(reward_parts(rto(dpo_reward_variant="delayed"), batch)[1], last)
+    one_token = mask.sum(-1, keepdim=True) == 1
+    shaped = reward_parts(rto(dpo_reward_variant="shaping"), batch)[1]
+    assert torch.equal(shaped, mask & ~one_token)
+
+
+def test_the_reference_of_the_dpo_policy(scored):
+    batch = scored()
+    shared, separate = rto(), rto(separate_dpo_reference=True)
+    assert shared.roles == PPO().roles | {Role.DPO}
+    assert separate.roles == shared.roles | {Role.DPO_REFERENCE}
+    swapped = scored(reference=batch[Role.DPO_REFERENCE])
+    expected = shared.token_rewards(swapped)[0] - PPO().token_rewards(swapped)[0]
+    got = separate.token_rewards(batch)[0] - PPO().token_rewards(batch)[0]
+    torch.testing.assert_close(got, expected)
+
+
+def test_metrics_by_hand(scored):
+    batch = scored()
+    method = rto(dpo_reward_scale=0.1, dpo_reward_clip=0.08, reward_coef=2.0)
+    _, metrics = method.targets(batch)
+    mask = batch.tokens.response_mask
+    terms, clipped, sums = [], 0, []
+    for row, length in enumerate(mask.sum(-1).tolist()):
+        raw = (0.1 * (batch[Role.DPO] - batch[Role.REFERENCE]))[row, :length].tolist()
+        kept = [min(max(x, -0.08), 0.08) for x in raw]
+        clipped += sum(a != b for a, b in zip(raw, kept, strict=True))
+        terms += kept
+        sums.append(sum(kept))
+    rewards = [2 * r for r in (10, -0.5, 0.25, 1.5, -10, 3)]
+    assert 0 < clipped < len(terms)
+
+    def std(x: list[float]) -> float:
+        return math.sqrt(sum((a - sum(x) / len(x)) ** 2 for a in x) / len(x))
+
+    expected = {
+        "dpo/sum_mean": sum(sums) / 6,
+        "dpo/sum_std": std(sums),
+        "dpo/token_mean": sum(terms) / 25,
+        "dpo/clipped_share": clipped / 25,
+        "dpo/to_reward_std_ratio": std(sums) / std(rewards),
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_nan_in_the_padding_changes_nothing(scored):
+    for variant in VARIANTS:
+        method = rto(dpo_reward_variant=variant)
+        clean, clean_metrics = method.targets(scored())
+        dirty, dirty_metrics = method.targets(scored(fill=math.nan))
+        assert clean_metrics == dirty_metrics
+        assert torch.equal(clean.advantages, dirty.advantages)
+
+
+def test_settings_without_a_meaning_are_refused():
+    with pytest.raises(ValueError, match=r"dpo_reward_scale is -0\.5: 0 disables"):
+        RTO(dpo_reward_scale=-0.5)
+    with pytest.raises(ValueError, match=r"dpo_reward_clip is -1: 0 disables"):
+        RTO(dpo_reward_clip=-1)
+    with pytest.raises(ValueError, match="segment_end_ids is empty"):
+        RTO(dpo_reward_variant="semi")
+
+
+def test_identity_and_defaults():
+    method: CriticMethod = RTO()
+    assert (method.name, method.title) == (
+        "rto",
+        "Reinforced Token Optimization (arXiv 2404.18922)",
+    )
+    algo = RunConfig().algo
+    assert (RTO().dpo_reward_scale, RTO().dpo_reward_clip, RTO().dpo_reward_variant) == (
+        algo.dpo_reward_scale,
+        algo.dpo_reward_clip,
+        algo.dpo_reward_variant,
+    )
+
+
+def test_adapt_keeps_the_method():
+    method = rto(kl_target=0.1, dpo_reward_variant="semi")
+    adapted = method.adapt({"kl/mean": 1.0, "response/num": 100.0})
+    assert adapted == dataclasses.replace(method, kl_coef=adapted.kl_coef)
+    assert adapted.kl_coef > method.kl_coef

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rto.errors import UserError
+from rto.models.device import dtype_of, resolve_device
+from rto.models.export import save_pretrained
+from rto.models.load import (
+    assert_same_tokenizer,
+    load_causal_lm,
+    load_scalar_model,
+    load_tokenizer,
+    reward_constants,
+    set_reward_constants,
+)
+from rto.sections import Lora
+
+IDS = torch.tensor([[1, 10, 11, 12, 13]])
+
+
+def causal(path: Path, **extra):
+    return load_causal_lm(
+        str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
+    ).eval()
+
+
+def scalar(path: Path, **extra):
+    return load_scalar_model(
+        str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
+    ).eval()
+
+
+def randomise_adapters(model: torch.nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "score" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+
+
+def test_export_merges_adapters(tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = causal(tiny_model_dir, lora=Lora(rank=4, alpha=8))
+    randomise_adapters(model)
+    save_pretrained(model, load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    again, info = loaded
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(again(IDS).logits, model(IDS).logits, atol=1e-4, rtol=1e-4)
+    assert (again(IDS).logits - causal(tiny_model_dir)(IDS).logits).abs().max() > 0.01
+    assert load_tokenizer(str(tmp_path)).chat_template
+    assert list(tmp_path.glob("*.safetensors"))
+
+
+def test_export_of_a_scalar_model_with_adapters_and_constants(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = scalar(tiny_model_dir, new_head=True, lora=Lora(rank=4))
+    randomise_adapters(model)
+    set_reward_constants(model.config, mean=1.5, std=0.25)
+    save_pretrained(model, load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path)
+    again, info = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(again(IDS).logits, model(IDS).logits, atol=1e-4, rtol=1e-4)
+    assert reward_constants(AutoConfig.from_pretrained(tmp_path), path="x") == (1.5, 0.25)
+    assert again.config.architectures == ["LlamaForSequenceClassification"]
+
+
+def test_export_keeps_dtype_and_every_tensor(tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = causal(tiny_model_dir).bfloat16()
+    save_pretrained(model, load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert again.dtype == torch.bfloat16
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_dropout_is_off(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    config.attention_dropout = 0.5
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    loaded = causal(tmp_path).train()
+    assert torch.equal(loaded(IDS).logits, loaded(IDS).logits)
+
+
+def test_a_head_is_made_only_when_asked(tiny_model_dir: Path) -> None:
+    assert scalar(tiny_model_dir, new_head=True).config.num_labels == 1
+    with pytest.raises(UserError, match="score.weight: it is not a reward model"):
+        scalar(tiny_model_dir, new_head=False)
+
+
+def test_constants(tiny_reward_dir: Path, tiny_model_dir: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_reward_dir)
+    assert reward_constants(config, path="rm") == (0.5, 2.0)
+    with pytest.raises(UserError, match=r"rm: config.json has no mean and no std.*rto reward"):
+        reward_constants(AutoConfig.from_pretrained(tiny_model_dir), path="rm")
+    set_reward_constants(config, mean=0.0, std=0.0)
+    with pytest.raises(UserError, match="std 0.0"):
+        reward_constants(config, path="rm")
+
+
+def test_paths_that_are_no_models(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: neither a directory that exists nor a hub id"):
+        load_tokenizer("/nowhere")
+    with pytest.raises(UserError, match="no config.json"):
+        causal(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot load this directory"):
+        causal(tmp_path)
+
+
+def test_tokenizers_must_agree(tiny_model_dir: Path, tiny_reward_dir: Path) -> None:
+    ours, same = load_tokenizer(str(tiny_model_dir)), load_tokenizer(str(tiny_reward_dir))
+    assert_same_tokenizer({"a": ours, "b": same})
+    same.add_tokens(["new"])
+    with pytest.raises(UserError, match="a and b differ: token 'new' has id None and 64"):
+        assert_same_tokenizer({"a": ours, "b": same})
+    other = load_tokenizer(str(tiny_reward_dir))
+    other.eos_token = "<unk>"
+    with pytest.raises(UserError, match="a and b differ: eos_token_id is 2 and 3"):
+        assert_same_tokenizer({"a": ours, "b": other})
+
+
+def test_padding_falls_back_to_eos(tiny_model_dir: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model_dir))
+    assert tokenizer.pad_token_id == 0
+    tokenizer.pad_token = None
+    AutoConfig.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id == 2
+
+
+def test_device() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert dtype_of("bf16") == torch.bfloat16
+    if not torch.accelerator.is_available():
+        assert resolve_device("auto") == torch.device("cpu")
+        with pytest.raises(UserError, match="no CUDA device"):
+            resolve_device("cuda")

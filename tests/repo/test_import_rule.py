@@ -1,0 +1,159 @@
+"""Who may import whom: read from the source, so that imports inside functions count too."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("rto", "rpo_ext")
+OURS = (*PACKAGES, "ray_jobs", "examples", "benchmarks", "tests")
+HEAVY = ("ray", "vllm", "deepspeed", "transformers", "datasets")
+
+CORE = ("rto.types", "rpo_ext.types")
+FUNCTIONAL = ("rto.functional", "rpo_ext.functional")
+METHODS = ("rto.methods", "rpo_ext.methods")
+
+ALLOWED = {
+    "rto.errors": (),
+    "rto.sections": ("rto.errors",),
+    "rto.config": ("rto.errors", "rto.sections"),
+    "rto.types": ("torch",),
+    "rpo_ext.types": ("torch", "rto.types"),
+    "rto.protocols": ("torch", "rto.types"),
+    "rto.loop": ("torch", "rto.types", "rto.protocols"),
+    "rto.functional": ("torch", "rto.types", "rto.functional"),
+    "rpo_ext.functional": ("torch", *CORE, *FUNCTIONAL),
+    "rto.methods": ("torch", "rto.types", "rto.functional", "rto.methods"),
+    "rpo_ext.methods": ("torch", *CORE, *FUNCTIONAL, *METHODS),
+}
+"""Module or package -> what it may import beside the standard library."""
+
+DOORS = {
+    "ray": ("rto.cluster",),
+    "vllm": ("rto.rollout.vllm",),
+    "deepspeed": ("rto.training.deepspeed",),
+}
+"""Heavy library -> the only place in the packages that imports it."""
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of every module in the packages."""
+    found: dict[str, Path] = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names that a source imports, wherever the import stands.
+
+    ``from a import b`` gives ``a.b``: only the source of ``a`` could tell whether b is a module.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level > 0:
+                raise AssertionError(f"relative import in line {node.lineno}: name the package")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def below(name: str, roots: tuple[str, ...]) -> bool:
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def third_party_or_ours(source: str) -> list[str]:
+    return [name for name in imports(source) if name.split(".")[0] not in sys.stdlib_module_names]
+
+
+def test_imports_are_seen_wherever_they_stand() -> None:
+    source = "import os\ndef f():\n    import ray.util\nif 1:\n    from rto.types import Role\n"
+    assert set(third_party_or_ours(source)) == {"rto.types.Role", "ray.util"}
+    with pytest.raises(AssertionError, match="line 1"):
+        list(imports("from . import types"))
+
+
+def test_below_is_about_whole_names() -> None:
+    assert below("ray.util", ("ray",))
+    assert not below("ray_jobs.submit", ("ray",))
+
+
+@pytest.mark.parametrize("place", ALLOWED)
+def test_a_layer_imports_only_what_it_may(place: str) -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if below(module, (place,))
+        for name in third_party_or_ours(path.read_text(encoding="utf-8"))
+        if not below(name, ALLOWED[place])
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_heavy_library_has_one_door(library: str) -> None:
+    importers = {
+        module
+        for module, path in MODULES.items()
+        if any(below(name, (library,)) for name in imports(path.read_text(encoding="utf-8")))
+    }
+    assert {module for module in importers if not below(module, DOORS[library])} == set()
+
+
+def test_the_pipeline_imports_neither_the_extension_nor_the_scripts() -> None:
+    outside = tuple(name for name in OURS if name != "rto")
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        for name in imports(path.read_text(encoding="utf-8"))
+        if below(name, outside if below(module, ("rto",)) else OURS[2:])
+    ]
+    assert wrong == []
+
+
+def test_init_files_import_nothing() -> None:
+    inits = [path for path in MODULES.values() if path.name == "__init__.py"]
+    assert inits
+    assert [str(p) for p in inits if list(imports(p.read_text(encoding="utf-8")))] == []
+
+
+def loaded_after_importing(names: list[str]) -> set[str]:
+    """Top-level modules in a fresh interpreter that has imported ``names``."""
+    code = (
+        "import sys, importlib\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return set(done.stdout.split())
+
+
+def test_the_core_loads_no_heavy_library() -> None:
+    core = [module for module in MODULES if below(module, tuple(ALLOWED))]
+    assert {"rto.functional", "rto.methods", "rto.loop", "rto.types", "rto.config"} <= set(core)
+    loaded = loaded_after_importing(core)
+    assert "torch" in loaded
+    assert loaded & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("module", ["rto.cli.main", "rto.config"])
+def test_the_command_line_answers_without_torch(module: str) -> None:
+    assert loaded_after_importing([module]) & {"torch", *HEAVY} == set()

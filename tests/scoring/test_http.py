@@ -1,0 +1,296 @@
+"""The reward client against a scripted server on loopback: one fault per request."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from rto.errors import RewardProtocolError, UserError
+from rto.scoring.http import RemoteReward, retry_after
+
+QUERIES = ["p a", "p bb", "p ccc", "q dddd", "q \udc80"]
+PROMPTS = ["p", "p", "p", "q", "q"]
+LABELS = ["x", None, "y", None, "z"]
+REWARDS = [3.0, 4.0, 5.0, 6.0, 3.0]
+
+Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Rewards each query with its length; request number i meets ``plan[i]`` first, if any."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.plan: list[Fault | None] = []
+        self.requests: list[dict[str, Any]] = []
+        self.token: str | None = None
+        self.times: list[float] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/get_reward"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, ScriptedServer)
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.times.append(time.monotonic())
+        server.requests.append({**request, "headers": dict(self.headers)})
+        rewards = [float(len(query)) for query in request["query"]]
+        good = json.dumps({"rewards": rewards}).encode()
+        number = len(server.requests) - 1
+        fault = server.plan[number] if number < len(server.plan) else None
+        if server.token and self.headers["Authorization"] != f"Bearer {server.token}":
+            answer(self, 401, b"{}")
+        elif fault is not None:
+            fault(self, good)
+        else:
+            answer(self, 200, good)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def answer(handler: BaseHTTPRequestHandler, code: int, body: bytes, **headers: str) -> None:
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def status(code: int, **headers: str) -> Fault:
+    return lambda handler, good: answer(handler, code, b"busy\x1b[31m", **headers)
+
+
+def says(body: str) -> Fault:
+    return lambda handler, good: answer(handler, 200, body.encode())
+
+
+def cut(handler: BaseHTTPRequestHandler, good: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(good)))
+    handler.end_headers()
+    handler.wfile.write(good[:-7])
+    handler.close_connection = True
+
+
+def hang_up(handler: BaseHTTPRequestHandler, good: bytes) -> None:
+    handler.close_connection = True
+
+
+def slow(seconds: float) -> Fault:
+    def fault(handler: BaseHTTPRequestHandler, good: bytes) -> None:
+        time.sleep(seconds)
+        handler.close_connection = True
+
+    return fault
+
+
+def drip(handler: BaseHTTPRequestHandler, good: bytes) -> None:
+    """A byte every 50 ms: no single read ever times out."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "10000")
+    handler.end_headers()
+    for _ in range(100):
+        time.sleep(0.05)
+        try:
+            handler.wfile.write(b" ")
+        except OSError:
+            return
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield scripted
+    scripted.shutdown()
+    thread.join()
+    scripted.server_close()
+
+
+def client(server: ScriptedServer, **changes: Any) -> RemoteReward:
+    settings = {"token": None, "timeout": 20.0, "batch_size": 2, **changes}
+    return RemoteReward(server.url, **settings)
+
+
+def test_sends_openrlhfs_fields_in_batches(server: ScriptedServer) -> None:
+    assert client(server)(QUERIES, PROMPTS, LABELS) == REWARDS
+    assert [request["query"] for request in server.requests] == [
+        QUERIES[0:2],
+        QUERIES[2:4],
+        QUERIES[4:5],
+    ]
+    assert [request["prompts"] for request in server.requests] == [["p", "p"], ["p", "q"], ["q"]]
+    assert [request["labels"] for request in server.requests] == [["x", None], ["y", None], ["z"]]
+    assert "Authorization" not in server.requests[0]["headers"]
+
+
+def test_no_queries_send_nothing(server: ScriptedServer) -> None:
+    assert client(server)([], [], []) == []
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [status(500)],
+        [None, status(503), status(502)],
+        [status(429, Retry_After="0")],
+        [cut],
+        [hang_up, None, hang_up],
+        [status(500), cut, None, status(429, Retry_After="junk"), hang_up, None, status(504)],
+    ],
+)
+def test_passing_faults_change_no_reward(server: ScriptedServer, plan: list[Fault | None]) -> None:
+    server.plan = plan
+    started = time.monotonic()
+    assert client(server)(QUERIES, PROMPTS, LABELS) == REWARDS
+    assert len(server.requests) == 3 + sum(fault is not None for fault in plan)
+    assert time.monotonic() - started < 20
+
+
+def test_a_lost_request_is_sent_again_after_half_the_time(server: ScriptedServer) -> None:
+    server.plan = [slow(1.5)]
+    assert client(server, timeout=1.4, batch_size=8)(QUERIES, PROMPTS, LABELS) == REWARDS
+    first, second = server.times
+    assert 0.6 < second - first < 1.4
+
+
+def test_retry_after_is_honoured(server: ScriptedServer) -> None:
+    server.plan = [status(429, Retry_After="1")]
+    assert client(server, batch_size=8)(QUERIES, PROMPTS, LABELS) == REWARDS
+    first, second = server.times
+    assert 0.95 < second - first < 3
+
+
+def test_retry_after_beyond_the_deadline_ends_at_once(server: ScriptedServer) -> None:
+    server.plan = [status(429, Retry_After="99999")]
+    started = time.monotonic()
+    with pytest.raises(RewardProtocolError, match=r"no answer within .* 20 s .*last: status 429"):
+        client(server)(QUERIES, PROMPTS, LABELS)
+    assert time.monotonic() - started < 5
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [status(500), slow(3.0), drip, hang_up, cut])
+def test_a_lasting_fault_ends_within_the_deadline(server: ScriptedServer, fault: Fault) -> None:
+    server.plan = [fault] * 1000
+    started = time.monotonic()
+    with pytest.raises(RewardProtocolError, match="no answer within") as caught:
+        client(server, timeout=1.0)(QUERIES, PROMPTS, LABELS)
+    assert time.monotonic() - started < 2
+    assert server.url in str(caught.value)
+    assert len(server.requests) >= 2
+
+
+def test_nobody_listens() -> None:
+    gone = ScriptedServer()
+    gone.server_close()
+    with pytest.raises(RewardProtocolError, match=r"no answer within .*ConnectError"):
+        client(gone, timeout=0.5)(QUERIES, PROMPTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"rewards": [1.0, NaN]}', r"rewards\[3\] is nan"),
+        ('{"rewards": [1.0, 1e999]}', r"rewards\[3\] is inf"),
+        ('{"rewards": [1.0, 1e39]}', r"rewards\[3\] is float 1e\+39, not finite"),
+        ('{"rewards": ["1.0", 2.0]}', r"rewards\[2\] is str '1.0', not a number"),
+        ('{"rewards": [null, 2.0]}', r"rewards\[2\] is NoneType None, not a number"),
+        ('{"rewards": [true, 2.0]}', r"rewards\[2\] is bool True, not a number"),
+        ('{"rewards": [[1.0], 2.0]}', r"rewards\[2\] is list, not a number"),
+        ('{"rewards": [1.0]}', "1 rewards for 2 responses"),
+        ('{"rewards": [1, 2, 3]}', "3 rewards for 2 responses"),
+        ('{"rewards": null}', "rewards is NoneType None, expected a list"),
+        ('{"rewards": "12"}', "rewards is str '12', expected a list"),
+        ('{"scores": [1, 2]}', "holds no 'rewards'"),
+        ("[1.0, 2.0]", "holds no 'rewards'"),
+        ("<html>login</html>", "not JSON: '<html>login"),
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"rewards": [1.0, 2.0]}' + " " * 2_000_000, "longer than"),
+    ],
+)
+def test_a_broken_answer_is_an_error_and_no_retry(
+    server: ScriptedServer, body: str, message: str
+) -> None:
+    server.plan = [None, says(body)]
+    with pytest.raises(RewardProtocolError, match=message) as caught:
+        client(server)(QUERIES, PROMPTS, LABELS)
+    assert server.url in str(caught.value)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("code", [400, 404, 413, 422, 204])
+def test_other_statuses_are_errors_and_no_retry(server: ScriptedServer, code: int) -> None:
+    server.plan = [status(code)]
+    with pytest.raises(RewardProtocolError, match=f"status {code}") as caught:
+        client(server)(QUERIES, PROMPTS, LABELS)
+    assert len(server.requests) == 1
+    assert "\x1b" not in str(caught.value)
+
+
+def test_redirects_are_not_followed(server: ScriptedServer) -> None:
+    server.plan = [status(307, Location="/other")]
+    with pytest.raises(RewardProtocolError, match="redirects are not followed"):
+        client(server)(QUERIES, PROMPTS, LABELS)
+    assert len(server.requests) == 1
+
+
+def test_bearer_token(server: ScriptedServer) -> None:
+    server.token = "right"
+    assert client(server, token="right")(QUERIES, PROMPTS, LABELS) == REWARDS
+    with pytest.raises(RewardProtocolError, match="401, the bearer token was refused") as caught:
+        client(server, token="planted-secret")(QUERIES, PROMPTS, LABELS)
+    assert "planted-secret" not in str(caught.value)
+    assert "planted-secret" not in repr(client(server, token="planted-secret"))
+    with pytest.raises(RewardProtocolError, match="401, the bearer token is missing"):
+        client(server)(QUERIES, PROMPTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/x", "needs http"),
+        ("file:///etc/passwd", "needs http"),
+        ("host:80/x", "needs http"),
+        ("http://", "needs http"),
+        ("http://user:hidden@host/", "no credentials"),
+    ],
+)
+def test_urls_that_are_refused(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        RemoteReward(url, token=None, timeout=1.0, batch_size=1)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_token_that_no_header_can_hold_is_refused_unseen() -> None:
+    with pytest.raises(UserError, match="no HTTP header") as caught:
+        RemoteReward("http://host/", token="abc\r\ndef", timeout=1.0, batch_size=1)
+    assert "abc" not in str(caught.value)
+
+
+def test_retry_after_forms() -> None:
+    assert retry_after("7", now=0.0) == 7.0
+    assert retry_after(formatdate(1_000_000, usegmt=True), now=999_990.5) == 9.5
+    assert retry_after(formatdate(1_000_000, usegmt=True), now=2_000_000) == 0.0
+    assert retry_after("soon", now=0.0) is None
+    assert retry_after(None, now=0.0) is None

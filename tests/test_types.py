@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, collate, pad
+
+PAD = 9
+
+
+def rollout(prompt: int, response: tuple[int, ...], **options) -> Rollout:
+    values = {
+        "prompt": Prompt(id=prompt, token_ids=tuple(range(prompt + 1)), text="?"),
+        "sample_index": 0,
+        "token_ids": response,
+        "sampler_logprobs": tuple(-float(token) for token in response),
+        "text": "!",
+        "finished": True,
+        "policy_version": 0,
+        "seed": 0,
+    }
+    return Rollout(**{**values, **options})
+
+
+def batch() -> TokenBatch:
+    """Prompts of 3, 1 and 3 tokens, responses of 2, 1 and 4."""
+    rows = [
+        rollout(2, (5, 6)),
+        rollout(0, (7,), finished=False),
+        rollout(2, (1, 2, 3, 4)),
+    ]
+    return collate(rows, pad_token_id=PAD)
+
+
+def test_pad_left_and_right():
+    ids, mask = pad([[1, 2, 3], [4]], PAD, left=True)
+    assert ids.tolist() == [[1, 2, 3], [PAD, PAD, 4]]
+    assert mask.tolist() == [[True, True, True], [False, False, True]]
+    ids, mask = pad([[1, 2, 3], [4]], PAD, left=False)
+    assert ids.tolist() == [[1, 2, 3], [4, PAD, PAD]]
+    assert mask.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_pad_of_one_row_of_empty_rows_and_of_none():
+    assert pad([[1, 2]], PAD, left=True)[0].tolist() == [[1, 2]]
+    assert pad([[], []], PAD, left=False)[1].tolist() == [[False], [False]]
+    assert pad([], PAD, left=False)[0].shape == (0, 1)
+
+
+def test_a_real_token_with_the_padding_id_stays_real():
+    ids, mask = pad([[PAD, 1], [2, 3, 4]], PAD, left=False)
+    assert ids[0].tolist() == [PAD, 1, PAD]
+    assert mask[0].tolist() == [True, True, False]
+
+
+def test_collate():
+    tokens = batch()
+    assert tokens.prompt_ids.tolist() == [[0, 1, 2], [PAD, PAD, 0], [0, 1, 2]]
+    assert tokens.response_ids.tolist() == [[5, 6, PAD, PAD], [7, PAD, PAD, PAD], [1, 2, 3, 4]]
+    assert tokens.response_mask.sum(-1).tolist() == [2, 1, 4]
+    assert tokens.sampler_logprobs.tolist() == [[-5, -6, 0, 0], [-7, 0, 0, 0], [-1, -2, -3, -4]]
+    assert tokens.finished.tolist() == [True, False, True]
+    assert tokens.group.tolist() == [0, 1, 0]
+    assert tokens.lengths.tolist() == [5, 2, 7]
+
+
+def test_collate_refuses_nothing_and_empty_responses():
+    with pytest.raises(ValueError, match="no rollouts"):
+        collate([], pad_token_id=PAD)
+    with pytest.raises(ValueError, match="empty response to prompt 4"):
+        collate([rollout(4, ())], pad_token_id=PAD)
+
+
+def test_take_keeps_the_given_order():
+    taken = batch().take([2, 0])
+    assert taken.response_ids.tolist() == [[1, 2, 3, 4], [5, 6, PAD, PAD]]
+    assert taken.lengths.tolist() == [7, 5]
+    assert len(taken) == 2
+
+
+def test_trim_drops_the_columns_that_are_padding_in_every_row():
+    short = batch().take([1]).trim()
+    assert short.prompt_ids.tolist() == [[0]]
+    assert short.prompt_mask.tolist() == [[True]]
+    assert short.response_ids.tolist() == [[7]]
+    assert short.response_mask.tolist() == [[True]]
+    assert short.sampler_logprobs.tolist() == [[-7]]
+    whole = batch()
+    assert torch.equal(whole.trim().prompt_ids, whole.prompt_ids)
+
+
+def test_map_reaches_every_tensor_and_keeps_the_types():
+    scored = ScoredBatch(batch(), {Role.REWARD: torch.tensor([1.0, 2.0, 3.0])})
+    flipped = scored.map(lambda x: x.flip(0))
+    assert type(flipped) is ScoredBatch
+    assert flipped[Role.REWARD].tolist() == [3, 2, 1]
+    assert flipped.tokens.finished.tolist() == [True, False, True]
+    assert flipped.tokens.group.tolist() == [0, 1, 0]
+    assert flipped.tokens.lengths.tolist() == [7, 2, 5]
+    assert scored[Role.REWARD].tolist() == [1, 2, 3]
+
+
+def test_a_missing_score_is_named():
+    scored = ScoredBatch(batch(), {Role.REWARD: torch.zeros(3), Role.DPO: torch.zeros(3, 4)})
+    with pytest.raises(ValueError, match=r"no scores of role 'critic'.*it has: dpo, reward"):
+        scored[Role.CRITIC]
+
+
+@pytest.mark.parametrize("name", ["prompt_mask", "response_mask", "sampler_logprobs", "group"])
+def test_shapes_are_checked(name: str):
+    tokens = batch()
+    with pytest.raises(ValueError, match=rf"TokenBatch\.{name} has shape"):
+        dataclasses.replace(tokens, **{name: getattr(tokens, name)[:-1]})
+    with pytest.raises(ValueError, match="2 prompts for 3 responses"):
+        dataclasses.replace(
+            tokens, prompt_ids=tokens.prompt_ids[:2], prompt_mask=tokens.prompt_mask[:2]
+        )
+
+
+def test_batches_survive_pickling():
+    tokens = pickle.loads(pickle.dumps(batch()))
+    assert torch.equal(tokens.response_ids, batch().response_ids)

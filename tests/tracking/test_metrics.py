@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rto.errors import UserError
+from rto.sections import Logger, WandB
+from rto.tracking.metrics import RunTracker, open_tracker
+from rto.tracking.run_folder import RunFolder
+from rto.tracking.timing import Timings
+from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
+
+
+class Memory:
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self.seen.append((iteration, dict(metrics)))
+
+    def close(self) -> None: ...
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def two_rollouts() -> tuple[list[Rollout], ScoredBatch]:
+    """Responses of 2 tokens and 1 token; every padded entry holds NaN."""
+    prompt = Prompt(id=7, token_ids=(1, 2), text="Häuser?")
+    rollouts = [
+        Rollout(prompt, 0, (5, 6), (-1.0, -2.0), "a\x1b[31m", True, 3, 11),
+        Rollout(prompt, 1, (8,), (-0.5,), "b\ud800", False, 3, 12),
+    ]
+    pad = math.nan
+    scores = {
+        Role.REWARD: torch.tensor([0.25, -1.5]),
+        Role.DPO: torch.tensor([[-0.12344, -0.20004], [-3.0, pad]]),
+        Role.CRITIC: torch.tensor([[0.5, 0.75], [1.0, pad]]),
+    }
+    return rollouts, ScoredBatch(collate(rollouts, pad_token_id=0), scores)
+
+
+def test_each_iteration_is_one_line(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = RunTracker(folder)
+        tracker.log(0, {"reward/mean": 1.5})
+        tracker.log(1, {"reward/mean": 2.0, "kl/mean": 0.1})
+        first, second = rows(folder.metrics)
+    assert first.keys() == {"iteration", "time", "reward/mean"}
+    assert (first["iteration"], second["iteration"]) == (0, 1)
+    assert (second["reward/mean"], second["kl/mean"]) == (2.0, 0.1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_names_its_key(tmp_path: Path, value: float) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = RunTracker(folder)
+        with pytest.raises(ValueError, match="metric kl/mean is .* at iteration 4"):
+            tracker.log(4, {"reward/mean": 1.0, "kl/mean": value})
+        assert folder.metrics.read_text() == ""
+
+
+def test_a_key_without_an_area_is_refused(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="'reward'"):
+        RunTracker(folder).log(0, {"reward": 1.0})
+
+
+def test_writers_get_every_nth_iteration_and_the_file_gets_all(tmp_path: Path) -> None:
+    memory = Memory()
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = RunTracker(folder, writers=[memory], logging_steps=2)
+        for iteration in range(5):
+            tracker.log(iteration, {"a/b": float(iteration)})
+        assert len(rows(folder.metrics)) == 5
+    assert memory.seen == [(0, {"a/b": 0.0}), (2, {"a/b": 2.0}), (4, {"a/b": 4.0})]
+
+
+def test_timings_of_the_iteration_are_merged(tmp_path: Path) -> None:
+    memory = Memory()
+    timings = Timings()
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = RunTracker(folder, writers=[memory], timings=timings)
+        with timings.measure("update"):
+            pass
+        tracker.log(0, {"a/b": 1.0})
+    assert {"a/b", "time/update", "time/iteration"} <= memory.seen[0][1].keys()
+
+
+def test_a_resumed_run_drops_the_lines_that_it_repeats(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = RunTracker(folder)
+        for iteration in range(4):
+            tracker.log(iteration, {"a/b": 1.0})
+        with folder.metrics.open("a") as file:
+            file.write('{"iteration": 4, "ti')
+    with RunFolder(tmp_path / "run", resume=True) as folder:
+        RunTracker(folder, first_iteration=2).log(2, {"a/b": 9.0})
+        kept = [(row["iteration"], row["a/b"]) for row in rows(folder.metrics)]
+    assert kept == [(0, 1.0), (1, 1.0), (2, 9.0)]
+
+
+def test_a_broken_metrics_line_is_named(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.metrics.write_text('{"iteration": 0}\nhello\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl:2: not a metrics line"):
+            RunTracker(folder, first_iteration=1)
+
+
+def test_rollout_file_holds_text_ids_and_unpadded_scores(tmp_path: Path) -> None:
+    rollouts, batch = two_rollouts()
+    with RunFolder(tmp_path / "run") as folder:
+        RunTracker(folder).rollouts(12, rollouts, batch)
+        path = folder.rollouts / "iter_000012.jsonl.gz"
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            first, second = map(json.loads, file)
+    assert first == {
+        "prompt_id": 7,
+        "sample_index": 0,
+        "policy_version": 3,
+        "seed": 11,
+        "finished": True,
+        "prompt": "Häuser?",
+        "response": "a\x1b[31m",
+        "response_ids": [5, 6],
+        "scores": {
+            "reward": 0.25,
+            "dpo": {"sum": -0.3235, "tokens": [-0.1234, -0.2]},
+            "critic": {"tokens": [0.5, 0.75]},
+        },
+    }
+    assert second["response"] == "b\ud800"
+    assert second["finished"] is False
+    assert second["scores"]["dpo"] == {"sum": -3.0, "tokens": [-3.0]}
+
+
+def test_equal_rollouts_give_equal_bytes(tmp_path: Path) -> None:
+    rollouts, batch = two_rollouts()
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = RunTracker(folder)
+        tracker.rollouts(0, rollouts, batch)
+        tracker.rollouts(1, rollouts, batch)
+        first, second = sorted(folder.rollouts.iterdir())
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_rollouts_and_scores_must_be_the_same_rows(tmp_path: Path) -> None:
+    rollouts, batch = two_rollouts()
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="1 rollouts for 2"):
+        RunTracker(folder).rollouts(0, rollouts[:1], batch)
+
+
+def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = open_tracker(folder, Logger(), config={})
+        tracker.log(0, {"reward/mean": 0.5})
+        tracker.log(1, {"reward/mean": 0.75})
+        tracker.close()
+        events = EventAccumulator(str(folder.tensorboard)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(0, 0.5), (1, 0.75)]
+
+
+WANDB = Logger(tensorboard=False, wandb=WandB(enable=True))
+
+
+def test_wandb_without_a_key_says_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(UserError, match="WANDB_API_KEY"):
+        open_tracker(folder, WANDB, config={})
+
+
+def test_wandb_offline_writes_below_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with RunFolder(tmp_path / "run") as folder:
+        tracker = open_tracker(folder, WANDB, config={"train": {"seed": 1}})
+        tracker.log(0, {"reward/mean": 0.5})
+        tracker.close()
+        assert list(folder.logs.glob("wandb/offline-run-*/*.wandb"))
+
+
+UNREACHABLE = """
+import logging, sys
+from rto.sections import Logger, WandB
+from rto.tracking import metrics
+from rto.tracking.run_folder import RunFolder
+logging.basicConfig(format="%(message)s")
+metrics.WANDB_INIT_SECONDS = 2.0
+section = Logger(tensorboard=False, wandb=WandB(enable=True))
+with RunFolder(sys.argv[1]) as folder:
+    tracker = metrics.open_tracker(folder, section, config={})
+    for iteration in range(3):
+        tracker.log(iteration, {"a/b": 1.0})
+    tracker.close()
+"""
+
+
+def test_wandb_failure_is_warned_of_once_and_training_goes_on(tmp_path: Path) -> None:
+    key = "5ecre7" * 7
+    done = subprocess.run(
+        [sys.executable, "-c", UNREACHABLE, str(tmp_path / "run")],
+        env={**os.environ, "WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stderr.count("W&B is off for the rest of this run") == 1
+    assert len(rows(tmp_path / "run" / "metrics.jsonl")) == 3
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert key not in done.stdout + done.stderr
+    assert not [path for path in written if key.encode() in path.read_bytes()]
