@@ -22,14 +22,13 @@ EOS, PAD = "<|im_end|>", "<|endoftext|>"
 
 def find_gguf() -> Path:
     """The GGUF file, found without importing the package (it loads a plugin system)."""
-    for module in (PACKAGE, "gguf"):
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise SystemExit(f"Python package '{module}' is not installed: {INSTALL}")
-        if module == PACKAGE:
-            path = Path(spec.origin).parent / GGUF
-            if not path.is_file():
-                raise SystemExit(f"{path} is missing: reinstall the package, {INSTALL}")
+    package, reader = importlib.util.find_spec(PACKAGE), importlib.util.find_spec("gguf")
+    if package is None or package.origin is None or reader is None:
+        missing = "gguf" if package else PACKAGE
+        raise SystemExit(f"Python package '{missing}' is not installed: {INSTALL}")
+    path = Path(package.origin).parent / GGUF
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing: reinstall with {INSTALL} --force-reinstall")
     return path
 
 
@@ -43,8 +42,6 @@ def convert(gguf: Path, out: Path) -> None:
     tokenizer.eos_token, tokenizer.pad_token = EOS, PAD
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = AutoConfig.from_pretrained(**source)
-    if "quantization_config" in config.to_dict():
-        del config.quantization_config
     config.eos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -125,5 +125,7 @@ def _gather(
 
 
 def _widen(scores: Tensor, tokens: TokenBatch) -> Tensor:
+    if scores.ndim == 1:
+        return scores
     missing = tokens.response_ids.shape[1] - scores.shape[1]
     return torch.nn.functional.pad(scores, (0, missing))

@@ -11,13 +11,6 @@ from torch import Tensor
 from rto.functional.masked import check_masked, masked_sum, zero_masked
 
 
-def normalize_reward(reward: Tensor, *, mean: float, std: float) -> Tensor:
-    """(r - mean) / std with the constants that belong to the reward model."""
-    if not std > 0:
-        raise ValueError(f"reward std is {std}: must be positive")
-    return (reward - mean) / std
-
-
 def sentence_reward(
     reward: Tensor, *, clip_range: tuple[float, float] | None, coef: float
 ) -> Tensor:
@@ -59,12 +52,12 @@ def dpo_token_rewards(
 
 
 def at_segment_ends(rewards: Tensor, *, mask: Tensor, ends: Tensor) -> Tensor:
-    """Semi-RTO: each segment's rewards [B, T] summed at its end, all bool [B, T] but rewards.
+    """Semi-RTO: each segment's rewards [B, T] summed at its end; mask and ends are bool [B, T].
 
     The tokens after a row's last delimiter are paid at the row's last token.
     """
     check_masked(mask, rewards=rewards, ends=ends)
-    ends = (ends & mask) | _is_last(mask)
+    ends = ends | _is_last(mask)
     segment = ends.cumsum(-1) - ends.long()
     sums = torch.zeros_like(rewards).scatter_add(1, segment, zero_masked(rewards, mask))
     return zero_masked(sums.gather(1, segment), ends)

@@ -51,7 +51,7 @@ def write_task(
     num_prompts: int,
     num_eval: int,
 ) -> ToyPaths:
-    """Write sft.jsonl {prompt, response}, pairs.jsonl {prompt, chosen, rejected} and the prompts."""
+    """Write sft.jsonl {prompt, response}, pairs.jsonl {prompt, chosen, rejected}, prompts."""
     rng = Random(seed)
     requests = iter(_distinct_requests(rng, num_sft + num_pairs + num_prompts + num_eval))
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The toy task: words, their grammar, and what a prompt asks for.
 
 A prompt asks for a small description, "write 32 happy words about a cat and a boat in the
-garden"; a response is a few sentences over the same 200 words, each sentence ended by " .".
+garden"; a response is a few sentences over a small vocabulary, each sentence ended by " .".
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class Kind(StrEnum):
     STOP = "stop"
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 FOLLOWS: Mapping[Kind, frozenset[Kind]] = {
     Kind.START: frozenset({Kind.DETERMINER}),
     Kind.DETERMINER: frozenset({Kind.ADJECTIVE, Kind.NOUN, Kind.PLACE}),
@@ -43,27 +47,27 @@ FOLLOWS: Mapping[Kind, frozenset[Kind]] = {
     Kind.STOP: frozenset({Kind.DETERMINER}),
 }
 
-NOUNS = (
+NOUNS = _words(
     "cat dog bird fox horse bear child man woman farmer baker singer boat wagon clock robot"
-).split()
-PLACES = "garden forest kitchen village market field tower meadow".split()
+)
+PLACES = _words("garden forest kitchen village market field tower meadow")
 MOOD_ADJECTIVES = {
-    "happy": "cheerful bright merry sunny jolly glad joyful lucky proud smiling".split(),
-    "sad": "gloomy lonely tearful grey weary broken lost sorry tired weeping".split(),
-    "calm": "quiet gentle soft peaceful still mild slow cool patient restful".split(),
-    "wild": "fierce loud stormy fast rough bold savage restless roaring mighty".split(),
+    "happy": _words("cheerful bright merry sunny jolly glad joyful lucky proud smiling"),
+    "sad": _words("gloomy lonely tearful grey weary broken lost sorry tired weeping"),
+    "calm": _words("quiet gentle soft peaceful still mild slow cool patient restful"),
+    "wild": _words("fierce loud stormy fast rough bold savage restless roaring mighty"),
 }
 MOOD_VERBS = {
-    "happy": "dances laughs sings plays".split(),
-    "sad": "cries sighs mourns aches".split(),
-    "calm": "sleeps rests dreams floats".split(),
-    "wild": "jumps races howls fights".split(),
+    "happy": _words("dances laughs sings plays"),
+    "sad": _words("cries sighs mourns aches"),
+    "calm": _words("sleeps rests dreams floats"),
+    "wild": _words("jumps races howls fights"),
 }
-PLAIN_ADJECTIVES = "small big heavy young red blue green round tall thin new wooden".split()
-PLAIN_VERBS = "waits walks stands works looks sits".split()
-RUDE = "stupid horrid nasty silly dumb filthy rotten vile".split()
-DETERMINERS = "the a one this that every".split()
-PREPOSITIONS = "in near by behind beside under".split()
+PLAIN_ADJECTIVES = _words("small big heavy young red blue green round tall thin new wooden")
+PLAIN_VERBS = _words("waits walks stands works looks sits")
+RUDE = _words("stupid horrid nasty silly dumb filthy rotten vile")
+DETERMINERS = _words("the a one this that every")
+PREPOSITIONS = _words("in near by behind beside under")
 MOODS = tuple(MOOD_ADJECTIVES)
 LENGTHS = (24, 32, 40, 48)
 PROMPT_WORDS = ("write", "words", "about")

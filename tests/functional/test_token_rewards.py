@@ -14,7 +14,6 @@ from rto.functional.rewards import (
     at_response_end,
     at_segment_ends,
     dpo_token_rewards,
-    normalize_reward,
     place_at_end,
     regularized_rewards,
     sentence_reward,
@@ -76,14 +75,10 @@ def test_the_term_is_positive_where_the_dpo_policy_prefers_the_token():
     assert (dpo_term(scale=1.0, clip=0)[0, :3] > 0).tolist() == [True, False, True]
 
 
-def test_sentence_reward_is_normalised_then_clipped_then_scaled():
-    raw = torch.tensor([10.0, -50.0])
-    normal = normalize_reward(raw, mean=2.0, std=4.0)
-    assert normal.tolist() == [2, -13]
-    assert sentence_reward(normal, clip_range=(-10.0, 10.0), coef=0.5).tolist() == [1, -5]
-    assert sentence_reward(normal, clip_range=None, coef=2.0).tolist() == [4, -26]
-    with pytest.raises(ValueError, match=r"reward std is 0\.0"):
-        normalize_reward(raw, mean=2.0, std=0.0)
+def test_sentence_reward_is_clipped_then_scaled():
+    reward = torch.tensor([2.0, -13.0])
+    assert sentence_reward(reward, clip_range=(-10.0, 10.0), coef=0.5).tolist() == [1, -5]
+    assert sentence_reward(reward, clip_range=None, coef=2.0).tolist() == [4, -26]
 
 
 def test_the_last_real_token_is_paid_eos_truncated_or_alone():

@@ -107,6 +107,21 @@ def test_nan_in_the_padding_changes_nothing(scored):
         assert torch.equal(getattr(clean, field), getattr(dirty, field)), field
 
 
+def test_clip_settings_reach_the_losses(scored):
+    batch = scored()
+    targets, _ = PPO().targets(batch)
+    output = PolicyOutput(batch[Role.POLICY] + 2.0)
+    policy = [
+        method.loss(output, targets, NORM).loss
+        for method in (PPO(), PPO(dual_clip=1.5), PPO(clip_low_high=(0.2, 0.5)))
+    ]
+    value = [
+        PPO(value_clip=clip).value_loss(output.logprobs, targets, NORM).loss
+        for clip in (0.2, 0.5, None)
+    ]
+    assert len({float(x) for x in policy}) == len({float(x) for x in value}) == 3
+
+
 def test_kl_in_the_loss_leaves_the_reward_alone(scored):
     batch = scored()
     inside = PPO(kl_coef=0.5, kl_use_loss=True, kl_estimator="k2")

@@ -27,6 +27,15 @@ def write(directory: Path, seed: int) -> ToyPaths:
     return write_task(directory, seed=seed, num_sft=60, num_pairs=400, num_prompts=40, num_eval=20)
 
 
+def chat_ids(
+    tokenizer: PreTrainedTokenizerFast, turns: list[dict[str, str]], *, add_generation_prompt: bool
+) -> list[int]:
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    return tokenizer(str(text), add_special_tokens=False)["input_ids"]
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> ToyPaths:
     return write(tmp_path_factory.mktemp("task"), seed=0)
@@ -89,8 +98,8 @@ def test_a_conversation_starts_with_its_generation_prompt(
     row = rows(task.sft)[0]
     user = [{"role": "user", "content": row["prompt"]}]
     whole = [*user, {"role": "assistant", "content": row["response"]}]
-    prompt = tokenizer.apply_chat_template(user, add_generation_prompt=True, return_dict=False)
-    ids = tokenizer.apply_chat_template(whole, return_dict=False)
+    prompt = chat_ids(tokenizer, user, add_generation_prompt=True)
+    ids = chat_ids(tokenizer, whole, add_generation_prompt=False)
     assert prompt[0] == tokenizer.bos_token_id
     assert ids[: len(prompt)] == prompt
     assert tokenizer.decode(ids[len(prompt) : -1]) == row["response"]
@@ -105,8 +114,7 @@ def test_reward_func_reads_whole_conversations(
         {"role": "user", "content": row["prompt"]},
         {"role": "assistant", "content": row["response"]},
     ]
-    query = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert isinstance(query, str)
+    query = str(tokenizer.apply_chat_template(turns, tokenize=False))
     expected = gold_reward(row["prompt"], row["response"])
     assert reward_func([query], [row["prompt"]], [None]) == [pytest.approx(expected)]
     assert parse_prompt(row["prompt"]).prompt == row["prompt"]
