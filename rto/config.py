@@ -8,24 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rto.sections import (
-    VLLM,
     Actor,
     Algo,
-    Ckpt,
-    Cluster,
     Critic,
     Data,
-    DeepSpeed,
     DPOModel,
     Frozen,
-    Generate,
-    Logger,
     Preference,
     Reward,
     RolloutSection,
     Train,
     require,
 )
+from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The sections of a run's configuration: frozen dataclasses, one default and one owner per field.
 
 Dotted names follow OpenRLHF 0.11 where it has a flag for the same thing. Each section checks its
-own fields; rules across sections live in ``rto.config.RunConfig``.
+own fields; rules across sections live in ``rto.config.RunConfig``. What is learned, how and from
+what is here; what it runs on is in ``rto.sections_runtime``.
 """
 
 from __future__ import annotations
@@ -333,9 +334,7 @@ class Data:
             ("dataset_probs", self.dataset_probs, self.dataset),
         ):
             got = len(probs or [])
-            message = (
-                f"data.{name} has {got} entries for {len(sets)} datasets: one each"
-            )
+            message = f"data.{name} has {got} entries for {len(sets)} datasets: one each"
             require(probs is None or got == len(sets), message)
         require(self.max_len >= 2, f"data.max_len is {self.max_len}: must be 2+")
         template = self.input_template
@@ -343,96 +342,3 @@ class Data:
             template is None or "{}" in template,
             f"data.input_template is {template!r}: needs one {{}} for the prompt",
         )
-
-
-@dataclass(frozen=True)
-class Lora:
-    rank: int = 0
-    """0 trains all weights."""
-    alpha: int = 16
-    dropout: float = 0.0
-    target_modules: str = "all-linear"
-
-
-@dataclass(frozen=True)
-class DeepSpeed:
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    adam_offload: bool = False
-    param_dtype: Literal["bf16", "fp32"] = "bf16"
-    attn_implementation: str = "sdpa"
-    load_in_4bit: bool = False
-    lora: Lora = field(default_factory=Lora)
-    overlap_comm: bool = False
-    timeout: float = 300.0
-    """Seconds before a collective that hangs ends the run."""
-
-
-@dataclass(frozen=True)
-class VLLM:
-    num_engines: int = 1
-    tensor_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.9
-    enforce_eager: bool = False
-    enable_prefix_caching: bool = False
-    enable_sleep: bool = True
-    """Free the engine's GPU memory while others work (colocated CUDA only; no-op elsewhere)."""
-    sync_backend: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
-    cpu_kvcache_gib: int = 1
-    logprob_tolerance: float | None = None
-    """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.05 in bf16."""
-
-    def __post_init__(self) -> None:
-        require(self.num_engines >= 1, f"vllm.num_engines is {self.num_engines}: must be 1+")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    address: str | None = None
-    """Ray cluster to join; unset starts a local one on loopback."""
-    num_cpus: int | None = None
-    object_store_gib: float | None = None
-    actor_timeout: float = 1800.0
-    """Seconds that one call on an actor may take."""
-    start_timeout: float = 300.0
-    """Seconds that the actors may take to start."""
-
-
-@dataclass(frozen=True)
-class Ckpt:
-    output_dir: str | None = None
-    """The run folder; runs/<method>-<date and time> when unset."""
-    save_steps: int = -1
-    """Checkpoint every so many iterations (online) or optimizer steps (offline); -1: at the end."""
-    max_num: int = 3
-    load_enable: bool = False
-    """Go on from the newest checkpoint of the run folder."""
-    best_metric_key: str = ""
-    """Metric (higher is better) that names the `best` export; the reward online, if unset."""
-
-
-@dataclass(frozen=True)
-class WandB:
-    enable: bool = False
-    project: str = "rto"
-    run_name: str | None = None
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class Logger:
-    logging_steps: int = 1
-    tensorboard: bool = True
-    wandb: WandB = field(default_factory=WandB)
-    """The key is read from WANDB_API_KEY."""
-
-
-@dataclass(frozen=True)
-class Generate:
-    """`rto generate`: the RTO authors' sampling settings for AlpacaEval 2."""
-
-    model: str | None = None
-    prompt: list[str] = field(default_factory=list)
-    temperature: float = 0.7
-    top_p: float = 1.0
-    max_new_tokens: int = 4096
-    num_samples: int = 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,9 @@ ALIASES = {
     "prompt": "generate.prompt",
 }
 """Short spellings of dotted names."""
+
+PROMPT = "generate.prompt"
+"""The flag whose values add up, and are taken as they stand: a prompt may hold any character."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def normalise(argv: Sequence[str]) -> list[str]:
     """Flags in the field's spellings -> flags that jsonargparse reads; unknown ones are errors."""
     fields = known_fields()
     result: list[str] = []
+    prompts: list[str] = []
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -103,9 +106,12 @@ def normalise(argv: Sequence[str]) -> list[str]:
             _check_config_file(_single(name, values))
         elif name != "dry_run" and name not in fields:
             raise UserError(f"unknown flag --{name}{nearest(name, prefix='--')}")
+        if name == PROMPT:
+            prompts += values or [_single(name, values)]
+            continue
         hint = bool if name == "dry_run" else fields.get(name, str)
         result.append(f"--{name}={_value(name, hint, values)}")
-    return result
+    return [*result, f"--{PROMPT}={_yaml_list(prompts)}"] if prompts else result
 
 
 def nearest(name: str, *, prefix: str) -> str:
@@ -137,13 +143,16 @@ def _value(name: str, hint: Any, values: list[str]) -> str:
         return values[0]
     if not values:
         raise UserError(f"--{name} needs at least one value")
-    if name == "generate.prompt":
-        return json.dumps(values)
     items = [item for value in values for item in value.split(",")]
     if items == ["null"]:
         return "null"
     numeric = float in typing.get_args(hint) or "float" in str(hint)
-    return f"[{', '.join(items)}]" if numeric else json.dumps(items)
+    return f"[{', '.join(items)}]" if numeric else _yaml_list(items)
+
+
+def _yaml_list(items: list[str]) -> str:
+    """The strings, whatever is in them, as a YAML list on one line."""
+    return yaml.safe_dump(items, default_flow_style=True, width=float("inf")).strip()
 
 
 def _is_list(hint: Any) -> bool:

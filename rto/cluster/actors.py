@@ -21,9 +21,11 @@ from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 if TYPE_CHECKING:
     from rto.rollout.vllm import VllmEngine
     from rto.scoring.frozen import FrozenScorer
+    from rto.training.learner import Objective
 
 Kind = Literal["policy", "critic", "score"]
 Door = Literal["object_store", "nccl", "ipc"]
+Device = Literal["cpu", "cuda"]
 
 
 def prepare_process(device: str, *, share: int) -> None:
@@ -58,7 +60,7 @@ class TrainerActor:
         return [str(gpu) for gpu in ray.get_gpu_ids()]
 
     def start(
-        self, spec: TrainerSpec, config: RunConfig, device: str, rank: int, ranks: int,
+        self, spec: TrainerSpec, config: RunConfig, device: Device, rank: int, ranks: int,
         meeting: tuple[str, int],
     ) -> None:  # fmt: skip
         from rto.training.ranks import Rank, RankPlace
@@ -74,9 +76,10 @@ class TrainerActor:
         )
 
     def update(
-        self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm]
-    ) -> StepStats:
-        return self.rank.update(method, batch, steps, norms)
+        self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm],
+        extra: Objective | None = None,
+    ) -> StepStats:  # fmt: skip
+        return self.rank.update(method, batch, steps, norms, extra)
 
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> torch.Tensor:
         """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""
@@ -114,7 +117,7 @@ class ScorerActor:
     """A replica of all frozen models."""
 
     def start(
-        self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: str,
+        self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: Device,
         replicas: int,
     ) -> None:  # fmt: skip
         from rto.models.device import dtype_of, resolve_device

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from rto.sections import Cluster
+from rto.sections_runtime import Cluster
 
 GIB = 1024**3
 

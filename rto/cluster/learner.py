@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.ptx import PretrainMix
 from rto.protocols import Targets
+from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.types import StepStats, TrainBatch
 
@@ -20,6 +22,8 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
+    whole_groups: bool = True
+    """Keep a group inside one forward: losses on pairs need it, losses per row do not."""
 
 
 @dataclass
@@ -30,6 +34,7 @@ class ClusterLearner:
     critic: ActorGroup | None
     plan: UpdatePlan
     freezing_steps: int = -1
+    ptx: PretrainMix | None = None
     updates: int = 0
 
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
@@ -58,8 +63,25 @@ class ClusterLearner:
                 max_sequences=self.plan.max_sequences,
                 seed=self.plan.seed + self.updates,
                 epoch=epoch,
+                whole_groups=self.plan.whole_groups,
             )
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]
-        arguments = [(method, batch.take(rows), local, norms) for rows, local in shares]
+        extras = self._extras(len(steps), len(group)) if group is self.policy else []
+        arguments = [
+            (method, batch.take(rows), local, norms, *extras[rank : rank + 1])
+            for rank, (rows, local) in enumerate(shares)
+        ]
         return group.start_each("update", arguments)
+
+    def _extras(self, num_steps: int, num_ranks: int) -> list[Objective]:
+        """The ptx objective of each rank, where there is one."""
+        if self.ptx is None or self.plan.batch_size is None:
+            return []
+        return self.ptx.objectives(
+            self.updates,
+            num_steps=num_steps,
+            batch_size=self.plan.batch_size,
+            num_ranks=num_ranks,
+            max_tokens=self.plan.max_tokens,
+        )

@@ -14,6 +14,7 @@ from rto.cluster.groups import ActorGroup
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.offline import make_keeper, pad_id, start_point
 from rto.cluster.plan import Plan
+from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.self_check import few, self_check
 from rto.cluster.session import session
@@ -29,6 +30,16 @@ from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
 from rto.types import Prompt, Role
 
+CLOSING = (
+    "reward/mean",
+    "kl/mean",
+    "kl/sequence",
+    "response/length",
+    "sampler/abs_diff_mean",
+    "sync/probe_mean_abs_diff",
+)
+"""Metrics of the last iteration that a run ends with."""
+
 
 @dataclass(frozen=True)
 class OnlineRun:
@@ -42,6 +53,7 @@ class OnlineRun:
     models: Models
     rewards: RewardSources
     iterations: int
+    ptx: PretrainMix | None = None
 
     @property
     def steps_per_iteration(self) -> int:
@@ -67,7 +79,7 @@ class Pipeline:
 
 
 def run_online(run: OnlineRun, folder: RunFolder) -> dict[str, float]:
-    """Train to the end; returns the figures of the self-check."""
+    """Train to the end; returns the figures of the self-check and of the last iteration."""
     config = run.config
     with (
         session(config, run.plan, logs=folder.logs) as actors,
@@ -95,6 +107,7 @@ def run_online(run: OnlineRun, folder: RunFolder) -> dict[str, float]:
             config={},
             console=console,
             timings=timings,
+            gauges=lambda: pipeline.sync.figures,
             first_iteration=first,
         )
         sampler = PromptSampler(
@@ -114,7 +127,7 @@ def run_online(run: OnlineRun, folder: RunFolder) -> dict[str, float]:
             pad_token_id=pad_id(run.tokenizer),
         )
         tracker.close()
-    return figures
+    return {**figures, **{name: tracker.latest[name] for name in CLOSING if name in tracker.latest}}
 
 
 def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
@@ -143,7 +156,9 @@ def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
             sleep_after=config.vllm.enable_sleep and run.plan.colocated,
         ),
         scorer=ClusterScorer(policy=policy, critic=critic, frozen=frozen, rewards=run.rewards),
-        learner=ClusterLearner(policy, critic, _update_plan(config), config.critic.freezing_steps),
+        learner=ClusterLearner(
+            policy, critic, _update_plan(config), config.critic.freezing_steps, run.ptx
+        ),
         sync=_sync(run, policy, engines, door),
     )
 
@@ -165,6 +180,7 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=config.train.max_epochs,
         seed=config.train.seed,
+        whole_groups=False,
     )
 
 

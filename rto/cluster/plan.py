@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from rto.config import RunConfig
 
@@ -28,7 +29,7 @@ class GroupSpec:
 class Plan:
     groups: Mapping[str, GroupSpec]
     bundles: Mapping[str, list[dict[str, float]]]
-    device: str
+    device: Literal["cpu", "cuda"]
     colocated: bool
 
     @property
@@ -40,7 +41,13 @@ class Plan:
 
 
 def plan_actors(
-    config: RunConfig, *, device: str, num_cpus: float, online: bool, critic: bool, frozen: bool
+    config: RunConfig,
+    *,
+    device: Literal["cpu", "cuda"],
+    num_cpus: float,
+    online: bool,
+    critic: bool,
+    frozen: bool,
 ) -> Plan:
     """Which groups a run has and what each actor gets.
 

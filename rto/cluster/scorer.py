@@ -36,9 +36,9 @@ class RewardSources:
 class ClusterScorer:
     """Implements ``Scorer``."""
 
-    policy: ActorGroup
-    critic: ActorGroup | None
-    frozen: ActorGroup | None
+    policy: ActorGroup | None = None
+    critic: ActorGroup | None = None
+    frozen: ActorGroup | None = None
     rewards: RewardSources = field(default_factory=RewardSources)
 
     def score(

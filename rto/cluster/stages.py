@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
-from rto.cluster.offline import OfflineRun
+from rto.cluster.offline import OfflineRun, pad_id
 from rto.cluster.online import OnlineRun
 from rto.cluster.plan import plan_actors
+from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.config import RunConfig
 from rto.data.examples import Example, split_by_prompt
@@ -20,13 +21,13 @@ from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
 from rto.data.sampler import PromptSampler
-from rto.data.sft import load_examples
+from rto.data.sft import load_examples, load_texts
 from rto.data.templates import Template
 from rto.errors import UserError
 from rto.methods.preference import DPO
 from rto.methods.reward_model import RewardModel
 from rto.methods.sft import SFT
-from rto.models.device import resolve_device
+from rto.models.device import device_type
 from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer, reward_constants
 from rto.protocols import Method, Targets
 from rto.scoring.function import RewardFunction
@@ -56,7 +57,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
     total = sampler.iterations_per_epoch * config.train.num_episodes
-    device = resolve_device(config.train.device).type
+    device = device_type(config.train.device)
     plan = plan_actors(
         config,
         device=device,
@@ -74,6 +75,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         models=models,
         rewards=reward_sources(config, eos_text=str(tokenizer.eos_token)),
         iterations=min(total, config.train.max_steps or total),
+        ptx=pretrain_mix(config, tokenizer),
     )
 
 
@@ -155,6 +157,15 @@ def reward_sources(config: RunConfig, *, eos_text: str) -> RewardSources:
     )
 
 
+def pretrain_mix(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainMix | None:
+    """The text of ``data.pretrain_dataset`` for the ptx loss."""
+    source = config.data.pretrain_dataset
+    if source is None:
+        return None
+    rows = load_texts(source, config.data, Template(tokenizer))
+    return PretrainMix(rows, config.algo.ptx_coef, pad_id(tokenizer), config.train.seed)
+
+
 def available_cpus(config: RunConfig) -> float:
     """Cores that the plan divides: of the machine, or as told."""
     return float(config.ray.num_cpus or os.cpu_count() or 1)
@@ -193,7 +204,7 @@ def _offline(
     )
     plan = plan_actors(
         config,
-        device=resolve_device(config.train.device).type,
+        device=device_type(config.train.device),
         num_cpus=available_cpus(config),
         online=False,
         critic=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,14 +22,15 @@ def chunked_logprobs(
     *,
     temperature: float = 1.0,
     chunk_size: int = 1024,
+    num_chunks: int | None = None,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [N] of ``ids`` [N] under softmax(lm_head(hidden) / temperature), hidden [N, H].
 
     The logits exist for ``chunk_size`` positions at a time; where gradients are on they are
     computed again in the backward pass. ``lm_head`` is called as a module, once per chunk and
-    pass, so that ZeRO-3 hooks see it: ranks must then agree on the number of chunks. The entropy
-    [N] of the same distribution comes with it when asked for.
+    pass, so that ZeRO-3 hooks see it: ranks then agree on ``num_chunks``, which replaces
+    ``chunk_size``. The entropy [N] of the same distribution comes with it when asked for.
     """
     if hidden.dim() != 2 or ids.shape != hidden.shape[:1]:
         raise ValueError(
@@ -48,7 +50,8 @@ def chunked_logprobs(
 
     logprobs: list[Tensor] = []
     entropies: list[Tensor] = []
-    for chunk in zip(hidden.split(chunk_size), ids.split(chunk_size), strict=True):
+    count = num_chunks or max(1, math.ceil(len(ids) / chunk_size))
+    for chunk in zip(hidden.tensor_split(count), ids.tensor_split(count), strict=True):
         if torch.is_grad_enabled():
             selected, entropy = checkpoint(
                 of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False

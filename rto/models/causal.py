@@ -35,8 +35,12 @@ class CausalPolicy(nn.Module):
         temperature: float = 1.0,
         with_entropy: bool = False,
         chunk_size: int = 1024,
+        num_chunks: int | None = None,
     ) -> PolicyOutput:
-        """Log-probs of the response tokens, fp32 [B, T], 0 where masked; entropy likewise."""
+        """Log-probs of the response tokens, fp32 [B, T], 0 where masked; entropy likewise.
+
+        ``num_chunks`` calls of the head instead of one per ``chunk_size`` tokens.
+        """
         packed = pack(tokens)
         base = unwrapped(self.model)
         hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
@@ -46,6 +50,7 @@ class CausalPolicy(nn.Module):
             tokens.response_ids[tokens.response_mask],
             temperature=temperature,
             chunk_size=chunk_size,
+            num_chunks=num_chunks,
             with_entropy=with_entropy,
         )
         return PolicyOutput(

@@ -25,6 +25,11 @@ def resolve_device(name: Literal["auto", "cpu", "cuda"], index: int = 0) -> torc
     return torch.device("cuda", index)
 
 
+def device_type(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """The kind of device that a run uses, for plans made before any actor has its GPU."""
+    return "cpu" if resolve_device(name).type == "cpu" else "cuda"
+
+
 def dtype_of(name: Literal["bf16", "fp32"]) -> torch.dtype:
     return DTYPES[name]
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from rto.errors import UserError
-from rto.sections import Lora
+from rto.sections_runtime import Lora
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

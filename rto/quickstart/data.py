@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,11 @@ from rto.quickstart.toy import (
     PREPOSITIONS,
     RUDE,
     Request,
-    draw_request,
+    all_requests,
 )
 
+LABEL_TEMPERATURE = 0.5
+"""Scale of the Bradley-Terry noise, in units of the gold reward."""
 SENTENCE_WORDS = 8
 """Usual length of a sentence, with its full stop."""
 
@@ -53,7 +55,10 @@ def write_task(
 ) -> ToyPaths:
     """Write sft.jsonl {prompt, response}, pairs.jsonl {prompt, chosen, rejected}, prompts."""
     rng = Random(seed)
-    requests = iter(_distinct_requests(rng, num_sft + num_pairs + num_prompts + num_eval))
+    everything, count = all_requests(), num_sft + num_pairs + num_prompts + num_eval
+    if count > len(everything):
+        raise UserError(f"{count} toy prompts asked for: there are {len(everything)} in all")
+    requests = iter(rng.sample(everything, count))
     directory.mkdir(parents=True, exist_ok=True)
     paths = ToyPaths(
         sft=directory / "sft.jsonl",
@@ -88,7 +93,7 @@ def label_pair(request: Request, rng: Random) -> dict[str, str]:
     """Two responses; which one is chosen is drawn by Bradley-Terry on the gold reward."""
     first, second = demonstrate(request, rng), demonstrate(request, rng)
     margin = gold_reward(request.prompt, first) - gold_reward(request.prompt, second)
-    if rng.random() >= 1 / (1 + math.exp(-margin)):
+    if rng.random() >= 1 / (1 + math.exp(-margin / LABEL_TEMPERATURE)):
         first, second = second, first
     return {"prompt": request.prompt, "chosen": first, "rejected": second}
 
@@ -129,16 +134,6 @@ def _verb(request: Request, care: float, rng: Random) -> str:
 
 def _mood(request: Request, care: float, rng: Random) -> str:
     return request.mood if rng.random() < 0.3 + 0.6 * care else rng.choice(MOODS)
-
-
-def _distinct_requests(rng: Random, count: int) -> Sequence[Request]:
-    possible = len(LENGTHS) * len(MOODS) * len(NOUNS) * (len(NOUNS) - 1) * len(PLACES)
-    if count > possible // 2:
-        raise UserError(f"{count} toy prompts asked for: at most {possible // 2} in all")
-    found: dict[Request, None] = {}
-    while len(found) < count:
-        found.setdefault(draw_request(rng))
-    return list(found)
 
 
 def _write(path: Path, rows: Iterable[dict[str, str]]) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from random import Random
+from itertools import permutations, product
 
 from rto.errors import UserError
 
@@ -133,12 +133,9 @@ def parse_prompt(prompt: str) -> Request:
     )
 
 
-def draw_request(rng: Random) -> Request:
-    """A request, uniform over lengths, moods, ordered pairs of nouns and places."""
-    first, second = rng.sample(NOUNS, 2)
-    return Request(
-        length=rng.choice(LENGTHS),
-        mood=rng.choice(MOODS),
-        nouns=(first, second),
-        place=rng.choice(PLACES),
-    )
+def all_requests() -> list[Request]:
+    """Every request: lengths x moods x ordered pairs of nouns x places."""
+    return [
+        Request(length=length, mood=mood, nouns=nouns, place=place)
+        for length, mood, nouns, place in product(LENGTHS, MOODS, permutations(NOUNS, 2), PLACES)
+    ]

@@ -8,14 +8,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from rto.errors import UserError
-from rto.sections import Logger, WandB
+from rto.sections_runtime import Logger, WandB
 from rto.tracking.console import LiveConsole
 from rto.tracking.run_folder import RunFolder, write_atomic
 from rto.tracking.timing import Timings
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 WANDB_INIT_SECONDS = 30.0
 _DECIMALS = 4
 _LOGPROBS = frozenset({Role.POLICY, Role.REFERENCE, Role.DPO, Role.DPO_REFERENCE})
+
+
+Gauges = Callable[[], Mapping[str, float]]
+"""Metrics read at the end of each iteration, from parts that the loop gets no metrics from."""
 
 
 class Writer(Protocol):
@@ -38,7 +42,7 @@ class Writer(Protocol):
 class RunTracker:
     """Implements ``rto.protocols.Tracker`` on a run folder.
 
-    ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th. The
+    ``latest`` holds the last iteration's metrics. ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th. The
     iteration's timings are merged in here, so the loop needs no timers.
     """
 
@@ -49,6 +53,7 @@ class RunTracker:
         writers: Sequence[Writer] = (),
         console: LiveConsole | None = None,
         timings: Timings | None = None,
+        gauges: Gauges | None = None,
         logging_steps: int = 1,
         first_iteration: int = 0,
     ) -> None:
@@ -57,6 +62,8 @@ class RunTracker:
         self._writers = tuple(writers)
         self._console = console
         self._timings = timings
+        self._gauges = gauges
+        self.latest: Mapping[str, float] = {}
         self._every = logging_steps
 
     def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
@@ -66,7 +73,10 @@ class RunTracker:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         if self._timings is not None:
             metrics = {**metrics, **self._timings.lap()}
+        if self._gauges is not None:
+            metrics = {**metrics, **self._gauges()}
         check_metrics(iteration, metrics)
+        self.latest = metrics
         self._file.write(iteration, metrics)
         if iteration % self._every == 0:
             for writer in self._writers:
@@ -86,6 +96,7 @@ def open_tracker(
     config: Mapping[str, Any],
     console: LiveConsole | None = None,
     timings: Timings | None = None,
+    gauges: Gauges | None = None,
     first_iteration: int = 0,
 ) -> RunTracker:
     """The tracker that the ``logger`` section describes; ``config`` is shown beside W&B runs."""
@@ -99,6 +110,7 @@ def open_tracker(
         writers=writers,
         console=console,
         timings=timings,
+        gauges=gauges,
         logging_steps=logger.logging_steps,
         first_iteration=first_iteration,
     )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rto.training.deepspeed import ZeroEngine
 
 EMA_FILE = "ema.safetensors"
+HEAD_CHUNK = 1024
 Batch = TypeVar("Batch", bound=TrainBatch)
 
 
@@ -179,7 +180,18 @@ class PolicyTrainer(RankTrainer):
 
     def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
         with_entropy = method is not None and method.needs_entropy
-        return self.engine(tokens, temperature=temperature, with_entropy=with_entropy)
+        return self.engine(
+            tokens,
+            temperature=temperature,
+            with_entropy=with_entropy,
+            num_chunks=self._num_chunks(tokens) if self.engine.zero_stage == 3 else None,
+        )
+
+    def _num_chunks(self, tokens: TokenBatch) -> int:
+        """Calls of the head that all ranks make: ZeRO-3 gathers its weight in each of them."""
+        count = (tokens.response_mask.sum() + HEAD_CHUNK - 1) // HEAD_CHUNK
+        dist.all_reduce(count, op=dist.ReduceOp.MAX)
+        return max(1, int(count))
 
     def loss(self, method: Method, output: Any, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         return method.loss(output, batch, norm)

@@ -20,7 +20,7 @@ from transformers import (
 
 from rto.models.causal import CausalPolicy, unwrapped
 from rto.models.load import load_causal_lm
-from rto.sections import Lora
+from rto.sections_runtime import Lora
 from rto.types import TokenBatch, pad
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20], [1, 30, 31]]

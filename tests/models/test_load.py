@@ -18,7 +18,7 @@ from rto.models.load import (
     reward_constants,
     set_reward_constants,
 )
-from rto.sections import Lora
+from rto.sections_runtime import Lora
 
 IDS = torch.tensor([[1, 10, 11, 12, 13]])
 

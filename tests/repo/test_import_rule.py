@@ -22,7 +22,8 @@ METHODS = ("rto.methods", "rpo_ext.methods")
 ALLOWED = {
     "rto.errors": (),
     "rto.sections": ("rto.errors",),
-    "rto.config": ("rto.errors", "rto.sections"),
+    "rto.sections_runtime": ("rto.sections",),
+    "rto.config": ("rto.errors", "rto.sections", "rto.sections_runtime"),
     "rto.types": ("torch",),
     "rpo_ext.types": ("torch", "rto.types"),
     "rto.protocols": ("torch", "rto.types"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rto.errors import UserError
-from rto.sections import Logger, WandB
+from rto.sections_runtime import Logger, WandB
 from rto.tracking.metrics import RunTracker, open_tracker
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
@@ -199,7 +199,7 @@ def test_wandb_offline_writes_below_the_run_folder(
 
 UNREACHABLE = """
 import logging, sys
-from rto.sections import Logger, WandB
+from rto.sections_runtime import Logger, WandB
 from rto.tracking import metrics
 from rto.tracking.run_folder import RunFolder
 logging.basicConfig(format="%(message)s")

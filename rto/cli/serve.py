@@ -1,0 +1,69 @@
+"""`rto serve-reward`: a reward model or a reward_func.py behind HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rto.errors import UserError
+
+DESCRIPTION = """\
+Answer POST / and /get_reward {"query", "prompts", "labels"} with {"rewards"}; GET /health.
+Where the variable of --token_env is set, only requests with that bearer token are answered; a host
+other than loopback needs it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until interrupted."""
+    options = parse(argv)
+    from rto.scoring.server import serve
+
+    serve(**vars(options))
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of `rto.scoring.server.serve`.
+
+    Raises:
+        UserError: one line with the flag and the remedy.
+    """
+    options, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [f"--{name}" for name in vars(options)], 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise UserError(f"serve-reward: unknown argument {unknown[0]}{hint}")
+    if options.reward_model is None and options.func_path is None:
+        raise UserError("serve-reward: nothing to serve: give --reward_model or --func_path")
+    return options
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"serve-reward: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLine(
+        prog="rto serve-reward",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--reward_model", metavar="DIR", help="sequence-classification checkpoint")
+    source.add_argument("--func_path", metavar="FILE", help="Python file with reward_func")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=5000, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--token_env",
+        metavar="NAME",
+        default="RTO_REWARD_TOKEN",
+        help="environment variable that holds the bearer token (%(default)s)",
+    )
+    parser.add_argument(
+        "--max_batch", type=int, default=64, help="texts per forward of the model (%(default)s)"
+    )
+    return parser

@@ -1,0 +1,112 @@
+"""Several policies on the same prompts: one engine that takes their weights in turn, one scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rto.cluster.build import Models
+from rto.cluster.generator import EngineGenerator
+from rto.cluster.groups import ActorGroup
+from rto.cluster.plan import GroupSpec, Plan
+from rto.cluster.scorer import ClusterScorer, RewardSources
+from rto.cluster.session import session
+from rto.cluster.weight_sync import check_receipt
+from rto.config import RunConfig
+from rto.models.device import device_type, dtype_of
+from rto.rollout.digest import DigestRecorder, WeightReceipt
+from rto.rollout.requests import Sampling
+from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one policy answered, with the reference's log-probs and the model reward."""
+
+    rollouts: Sequence[Rollout]
+    scored: ScoredBatch
+
+    @property
+    def kl(self) -> Tensor:
+        """Sampled log(pi / pi_ref) of each response [B], in nats."""
+        tokens = self.scored.tokens
+        gap = tokens.sampler_logprobs - self.scored[Role.REFERENCE]
+        return gap.masked_fill(~tokens.response_mask, 0).sum(-1)
+
+
+def evaluate_policies(
+    policies: Mapping[str, str],
+    prompts: Sequence[Prompt],
+    *,
+    config: RunConfig,
+    rewards: RewardSources,
+    samples_per_prompt: int,
+    pad_token_id: int,
+    logs: Path,
+) -> dict[str, Evaluated]:
+    """Sample and score each policy (name -> directory); they share ``config``'s architecture.
+
+    ``config`` names the reference and the reward models. Every policy sees the same prompts and
+    seeds.
+    """
+    first = next(iter(policies.values()))
+    models = Models({Role.REFERENCE: str(config.reference_path)}, config.reward.model_name_or_path)
+    roles = frozenset({Role.REFERENCE, Role.REWARD})
+    config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
+    results: dict[str, Evaluated] = {}
+    with session(config, _plan(config), logs=logs) as actors:
+        engines = actors.start_engines(first, "object_store")
+        frozen = actors.start_scorers(models)
+        actors.wait()
+        generator = EngineGenerator(
+            engines=engines,
+            sampling=Sampling(
+                config.max_new_tokens, config.rollout.temperature, config.rollout.top_p
+            ),
+            samples_per_prompt=samples_per_prompt,
+            run_seed=config.train.seed,
+        )
+        scorer = ClusterScorer(frozen=frozen, rewards=rewards)
+        for version, (name, path) in enumerate(policies.items()):
+            _hand_over(engines, path, version, dtype=dtype_of(config.ds.param_dtype))
+            rollouts = generator.generate(prompts, version)
+            tokens = collate(rollouts, pad_token_id=pad_token_id)
+            results[name] = Evaluated(rollouts, scorer.score(tokens, rollouts, roles))
+    return results
+
+
+def _hand_over(engines: ActorGroup, path: str, version: int, *, dtype: torch.dtype) -> None:
+    """Give the engines the weights of a directory, with the proof that they arrived."""
+    weights = {
+        name: tensor.to(dtype)
+        for file in sorted(Path(path).glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+    recorder = DigestRecorder()
+    for _ in recorder.tee(weights.items()):
+        pass
+    engines.call("load_weights", ray.put(weights))
+    receipts: list[WeightReceipt] = engines.call("receipt")
+    for engine, receipt in enumerate(receipts):
+        check_receipt(recorder.digests, receipt, engine=engine)
+    engines.call("accept", version)
+
+
+def _plan(config: RunConfig) -> Plan:
+    """One engine and one scorer, on the cores of a CPU machine or beside each other on a GPU."""
+    on_cpu = device_type(config.train.device) == "cpu"
+    gpus = 0.0 if on_cpu else 0.5
+    bundle = {"CPU": 0.5} if on_cpu else {"CPU": 2.0, "GPU": 1.0}
+    spec = GroupSpec(1, bundle["CPU"] / 2, gpus, "shared")
+    return Plan(
+        groups={"engine": spec, "scorer": spec},
+        bundles={"shared": [bundle]},
+        device="cpu" if on_cpu else "cuda",
+        colocated=False,
+    )

@@ -1,0 +1,214 @@
+"""The whole recipe on a toy with a known gold reward: SFT, reward model, DPO, PPO and RTO.
+
+Everything is made here: tokenizer, base model, data. Each stage is a run of the command line's
+own program on real Ray, vLLM and DeepSpeed; afterwards all policies answer the same held-out
+prompts and are judged by the gold reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rto.cli.parse import parse_run
+from rto.config import RunConfig
+from rto.errors import UserError
+
+if TYPE_CHECKING:
+    from rto.cluster.evaluate import Evaluated
+
+CONFIGS = Path("examples/configs")
+STAGES = {
+    "sft": "sft",
+    "reward": "reward",
+    "dpo": "dpo",
+    "ppo": "train",
+    "rto": "train",
+}
+"""Stage -> the command that runs ``examples/configs/quickstart-STAGE.yaml``."""
+
+JUDGED = ("sft", "dpo", "ppo", "rto")
+NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL = 3000, 3000, 2048, 128
+SAMPLES_PER_PROMPT = 4
+BOOTSTRAPS = 2000
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over prompts with its 95% bootstrap interval."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one policy."""
+
+    gold_reward: Mean
+    reward: float
+    kl: float
+    length: float
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rto quickstart", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the base model and the data")
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    root = Path("runs/quickstart")
+    prepare(root, seed=arguments.seed)
+    seconds = {stage: run_stage(stage, root / stage) for stage in STAGES}
+    config = stage_config("rto", root / "rto")
+    results = judge(root, config)
+    rows = {name: row(result) for name, result in results.items()}
+    gain = paired_gain(results["rto"], results["sft"])
+    total = time.monotonic() - started
+    summary = {
+        "seconds": round(total, 1),
+        "stages": {name: asdict(each) for name, each in rows.items()},
+        "rto_minus_sft": asdict(gain),
+        "stage_seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seed": arguments.seed,
+    }
+    (root / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    report(rows, gain, seconds, total, root)
+    return 0
+
+
+def prepare(root: Path, *, seed: int) -> None:
+    """Base model, tokenizer and data in ``root``; what an earlier quickstart left is replaced."""
+    if not CONFIGS.is_dir():
+        raise UserError(f"{CONFIGS} is not here: run quickstart in the project's checkout")
+    from rto.tracking.quiet import quiet
+
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "logs").mkdir(parents=True)
+    quiet(root / "logs")
+    # These import transformers, which reads its log settings then.
+    from rto.quickstart.data import write_task
+    from rto.quickstart.tokenizer import build_base_model
+
+    build_base_model(root / "base", seed)
+    write_task(
+        root / "data",
+        seed=seed,
+        num_sft=NUM_SFT,
+        num_pairs=NUM_PAIRS,
+        num_prompts=NUM_PROMPTS,
+        num_eval=NUM_EVAL,
+    )
+
+
+def stage_config(stage: str, folder: Path) -> RunConfig:
+    flags = ["--config", str(CONFIGS / f"quickstart-{stage}.yaml")]
+    return parse_run(STAGES[stage], [*flags, "--ckpt.output_dir", str(folder)]).config
+
+
+def run_stage(stage: str, folder: Path) -> float:
+    """Run one stage; returns its seconds, start-up included."""
+    from rto.cli.run import execute
+
+    print(f"\n== {stage}", flush=True)
+    started = time.monotonic()
+    execute(STAGES[stage], stage_config(stage, folder))
+    return time.monotonic() - started
+
+
+def judge(root: Path, config: RunConfig) -> dict[str, Evaluated]:
+    """Every policy's answers to the held-out prompts."""
+    from rto.cluster.evaluate import evaluate_policies
+    from rto.cluster.stages import reward_sources
+    from rto.data.prompts import load_prompts
+    from rto.models.load import load_tokenizer
+
+    print("\n== evaluation", flush=True)
+    tokenizer = load_tokenizer(str(root / "base"))
+    held_out = str(root / "data" / "eval_prompts.jsonl")
+    # The label carries the request as it was written, which the gold reward reads.
+    data = replace(config.data, prompt_dataset=[held_out], label_key="prompt")
+    prompts = load_prompts(data, tokenizer, max_prompt_len=config.max_prompt_len, seed=0)
+    return evaluate_policies(
+        {name: str(root / name / "last") for name in JUDGED},
+        prompts,
+        config=config,
+        rewards=reward_sources(config, eos_text=str(tokenizer.eos_token)),
+        samples_per_prompt=SAMPLES_PER_PROMPT,
+        pad_token_id=int(str(tokenizer.pad_token_id)),
+        logs=root / "logs",
+    )
+
+
+def gold_by_prompt(result: Evaluated) -> np.ndarray:
+    """Gold reward of each prompt [num_prompts], the mean over its samples."""
+    from rto.quickstart.gold import gold_reward
+
+    by_prompt: dict[int, list[float]] = {}
+    for rollout in result.rollouts:
+        gold = gold_reward(str(rollout.prompt.label), rollout.text)
+        by_prompt.setdefault(rollout.prompt.id, []).append(gold)
+    return np.array([np.mean(by_prompt[key]) for key in sorted(by_prompt)])
+
+
+def bootstrap(values: np.ndarray) -> Mean:
+    """The mean of ``values`` and the percentile interval of resampled means."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(values), size=(BOOTSTRAPS, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return Mean(float(values.mean()), (float(low), float(high)))
+
+
+def paired_gain(ours: Evaluated, theirs: Evaluated) -> Mean:
+    """Gold reward of one policy minus another's, prompt by prompt."""
+    return bootstrap(gold_by_prompt(ours) - gold_by_prompt(theirs))
+
+
+def row(result: Evaluated) -> Row:
+    from rto.types import Role
+
+    return Row(
+        gold_reward=bootstrap(gold_by_prompt(result)),
+        reward=float(result.scored[Role.REWARD].mean()),
+        kl=float(result.kl.mean()),
+        length=float(result.scored.tokens.response_mask.sum(-1).float().mean()),
+    )
+
+
+def report(
+    rows: Mapping[str, Row], gain: Mean, seconds: Mapping[str, float], total: float, root: Path
+) -> None:
+    from rich.console import Console
+
+    from rto.tracking.console import figure, table
+
+    lines = [
+        {
+            "policy": name.upper(),
+            "gold reward": f"{each.gold_reward.mean:.3f}",
+            "95% interval": "[{:.3f}, {:.3f}]".format(*each.gold_reward.ci95),
+            "model reward": figure(each.reward),
+            "KL to SFT": figure(each.kl),
+            "length": f"{each.length:.1f}",
+            "stage seconds": f"{seconds[name]:.0f}",
+        }
+        for name, each in rows.items()
+    ]
+    console = Console()
+    console.print(table(lines, title="quickstart: held-out prompts, gold reward is a program"))
+    low, high = gain.ci95
+    verdict = "significant" if low > 0 or high < 0 else "not significant"
+    console.print(
+        f"RTO minus SFT: {gain.mean:+.3f} gold reward, 95% interval [{low:+.3f}, {high:+.3f}] "
+        f"over prompts: {verdict}"
+    )
+    console.print(
+        f"{total:.0f} s in all; run folders in {root.absolute()}, figures in summary.json"
+    )
