@@ -178,7 +178,7 @@ def _check_config_file(path: str) -> None:
     except yaml.YAMLError as error:
         raise UserError(f"--config {path}: not YAML: {_one_line(str(error))}") from error
     if content is None:
-        return
+        raise UserError(f"--config {path}: the file is empty")
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: expected sections like `actor:`, got {content!r:.60}")
     for name in _leaves(content, ""):

@@ -12,7 +12,7 @@ from typing import Any
 
 from rto.cli.parse import dump, parse_run
 from rto.config import RunConfig
-from rto.errors import UserError
+from rto.errors import ActorLost, UserError
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
 
@@ -52,13 +52,31 @@ def execute(command: str, config: RunConfig) -> Finished:
         quiet(folder.logs)
         try:
             run, work = _prepare(command, config)
+            found = _find_checkpoint(run, folder)
         except UserError:
             if fresh:
                 shutil.rmtree(path)
             raise
         folder.write_config(dump(config))
         print(f"{run.method.title}\nrun folder: {folder.path}", flush=True)
-        return Finished(folder.path, work(run, folder))
+        try:
+            return Finished(folder.path, work(run, folder, found))
+        except ActorLost as error:
+            raise ActorLost(f"{error}; {_way_on(folder)}") from error
+
+
+def _find_checkpoint(run: Any, folder: RunFolder) -> Any:
+    from rto.cluster.offline import find_checkpoint
+
+    return find_checkpoint(run.config, run.method, folder)
+
+
+def _way_on(folder: RunFolder) -> str:
+    """Where a run that lost an actor can be taken up again."""
+    newest = max(folder.checkpoints.glob("step_*"), default=None)
+    if newest is None:
+        return "no checkpoint was written yet (ckpt.save_steps)"
+    return f"last checkpoint: {newest} (--ckpt.load_enable goes on from it)"
 
 
 def _command(command: str, argv: Sequence[str]) -> int:

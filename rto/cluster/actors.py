@@ -149,11 +149,11 @@ class EngineActor:
     """A vLLM engine."""
 
     def start(
-        self, model_path: str, config: RunConfig, door: Door, devices: Sequence[str] | None,
-        index: int,
-    ) -> None:  # fmt: skip
-        if devices is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        self, model_path: str, config: RunConfig, door: Door, index: int, *devices: list[str]
+    ) -> None:
+        """``devices`` are the GPUs to use, one list per colocated rank; none: those Ray gives."""
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in devices for gpu in each)
         from rto.rollout.vllm import VllmEngine
 
         os.umask(0o077)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from rto.cluster.actors import Door, EngineActor, ScorerActor, TrainerActor, TrainerSpec
-from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
 from rto.config import RunConfig
 from rto.types import Role
@@ -28,17 +26,26 @@ class Models:
 
 @dataclass
 class Actors:
-    """The groups of a run by name: policy, critic, scorer, engine."""
+    """The groups of a run by name: policy, critic, scorer, engine.
+
+    Starting one waits for nothing: what an actor needs to know of another travels as a reference.
+    """
 
     config: RunConfig
     placement: Placement
     groups: dict[str, ActorGroup] = field(default_factory=dict)
     starting: list[Pending] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
+    policy_devices: list[Any] = field(default_factory=list)
+    """References to the GPU ids of each policy rank, for the engines that share them."""
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> ActorGroup:
         group = self._create(name, TrainerActor)
+        if name == "policy" and self.placement.plan.colocated:
+            # Asked before `start`, which keeps an actor busy until its model is loaded.
+            self.policy_devices = [actor.devices.remote() for actor in group.actors]
         ranks = len(group)
-        meeting = ray.get(group.actors[0].address.remote(), timeout=self.config.ray.start_timeout)
+        meeting = group.actors[0].address.remote()
         device = self.placement.plan.device
         arguments = [(spec, self.config, device, rank, ranks, meeting) for rank in range(ranks)]
         self.starting.append(group.start_each("start", arguments))
@@ -53,7 +60,7 @@ class Actors:
     def start_engines(self, model_path: str, door: Door) -> ActorGroup:
         group = self._create("engine", EngineActor)
         arguments = [
-            (model_path, self.config, door, self._engine_devices(rank), rank)
+            (model_path, self.config, door, rank, *self._engine_devices(rank))
             for rank in range(len(group))
         ]
         self.starting.append(group.start_each("start", arguments))
@@ -72,15 +79,10 @@ class Actors:
         for group in self.groups.values():
             group.kill()
 
-    def _engine_devices(self, rank: int) -> list[str] | None:
+    def _engine_devices(self, rank: int) -> list[Any]:
         """Colocated engines use the GPUs of the policy ranks that sit on their bundles."""
-        plan = self.placement.plan
-        if not plan.colocated:
-            return None
         width = self.config.vllm.tensor_parallel_size
-        owners = self.groups["policy"].actors[rank * width : (rank + 1) * width]
-        devices: list[list[str]] = ray.get([owner.devices.remote() for owner in owners])
-        return [device for owned in devices for device in owned]
+        return self.policy_devices[rank * width : (rank + 1) * width]
 
     def _create(self, name: str, actor: Any) -> ActorGroup:
         spec = self.placement.plan.groups[name]
@@ -88,7 +90,9 @@ class Actors:
             actor.options(**self.placement.options(name, rank)).remote()
             for rank in range(spec.num_actors)
         ]
-        group = ActorGroup(name, handles, self.config.ray.actor_timeout)
+        for rank, handle in enumerate(handles):
+            self.watch.add(f"{name}[{rank}]", handle)
+        group = ActorGroup(name, handles, self.config.ray.actor_timeout, self.watch)
         self.groups[name] = group
         return group
 

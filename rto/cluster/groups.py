@@ -4,14 +4,68 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rto.errors import ActorLost
+from rto.errors import ActorLost, ProofError, RewardProtocolError, TrainingDiverged, UserError
+
+CHECK_SECONDS = 5.0
+"""How often a wait looks at the actors that it does not wait for."""
+VERDICT_SECONDS = 10.0
+"""How long a failed call waits for news of a dead actor that may have caused it."""
+
+OWN_ERRORS = (UserError, ProofError, TrainingDiverged, RewardProtocolError)
+"""What an actor raises itself, whatever became of the others."""
+
+
+@dataclass
+class Watch:
+    """All actors of a run by name, and one ping to each.
+
+    A busy or hanging actor answers its ping late or never; only a dead one fails it. So an actor
+    that leaves its peers waiting in a collective is found although nobody waits for it.
+    """
+
+    actors: dict[str, ActorHandle] = field(default_factory=dict)
+    _pings: dict[str, Any] = field(default_factory=dict)
+    _checked: float = field(default_factory=time.monotonic)
+
+    def add(self, name: str, actor: ActorHandle) -> None:
+        self.actors[name] = actor
+
+    def look(self) -> None:
+        """``check``, when it is time again."""
+        if time.monotonic() - self._checked > CHECK_SECONDS:
+            self.check(patience=0)
+
+    def check(self, *, patience: float) -> None:
+        """Ask every actor for a sign of life, for ``patience`` seconds.
+
+        Raises:
+            ActorLost: names an actor that is dead.
+        """
+        for name, actor in self.actors.items():
+            if name not in self._pings:
+                self._pings[name] = actor.__ray_ready__.remote()
+        deadline = time.monotonic() + patience
+        while self._collect() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self._checked = time.monotonic()
+
+    def _collect(self) -> bool:
+        """Read the pings that came back; returns whether any is still out."""
+        for name, ping in list(self._pings.items()):
+            if ray.wait([ping], timeout=0)[0]:
+                try:
+                    ray.get(ping)
+                except RayActorError as error:
+                    raise ActorLost(f"actor {name} died: {_reason(error)}") from error
+                del self._pings[name]
+        return bool(self._pings)
 
 
 @dataclass(frozen=True)
@@ -21,6 +75,7 @@ class ActorGroup:
     name: str
     actors: Sequence[ActorHandle]
     timeout: float
+    watch: Watch = field(default_factory=Watch)
 
     def __len__(self) -> int:
         return len(self.actors)
@@ -56,7 +111,7 @@ class Pending:
         """Results in rank order; the first failure of any actor ends the wait.
 
         Raises:
-            ActorLost: an actor died or did not answer in time.
+            ActorLost: an actor of the run died, or one of these did not answer in time.
         """
         limit = timeout or self.group.timeout
         deadline = time.monotonic() + limit
@@ -65,6 +120,8 @@ class Pending:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
             for ref in ready:
                 self._fetch(ref)
+            if waiting:
+                self.group.watch.look()
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(self._name(ref) for ref in waiting)
                 raise ActorLost(f"{names} did not answer {self.method} within {limit:.0f} s")
@@ -77,9 +134,17 @@ class Pending:
         try:
             return ray.get(ref, timeout=60)
         except RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            cause = error.as_instanceof_cause()
+            if not isinstance(cause, OWN_ERRORS):
+                # Ranks whose peer died fail too, often before Ray tells of the death.
+                self.group.watch.check(patience=VERDICT_SECONDS)
+            raise cause from None
         except RayActorError as error:
-            cause = str(error).strip().splitlines()[0]
-            raise ActorLost(f"actor {self._name(ref)} died in {self.method}: {cause}") from error
+            message = f"actor {self._name(ref)} died in {self.method}: {_reason(error)}"
+            raise ActorLost(message) from error
         except GetTimeoutError as error:
             raise ActorLost(f"{self._name(ref)}: result of {self.method} was lost") from error
+
+
+def _reason(error: RayActorError) -> str:
+    return str(error).strip().splitlines()[0]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from rto.cluster.groups import ActorGroup
 from rto.protocols import Targets
-from rto.training.checkpoint import CheckpointStore
+from rto.training.checkpoint import Checkpoint, CheckpointStore
 
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
@@ -47,20 +47,13 @@ class RunKeeper:
         if improved:
             self._export("best")
 
-    def resume(self, method: AnyMethod) -> tuple[AnyMethod, int, list[str]]:
-        """Load the newest intact checkpoint: the method as it was, the next iteration, warnings.
-
-        Raises:
-            UserError: a checkpoint of another method, model or layout, or none intact.
-        """
-        found = self.store.latest()
-        if found is None:
-            return method, 0, []
+    def resume(self, method: AnyMethod, found: Checkpoint) -> AnyMethod:
+        """Load a checkpoint into the groups; returns the method as it was."""
         for name, group in self.groups.items():
             group.call("load", str(found.path / name), STATE)
         if found.state["best"] is not None:
             self.best = found.state["best"]
-        return _restored(method, found.state["method"]), found.step + 1, list(found.warnings)
+        return _restored(method, found.state["method"])
 
     def _checkpoint(self, iteration: int, method: Targets) -> None:
         folder = self.store.begin(iteration)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rto.sections_runtime import Cluster
 
 GIB = 1024**3
+LOOPBACK = "127.0.0.1"
+SLOW_START = "timed out during startup"
+"""In Ray's message when its own agents took longer than the 15 s that it allows them."""
 
 
 def start(settings: Cluster, *, num_actors: int, log_dir: Path) -> bool:
@@ -21,34 +27,23 @@ def start(settings: Cluster, *, num_actors: int, log_dir: Path) -> bool:
     """
     address = settings.address or _job_address()
     if address is None:
-        # Read when ray is imported: every socket of a single-machine cluster stays on loopback.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+        _stay_local()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
         return False
-    common = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    common = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is not None:
         ray.init(address=address, **common)
-        signal.signal(signal.SIGTERM, _terminate)
-        return True
-    memory = settings.object_store_gib
-    ray.init(
-        address="local",
-        num_cpus=max(settings.num_cpus or os.cpu_count() or 1, num_actors),
-        object_store_memory=int(memory * GIB) if memory else None,
-        include_dashboard=False,
-        _temp_dir=_session_dir(),
-        **common,
-    )
+    else:
+        _start_local(settings, num_actors, common)
+        session = Path(ray.get_runtime_context().worker.node.get_session_dir_path())  # pyright: ignore
+        link = log_dir / "ray"
+        if not link.is_symlink():
+            link.symlink_to(session / "logs")
     # Ray installs handlers of its own in ray.init.
     signal.signal(signal.SIGTERM, _terminate)
-    session = Path(ray.get_runtime_context().worker.node.get_session_dir_path())  # pyright: ignore
-    link = log_dir / "ray"
-    if not link.is_symlink():
-        link.symlink_to(session / "logs")
     return True
 
 
@@ -56,6 +51,46 @@ def stop() -> None:
     import ray
 
     ray.shutdown()
+
+
+def _stay_local() -> None:
+    """What Ray, gloo and vLLM read to keep every socket of a single machine on loopback."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Ray read that one if it was imported before this.
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    os.environ.setdefault("VLLM_HOST_IP", LOOPBACK)
+    interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
+def _start_local(settings: Cluster, num_actors: int, common: dict[str, Any]) -> None:
+    import ray
+
+    memory = settings.object_store_gib
+    options = {
+        "address": "local",
+        "num_cpus": max(settings.num_cpus or os.cpu_count() or 1, num_actors),
+        "object_store_memory": int(memory * GIB) if memory else None,
+        "include_dashboard": False,
+        "_temp_dir": _session_dir(),
+        **common,
+    }
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises a bare Exception here.
+        if SLOW_START not in str(error):
+            raise
+        print("Ray's own processes were slow to start: trying once more", file=sys.stderr)
+        ray.shutdown()
+        ray.init(**options)
+    found = ray.util.get_node_ip_address()
+    if found != LOOPBACK:
+        ray.shutdown()
+        raise RuntimeError(f"the local Ray cluster is at {found}, not at {LOOPBACK}")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

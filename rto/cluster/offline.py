@@ -26,7 +26,7 @@ from rto.tracking.console import LiveConsole
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
-from rto.training.checkpoint import CheckpointStore, Identity
+from rto.training.checkpoint import Checkpoint, CheckpointStore, Identity
 from rto.types import Role, ScoredBatch
 
 AnyMethod = TypeVar("AnyMethod", bound=Targets)
@@ -52,8 +52,8 @@ class OfflineRun:
         return Models(paths={Role.REFERENCE: path}) if reads and path is not None else Models()
 
 
-def run_offline(run: OfflineRun, folder: RunFolder) -> dict[str, float]:
-    """Train, export and evaluate; returns the metrics on the held-out rows."""
+def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) -> dict[str, float]:
+    """Train, from ``found`` where there is one, export and evaluate; returns held-out metrics."""
     config = run.config
     columns = {"loss": "actor/loss", "lr": "actor/lr", "update tok/s": "rate/update_tokens_per_s"}
     with (
@@ -64,7 +64,7 @@ def run_offline(run: OfflineRun, folder: RunFolder) -> dict[str, float]:
         keeper = make_keeper(
             config, run.method, {"policy": policy}, folder, last_step=run.num_steps
         )
-        method, first = start_point(keeper, run.method, config, console)
+        method, first = start_point(keeper, run.method, found, console)
         timings = Timings(on_stage=console.stage)
         tracker = open_tracker(
             folder, config.logger, config={}, console=console, timings=timings,
@@ -108,6 +108,25 @@ def _start(run: OfflineRun, actors: Actors) -> tuple[ActorGroup, ClusterScorer]:
     return policy, ClusterScorer(policy=policy, critic=None, frozen=frozen)
 
 
+def open_store(config: RunConfig, method: Targets, folder: RunFolder) -> CheckpointStore:
+    identity = Identity(
+        method=method.name,
+        model=str(config.actor.model_name_or_path),
+        zero_stage=config.ds.zero_stage,
+        num_ranks=config.actor.num_ranks,
+    )
+    return CheckpointStore(folder.checkpoints, identity=identity, max_num=config.ckpt.max_num)
+
+
+def find_checkpoint(config: RunConfig, method: Targets, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to go on from, where that is asked for.
+
+    Raises:
+        UserError: a checkpoint of another method, model or layout, or none intact.
+    """
+    return open_store(config, method, folder).latest() if config.ckpt.load_enable else None
+
+
 def make_keeper(
     config: RunConfig,
     method: Targets,
@@ -117,14 +136,8 @@ def make_keeper(
     last_step: int,
     best_key: str = "",
 ) -> RunKeeper:
-    identity = Identity(
-        method=method.name,
-        model=str(config.actor.model_name_or_path),
-        zero_stage=config.ds.zero_stage,
-        num_ranks=config.actor.num_ranks,
-    )
     return RunKeeper(
-        store=CheckpointStore(folder.checkpoints, identity=identity, max_num=config.ckpt.max_num),
+        store=open_store(config, method, folder),
         groups=trained,
         exports=folder.path,
         last_step=last_step,
@@ -135,16 +148,15 @@ def make_keeper(
 
 
 def start_point(
-    keeper: RunKeeper, method: AnyMethod, config: RunConfig, console: LiveConsole
+    keeper: RunKeeper, method: AnyMethod, found: Checkpoint | None, console: LiveConsole
 ) -> tuple[AnyMethod, int]:
-    """The method and the step to begin with: from the newest checkpoint where that is asked for."""
-    if not config.ckpt.load_enable:
+    """The method and the step to begin with."""
+    if found is None:
         return method, 0
-    method, first, warnings = keeper.resume(method)
-    for warning in warnings:
+    for warning in found.warnings:
         console.print(warning)
-    console.print(f"going on at step {first}" if first else "no checkpoint yet: starting at 0")
-    return method, first
+    console.print(f"going on at step {found.step + 1}")
+    return keeper.resume(method, found), found.step + 1
 
 
 def _update_plan(config: RunConfig) -> UpdatePlan:

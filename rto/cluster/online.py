@@ -28,6 +28,7 @@ from rto.tracking.console import ONLINE, LiveConsole
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
+from rto.training.checkpoint import Checkpoint
 from rto.types import Prompt, Role
 
 CLOSING = (
@@ -78,13 +79,15 @@ class Pipeline:
         return groups if self.critic is None else {**groups, "critic": self.critic}
 
 
-def run_online(run: OnlineRun, folder: RunFolder) -> dict[str, float]:
-    """Train to the end; returns the figures of the self-check and of the last iteration."""
+def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> dict[str, float]:
+    """Train to the end, from ``found`` where there is one; returns the figures of the self-check and of the last iteration."""
     config = run.config
     with (
         session(config, run.plan, logs=folder.logs) as actors,
         LiveConsole(run.method.name, total=run.iterations, columns=ONLINE) as console,
     ):
+        for _, source in run.rewards.texts:
+            console.print(f"reward source: {source}")
         pipeline = build_pipeline(run, actors)
         keeper = make_keeper(
             config,
@@ -94,7 +97,7 @@ def run_online(run: OnlineRun, folder: RunFolder) -> dict[str, float]:
             last_step=run.iterations,
             best_key="reward/mean",
         )
-        method, first = start_point(keeper, run.method, config, console)
+        method, first = start_point(keeper, run.method, found, console)
         pipeline.learner.updates = first
         pipeline.sync.version = first - 1
         figures = (

@@ -28,9 +28,11 @@ def chunked_logprobs(
     """Log-probs [N] of ``ids`` [N] under softmax(lm_head(hidden) / temperature), hidden [N, H].
 
     The logits exist for ``chunk_size`` positions at a time; where gradients are on they are
-    computed again in the backward pass. ``lm_head`` is called as a module, once per chunk and
-    pass, so that ZeRO-3 hooks see it: ranks then agree on ``num_chunks``, which replaces
-    ``chunk_size``. The entropy [N] of the same distribution comes with it when asked for.
+    computed again in the backward pass, all but the last chunk's: the backward pass begins there,
+    and computing them again would need the memory that keeping them does. ``lm_head`` is called
+    as a module, once per chunk and pass, so that ZeRO-3 hooks see it: ranks then agree on
+    ``num_chunks``, which replaces ``chunk_size``. The entropy [N] of the same distribution comes
+    with it when asked for.
     """
     if hidden.dim() != 2 or ids.shape != hidden.shape[:1]:
         raise ValueError(
@@ -51,8 +53,9 @@ def chunked_logprobs(
     logprobs: list[Tensor] = []
     entropies: list[Tensor] = []
     count = num_chunks or max(1, math.ceil(len(ids) / chunk_size))
-    for chunk in zip(hidden.tensor_split(count), ids.tensor_split(count), strict=True):
-        if torch.is_grad_enabled():
+    chunks = zip(hidden.tensor_split(count), ids.tensor_split(count), strict=True)
+    for index, chunk in enumerate(chunks):
+        if torch.is_grad_enabled() and index < count - 1:
             selected, entropy = checkpoint(
                 of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False
             )

@@ -36,7 +36,7 @@ STAGES = {
 """Stage -> the command that runs ``examples/configs/quickstart-STAGE.yaml``."""
 
 JUDGED = ("sft", "dpo", "ppo", "rto")
-NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL = 3000, 3000, 2048, 128
+NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL = 8000, 8000, 4000, 192
 SAMPLES_PER_PROMPT = 4
 BOOTSTRAPS = 2000
 
@@ -116,11 +116,15 @@ def stage_config(stage: str, folder: Path) -> RunConfig:
 def run_stage(stage: str, folder: Path) -> float:
     """Run one stage; returns its seconds, start-up included."""
     from rto.cli.run import execute
+    from rto.tracking.console import figure
 
     print(f"\n== {stage}", flush=True)
     started = time.monotonic()
-    execute(STAGES[stage], stage_config(stage, folder))
-    return time.monotonic() - started
+    finished = execute(STAGES[stage], stage_config(stage, folder))
+    seconds = time.monotonic() - started
+    figures = [f"{name} {figure(value)}" for name, value in finished.metrics.items()]
+    print(f"{stage} done in {seconds:.0f} s: {', '.join(figures)}", flush=True)
+    return seconds
 
 
 def judge(root: Path, config: RunConfig) -> dict[str, Evaluated]:

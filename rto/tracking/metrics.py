@@ -42,8 +42,9 @@ class Writer(Protocol):
 class RunTracker:
     """Implements ``rto.protocols.Tracker`` on a run folder.
 
-    ``latest`` holds the last iteration's metrics. ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th. The
-    iteration's timings are merged in here, so the loop needs no timers.
+    ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th. Timings
+    and gauges are merged in here, so the loop needs no timers. ``latest`` holds the last
+    iteration's metrics.
     """
 
     def __init__(

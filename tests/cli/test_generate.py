@@ -1,0 +1,129 @@
+"""What `rto generate` checks before an engine starts, and how it prints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import T5Config
+
+from rto.cli.generate import main, model_path, prepare, show
+from rto.cli.parse import parse_run
+from rto.config import RunConfig
+from rto.errors import UserError
+from rto.rollout.requests import Sample
+
+
+def config(*argv: str) -> RunConfig:
+    return parse_run("generate", argv).config
+
+
+def test_a_run_folder_means_its_last_export(tmp_path: Path) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="no `last` export yet"):
+        model_path(str(tmp_path))
+    (tmp_path / "last" / "config.json").write_text("{}")
+    assert model_path(str(tmp_path)) == str(tmp_path / "last")
+
+
+def test_a_model_directory_and_a_hub_id_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert model_path(str(tmp_path)) == str(tmp_path)
+    assert model_path("org/model") == "org/model"
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/no/where", "./nowhere", "runs/nowhere", "a/b/c"])
+def test_no_such_folder(path: str) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        model_path(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--prompt", "hello"], "no model: give --model"),
+        (["--model", "org/model"], "no prompt: give --prompt"),
+        (["--model", "/no/where", "--prompt", "hello"], "/no/where: no such folder"),
+        (["--model", "org/model", "--promt", "x"], "unknown flag --promt: did you mean --prompt?"),
+    ],
+)
+def test_a_wrong_argument_is_an_error(argv: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        main(argv)
+    assert said in str(caught.value)
+
+
+def test_the_chat_template_is_applied_where_there_is_one(tiny_model_dir: Path) -> None:
+    questions = prepare(str(tiny_model_dir), config("--prompt", "w1 w2", "--prompt", "w3"))
+    assert questions.chat_template
+    assert questions.texts == ["<user> w1 w2\n<assistant>", "<user> w3\n<assistant>"]
+    assert questions.token_ids == [(4, 7, 8, 5), (4, 9, 5)]
+
+
+def test_a_tokenizer_without_one_reads_the_prompt_itself(tiny_model_dir: Path) -> None:
+    plain = tiny_model_dir.with_name("plain")
+    plain.mkdir()
+    for file in tiny_model_dir.iterdir():
+        if file.name != "chat_template.jinja":
+            (plain / file.name).write_bytes(file.read_bytes())
+    questions = prepare(str(plain), config("--prompt", "w1", "--data.input_template", "w2 {} w2"))
+    assert not questions.chat_template
+    assert questions.texts == ["w2 w1 w2"]
+
+
+def test_the_length_is_capped_by_the_context(tiny_model_dir: Path) -> None:
+    few = config("--prompt", "w1", "--generate.max_new_tokens", "10")
+    assert prepare(str(tiny_model_dir), few).max_len == 3 + 10
+    assert prepare(str(tiny_model_dir), config("--prompt", "w1")).max_len == 256
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (" ".join(["w1"] * 254), "--prompt: 256 tokens fill the context of .*, which is 256"),
+        ("", "--prompt: row 0: 'prompt' is empty"),
+    ],
+)
+def test_a_prompt_must_be_answerable(tiny_model_dir: Path, prompt: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        prepare(str(tiny_model_dir), config("--prompt", prompt))
+
+
+def test_an_encoder_decoder_is_refused_by_name(tmp_path: Path) -> None:
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"an encoder-decoder model \(t5\)"):
+        prepare(str(tmp_path), config("--prompt", "hello"))
+
+
+def test_responses_stand_under_their_prompts_and_cannot_drive_the_terminal() -> None:
+    def sample(text: str, *, finished: bool = True) -> Sample:
+        return Sample((1, 2, 3), (0.0, 0.0, 0.0), text, finished)
+
+    out = io.StringIO()
+    wide = "one " * 20 + "line"
+    samples = [sample(wide), sample("[bold]two\x1b[2J", finished=False), sample("3"), sample("4")]
+    show(Console(file=out, width=40), ["first prompt", "second"], samples, 2)
+    assert out.getvalue().split("\n") == [
+        "",
+        "prompt 1",
+        "first prompt",
+        "",
+        "response 1 of 2",
+        wide,
+        "",
+        "response 2 of 2, cut at 3 tokens",
+        "[bold]two\\x1b[2J",
+        "",
+        "prompt 2",
+        "second",
+        "",
+        "response 1 of 2",
+        "3",
+        "",
+        "response 2 of 2",
+        "4",
+        "",
+    ]

@@ -1,0 +1,229 @@
+"""Every configuration, script and command line that the project shows is one that it accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rto.cli.main import COMMANDS
+from rto.cli.parse import dump, known_fields, parse_run
+from rto.cli.serve import parse as parse_serve
+from rto.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+SCRIPTS = sorted((ROOT / "examples" / "scripts").glob("*.sh"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
+MAX_SCRIPT_LINES = 15
+STAGES = ("sft", "reward", "dpo")
+PLACEHOLDERS = {
+    '"$@"': "",
+    '"${data[@]}"': "--data.feedback feedback.jsonl",
+    "$ex/": f"{ROOT}/examples/",
+    "$out": "runs/out",
+}
+"""What a script's variables stand for. ``runs/NAME`` is a run folder with a config.yaml."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command line and the file that shows it."""
+
+    source: Path
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.source.name}: {self.line}"
+
+
+def fenced(page: Path, *languages: str) -> Iterator[str]:
+    """The code blocks of a page in these languages; "" is a block without one."""
+    for language, body in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.M | re.S):
+        if language in languages:
+            yield body
+
+
+def command_lines(text: str, program: str) -> list[str]:
+    """Lines that begin with ``program``, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [line.strip() for line in joined.splitlines() if line.strip().startswith(f"{program} ")]
+
+
+def shown(program: str) -> list[Shown]:
+    scripts = [Shown(s, line) for s in SCRIPTS for line in command_lines(s.read_text(), program)]
+    pages = [
+        Shown(page, line)
+        for page in PAGES
+        for block in fenced(page, "bash", "sh", "")
+        for line in command_lines(block, program)
+    ]
+    return scripts + pages
+
+
+def resolved(line: str, run: Path) -> list[str]:
+    for placeholder, value in {**PLACEHOLDERS, "runs/NAME": str(run)}.items():
+        line = line.replace(placeholder, value)
+    assert "$" not in line, f"a variable without a meaning here: {line}"
+    return shlex.split(line, comments=True)
+
+
+def check_rto(command: str, arguments: list[str]) -> None:
+    assert command in COMMANDS or command in ("--help", "-h")
+    if command in (*STAGES, "train", "generate") and arguments != ["--help"]:
+        parse_run(command, arguments)
+    elif command == "serve-reward":
+        parse_serve(arguments)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text(dump(RunConfig()))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_command_lines_are_found_wherever_they_stand() -> None:
+    text = "rto sft --a \\\n  b # why\n  rto x\n# rto y\necho rto z\n"
+    assert command_lines(text, "rto") == ["rto sft --a b # why", "rto x"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_is_complete_for_its_command(path: Path) -> None:
+    command = next((stage for stage in STAGES if f"-{stage}" in path.stem), "train")
+    content = yaml.safe_load(path.read_text())
+    given = {"dataset", "prompt_dataset"} & content["data"].keys()
+    argv = ["--config", str(path), *([] if given else ["--data.feedback", "feedback.jsonl"])]
+    config = parse_run(command, argv).config
+    if command == "train":
+        assert config.algo.name in path.stem
+        config.check_online(needs_critic=True, needs_dpo=config.algo.name == "rto")
+    else:
+        config.check_actor()
+        assert config.data.dataset or config.data.feedback
+
+
+def test_the_paper_runs_have_the_papers_settings() -> None:
+    def read(name: str) -> RunConfig:
+        return parse_run("train", ["--config", f"examples/configs/{name}.yaml"]).config
+
+    rto, ppo = read("rto-llama3-8b-8xa100"), read("ppo-llama3-8b-8xa100")
+    assert (rto.actor.adam.lr, ppo.actor.adam.lr, rto.critic.adam.lr) == (5e-7, 8e-7, 9e-6)
+    assert (rto.algo.dpo_reward_scale, rto.algo.dpo_reward_clip) == (0.05, 0.05)
+    for config in (rto, ppo):
+        assert (config.algo.kl.init_coef, config.algo.advantage.lambd) == (0.01, 0.95)
+        assert (config.rollout.num_sequences, config.train.batch_size) == (1024, 128)
+        assert (config.max_prompt_len, config.max_new_tokens) == (1024, 1024)
+        assert (config.critic.value_clip, config.algo.loss_reduction) == (0.2, "sequence")
+        assert (config.ds.zero_stage, config.ds.adam_offload, config.ds.param_dtype) == (
+            2,
+            True,
+            "bf16",
+        )
+        assert config.actor.gradient_checkpointing_enable
+        assert config.actor.num_ranks == config.vllm.num_engines == 8
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_is_short_and_strict(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= MAX_SCRIPT_LINES
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines
+    subprocess.run(["bash", "-n", path], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("command", shown("rto"), ids=str)
+def test_a_command_line_parses(command: Shown, run_folder: Path) -> None:
+    _, name, *arguments = resolved(command.line, run_folder)
+    check_rto(name, arguments)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_jobs_entrypoint_parses(path: Path) -> None:
+    entrypoint = yaml.safe_load(path.read_text())["entrypoint"]
+    _, name, *arguments = shlex.split(entrypoint)
+    check_rto(name, arguments)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c for program in ("bash", "python") for c in shown(program) if c.source in PAGES],
+    ids=str,
+)
+def test_the_files_of_a_command_line_exist(command: Shown) -> None:
+    words = shlex.split(command.line, comments=True)
+    assert (ROOT / words[1]).is_file()
+    ours = [word for word in words if word.startswith(("ray_jobs/", "examples/"))]
+    assert [word for word in ours if not (ROOT / word).is_file()] == []
+
+
+@pytest.mark.parametrize("flags", [["--data.feedback", "a b.jsonl"], ["--data.feedback=a b.jsonl"]])
+def test_the_smollm2_script_shares_out_its_flags(tmp_path: Path, flags: list[str]) -> None:
+    """Stand-ins on the path print their arguments; the virtual environment of the copy is empty."""
+    for folder in ("examples/scripts", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    script = tmp_path / "examples" / "scripts" / "run.sh"
+    source = ROOT / "examples" / "scripts" / "train_rto_smollm2_cpu.sh"
+    script.write_text(source.read_text())
+    for name in ("rto", "python"):
+        program = tmp_path / "bin" / name
+        program.write_text('#!/usr/bin/env bash\nprintf "%s|" "$@"; echo\n')
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", script, "--train.seed", "1", *flags, "--train.max_steps", "3"],
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    _, reward, dpo, train = done.stdout.splitlines()
+    for stage, line in (("reward", reward), ("dpo", dpo)):
+        assert line.startswith(f"{stage}|")
+        assert "|".join(flags) in line
+        assert "--train." not in line
+    assert train.startswith("train|--algo|rto|")
+    assert train.endswith("|".join(["--train.seed", "1", *flags, "--train.max_steps", "3|"]))
+
+
+def test_the_smollm2_script_says_what_it_needs() -> None:
+    script = ROOT / "examples" / "scripts" / "train_rto_smollm2_cpu.sh"
+    done = subprocess.run(
+        ["bash", script, "--train.max_steps", "3"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("# usage: ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_what_exists(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    fields = set(known_fields())
+    sections = {name.split(".")[0] for name in fields}
+    parents = {name.rsplit(".", 1)[0] for name in fields}
+    named = {
+        name.removeprefix("--")
+        for name in re.findall(r"`((?:--)?[a-z]+(?:\.[a-z_0-9]+)+)`", text)
+        if name.removeprefix("--").split(".")[0] in sections
+    }
+    assert named - fields - parents - {"config.json", "config.yaml", "metrics.jsonl"} == set()
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:examples|ray_jobs|docs|rto)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for number, block in enumerate(fenced(page, "yaml")):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block)
+        parse_run("train", ["--config", str(file)])
