@@ -97,6 +97,19 @@ def toy() -> Path:
     return folder
 
 
+def story_prompts() -> Path:
+    """Prompts whose answers seldom end within 64 tokens, as jsonl with the column ``prompt``."""
+    who = ("fox", "clockmaker", "ferry pilot", "gardener", "comet", "librarian", "robot", "ghost")
+    where = ("a desert", "an island", "the night train", "a market", "the Arctic", "a library")
+    texts = [
+        f"Write a long story about a {a} in {b}, in full sentences." for b in where for a in who
+    ]
+    path = WORK / "stories.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), "utf-8")
+    return path
+
+
 def script(measure: Callable[[Options], Sequence[Figure]]) -> None:
     """The command line of one benchmark module; ``--json`` is how benchmarks.run reads it."""
     parser = argparse.ArgumentParser()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
-import sys
 
 from benchmarks.common import Figure, Options, script
 

@@ -32,8 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = arguments.names or list(TARGETS)
     options = Options(arguments.model, arguments.quick)
     WORK.mkdir(parents=True, exist_ok=True)
-    if options.model is None:
-        options.model_path()
     found: dict[str, Figure] = {}
     failed: list[str] = []
     for module in dict.fromkeys(TARGETS[name].module for name in names):
@@ -53,13 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", choices=[*TARGETS, []], help=", ".join(TARGETS)
-    )
+    parser = argparse.ArgumentParser(prog="benchmarks.run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TARGETS))
     add_options(parser)
     parser.add_argument("--out", type=Path, help="default benchmarks/latest.json, none if --quick")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.names if name not in TARGETS]
+    if unknown:
+        parser.error(f"unknown figure {unknown[0]!r}: one of {', '.join(TARGETS)}")
+    return arguments
 
 
 def measure(module: str, options: Options, *, log: Path) -> list[Figure]:

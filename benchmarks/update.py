@@ -111,9 +111,7 @@ class Bare:
         count = int(self.batch.response_mask.sum())
         for ids, responses in self.micro_batches():
             logits = self.model(ids, logits_to_keep=responses.shape[1] + 1).logits[:, :-1]
-            loss = cross_entropy(
-                logits.float().flatten(0, 1), responses.flatten(), reduction="sum"
-            )
+            loss = cross_entropy(logits.float().flatten(0, 1), responses.flatten(), reduction="sum")
             (loss / count).backward()
             total += float(loss.detach()) / count
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -42,7 +42,7 @@ class VLLM:
     sync_backend: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
     cpu_kvcache_gib: int = 1
     logprob_tolerance: float | None = None
-    """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.05 in bf16."""
+    """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.1 in bf16."""
 
     def __post_init__(self) -> None:
         require(self.num_engines >= 1, f"vllm.num_engines is {self.num_engines}: must be 1+")

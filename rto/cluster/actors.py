@@ -149,15 +149,17 @@ class EngineActor:
     """A vLLM engine."""
 
     def start(
-        self, model_path: str, config: RunConfig, door: Door, index: int, *devices: list[str]
-    ) -> None:
-        """``devices`` are the GPUs to use, one list per colocated rank; none: those Ray gives."""
-        if devices:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in devices for gpu in each)
+        self, model_path: str, config: RunConfig, door: Door, device: Device, index: int,
+        *gpus: list[str],
+    ) -> None:  # fmt: skip
+        """``gpus`` are those to use, one list per colocated rank; none: those Ray gives."""
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
+        vllm = config.vllm
+        # vLLM takes torch's thread count, which Ray sets to one.
+        prepare_process(device, share=vllm.num_engines)
         from rto.rollout.vllm import VllmEngine
 
-        os.umask(0o077)
-        vllm = config.vllm
         self.engine: VllmEngine = VllmEngine(
             model_path,
             dtype=config.ds.param_dtype,

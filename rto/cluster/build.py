@@ -59,8 +59,9 @@ class Actors:
 
     def start_engines(self, model_path: str, door: Door) -> ActorGroup:
         group = self._create("engine", EngineActor)
+        device = self.placement.plan.device
         arguments = [
-            (model_path, self.config, door, rank, *self._engine_devices(rank))
+            (model_path, self.config, door, device, rank, *self._engine_devices(rank))
             for rank in range(len(group))
         ]
         self.starting.append(group.start_each("start", arguments))

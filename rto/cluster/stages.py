@@ -130,7 +130,7 @@ def check_tokenizers(config: RunConfig, models: Models, tokenizer: PreTrainedTok
         paths.add(config.critic.model_name_or_path)
     own = str(config.actor.model_name_or_path)
     others = {path: load_tokenizer(path) for path in sorted(paths - {own})}
-    assert_same_tokenizer({own: tokenizer, **others})
+    assert_same_tokenizer({own: tokenizer, **others}, ends_alike=set(models.paths.values()))
 
 
 def reward_sources(config: RunConfig, *, eos_text: str) -> RewardSources:

@@ -73,7 +73,7 @@ class PPO:
 
     def targets(self, batch: ScoredBatch) -> tuple[PPOBatch, dict[str, float]]:
         mask = batch.tokens.response_mask
-        rewards, metrics = self.token_rewards(batch)
+        rewards, parts = self.token_rewards(batch)
         values = zero_masked(batch[Role.CRITIC].float(), mask)
         advantages, returns = gae(
             values=values, rewards=rewards, mask=mask, gamma=self.gamma, lambd=self.lambd
@@ -87,7 +87,7 @@ class PPO:
             old_values=values,
         )
         observed = {
-            **metrics,
+            **parts,
             **self._observe(batch),
             "return/mean": masked_sum(rewards, mask, dim=-1).mean(),
             "advantage/mean": masked_mean(advantages, mask),
@@ -96,7 +96,8 @@ class PPO:
                 values=values, returns=returns, mask=mask
             ),
         }
-        return train_batch, {name: float(value) for name, value in observed.items()}
+        metrics = {name: float(value) for name, value in observed.items()}
+        return train_batch, {**metrics, "kl/coef": self.kl_coef}
 
     def token_rewards(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward of each token [B, T] that GAE sums up, and metrics of its parts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import (
 from rto.errors import UserError
 from rto.sections_runtime import Lora
 
+RESERVED = "reserved_special_token"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -127,32 +128,31 @@ def write_reward_constants(directory: Path, *, mean: float, std: float) -> None:
     config.save_pretrained(directory)
 
 
-def assert_same_tokenizer(tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
-    """All models read the policy's token ids: vocabularies, BoS and EoS must be equal.
+def assert_same_tokenizer(
+    tokenizers: Mapping[str, PreTrainedTokenizerBase], *, ends_alike: Collection[str] = ()
+) -> None:
+    """All models read the policy's token ids: each id must be the same token in all of them.
 
-    Keys are the models' paths, for the message. The padding token is never shown to a model, so
-    it may differ.
+    Keys are the models' paths, for the message; the first is the policy's. Ids that one side
+    holds in reserve may have been given a name on the other (Llama 3 and 3.2, say), and the
+    padding token is never shown to a model, so it may differ. Models in ``ends_alike`` must also
+    end a response with the policy's EoS, which their log-probs are asked for.
     """
     (first, expected), *others = tokenizers.items()
-    vocabulary = expected.get_vocab()
+    names = {i: token for token, i in expected.get_vocab().items()}
     for path, tokenizer in others:
         where = f"tokenizers of {first} and {path} differ"
-        other = tokenizer.get_vocab()
-        if other != vocabulary:
-            changed = {
-                token
-                for token in vocabulary.keys() | other.keys()
-                if vocabulary.get(token) != other.get(token)
-            }
-            token = min(changed, key=lambda t: (vocabulary.get(t, other.get(t, 0)), t))
-            raise UserError(
-                f"{where}: token {token!r} has id {vocabulary.get(token)} and {other.get(token)}; "
-                "all models of a run must share one vocabulary"
-            )
-        for name in ("bos_token_id", "eos_token_id"):
-            ids = getattr(expected, name), getattr(tokenizer, name)
-            if ids[0] != ids[1]:
-                raise UserError(f"{where}: {name} is {ids[0]} and {ids[1]}")
+        theirs = {i: token for token, i in tokenizer.get_vocab().items()}
+        for i in sorted(names.keys() | theirs.keys()):
+            pair = names.get(i), theirs.get(i)
+            if pair[0] != pair[1] and not any(token and RESERVED in token for token in pair):
+                raise UserError(
+                    f"{where}: id {i} is token {pair[0]!r} and {pair[1]!r}; "
+                    "all models of a run must share one vocabulary"
+                )
+        ends = expected.eos_token_id, tokenizer.eos_token_id
+        if path in ends_alike and ends[0] != ends[1]:
+            raise UserError(f"{where}: eos_token_id is {ends[0]} and {ends[1]}")
 
 
 def _load(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rto.cli.parse import parse_run
+from rto.cluster import launch
 from rto.config import RunConfig
 from rto.errors import UserError
 
@@ -39,6 +40,8 @@ JUDGED = ("sft", "dpo", "ppo", "rto")
 NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL = 8000, 8000, 4000, 192
 SAMPLES_PER_PROMPT = 4
 BOOTSTRAPS = 2000
+MOST_ACTORS = 6
+"""Two policy ranks, two critic ranks, a scorer and an engine."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,14 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     root = Path("runs/quickstart")
     prepare(root, seed=arguments.seed)
-    seconds = {stage: run_stage(stage, root / stage) for stage in STAGES}
     config = stage_config("rto", root / "rto")
-    results = judge(root, config)
+    # One local cluster for all stages; each brings its actors and takes them away again.
+    launch.start(config.ray, num_actors=MOST_ACTORS, log_dir=root / "logs")
+    try:
+        seconds = {stage: run_stage(stage, root / stage) for stage in STAGES}
+        results = judge(root, config)
+    finally:
+        launch.stop()
     rows = {name: row(result) for name, result in results.items()}
     gain = paired_gain(results["rto"], results["sft"])
     total = time.monotonic() - started

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from rto.config import RunConfig
 from rto.errors import ProofError
 from rto.models.causal import CausalPolicy, unwrapped
-from rto.models.device import dtype_of, resolve_device
+from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
 from rto.models.heads import SequenceReward, TokenValue
 from rto.models.load import load_causal_lm, load_scalar_model, load_tokenizer
@@ -93,7 +93,10 @@ class Rank:
     ) -> StepStats:
         temperature = self.config.rollout.temperature
         objective = Objective(method, batch, steps, norms, temperature=temperature)
-        return self.trainer.update(*([objective] if extra is None else [objective, extra]))
+        stats = self.trainer.update(*([objective] if extra is None else [objective, extra]))
+        # The engine that shares this GPU needs the room that activations took.
+        empty_cache(self.trainer.engine.device)
+        return stats
 
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
         return self.trainer.score(

@@ -78,6 +78,15 @@ def test_shapes_are_checked():
         chunked_logprobs(hidden[None], head, ids)
 
 
+def test_the_backward_pass_computes_all_chunks_again_but_the_last():
+    hidden, head, ids = make()
+    calls: list[int] = []
+    head.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    logprobs, _ = chunked_logprobs(hidden, head, ids, num_chunks=3)
+    logprobs.sum().backward()
+    assert calls == [13, 12, 12, 12, 13], "37 rows in three chunks; then the second, the first"
+
+
 class LiveBytes(TorchDispatchMode):
     """Peak bytes of the storages that operations made while the mode was on."""
 

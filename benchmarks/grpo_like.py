@@ -1,0 +1,108 @@
+"""Samples/s of whole critic-free iterations against TRL's GRPOTrainer, one after the other.
+
+Both sample 32 responses of up to 64 tokens to 8 prompts, score them with a reward function and a
+frozen reference, and take one optimizer step, in bf16. TRL samples with transformers; ours with
+vLLM, which gets the new weights, with proof, in every iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import ROOT, WORK, Figure, Options, script, story_prompts
+from benchmarks.group_method import GroupMethod
+from rto.config import RunConfig
+from rto.sections import KL, Actor, Adam, Algo, Data, Reward, RolloutSection, Train
+from rto.sections_runtime import Ckpt, DeepSpeed
+from rto.tracking.quiet import quiet
+from rto.tracking.run_folder import RunFolder
+
+NUM_PROMPTS, GROUP_SIZE, NEW_TOKENS = 8, 4, 64
+SAMPLES = NUM_PROMPTS * GROUP_SIZE
+STEPS = 3
+"""After one that warms up."""
+LEARNING_RATE, KL_COEF = 1e-6, 0.04
+
+
+def measure(options: Options) -> list[Figure]:
+    path = options.model_path()
+    steps = 1 if options.quick else STEPS
+    ours, length = through_rto(path, steps)
+    theirs, their_length = through_trl(path, steps)
+    detail = (
+        f"{SAMPLES / ours:.2f} against {SAMPLES / theirs:.2f} samples/s, mean length {length:.0f} "
+        f"and {their_length:.0f} tokens, {path.name} bf16, median of {steps} iterations each"
+    )
+    return [Figure("grpo_like_samples_ratio", theirs / ours, detail)]
+
+
+def through_rto(path: Path, steps: int) -> tuple[float, float]:
+    """Seconds of an iteration and mean response length."""
+    folder = WORK / "grpo-like"
+    shutil.rmtree(folder, ignore_errors=True)
+    config = RunConfig(
+        algo=Algo(name="grpo_like", kl=KL(init_coef=KL_COEF)),
+        actor=Actor(
+            model_name_or_path=str(path), adam=Adam(lr=LEARNING_RATE), lr_scheduler="constant"
+        ),
+        reward=Reward(func_path=str(Path(__file__).with_name("length_reward.py"))),
+        rollout=RolloutSection(
+            batch_size=NUM_PROMPTS, n_samples_per_prompt=GROUP_SIZE, max_new_tokens=NEW_TOKENS
+        ),
+        train=Train(
+            batch_size=SAMPLES,
+            max_tokens_per_gpu=4096,
+            max_steps=1 + steps,
+            device="cpu",
+            self_check=False,
+        ),
+        data=Data(
+            prompt_dataset=[str(story_prompts())],
+            input_key="prompt",
+            apply_chat_template=True,
+            max_len=2 * NEW_TOKENS,
+        ),
+        ds=DeepSpeed(zero_stage=0, param_dtype="bf16"),
+        ckpt=Ckpt(output_dir=str(folder)),
+    )
+    with RunFolder(folder) as run_folder:
+        quiet(run_folder.logs)
+        from rto.cluster.online import run_online
+        from rto.cluster.stages import prepare_online
+
+        method = GroupMethod(group_size=GROUP_SIZE, kl_coef=KL_COEF)
+        run_online(prepare_online(config, lambda config, tokenizer: method), run_folder, None)
+        lines = run_folder.metrics.read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines][1:]
+    seconds = statistics.median(line["time/iteration"] for line in metrics)
+    return seconds, statistics.mean(line["response/length"] for line in metrics)
+
+
+def through_trl(path: Path, steps: int) -> tuple[float, float]:
+    """The same two figures, from a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "model": str(path.absolute()),
+            "prompts": str(story_prompts()),
+            "output_dir": folder,
+            "steps": 1 + steps,
+            "samples": SAMPLES,
+            "group_size": GROUP_SIZE,
+            "new_tokens": NEW_TOKENS,
+            "learning_rate": LEARNING_RATE,
+            "kl_coef": KL_COEF,
+        }
+        command = [sys.executable, "-m", "benchmarks.trl_grpo", json.dumps(settings)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        seen = json.loads((Path(folder) / "seen.json").read_text(encoding="utf-8"))
+    return statistics.median(seen["seconds"][1:]), statistics.mean(seen["lengths"][1:])
+
+
+if __name__ == "__main__":
+    script(measure)

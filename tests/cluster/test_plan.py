@@ -1,0 +1,113 @@
+"""Which actors a run has, and what each gets: arithmetic on CPU, shared GPUs and own GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rto.cluster.plan import Plan, plan_actors
+from rto.config import RunConfig
+from rto.sections import Actor, Critic, Frozen, Train
+from rto.sections_runtime import VLLM
+
+
+def config(*, colocate: bool = True, width: int = 1, engines: int = 1) -> RunConfig:
+    """Four policy ranks, two critic ranks, three scorers."""
+    return RunConfig(
+        actor=Actor(num_gpus_per_node=4),
+        critic=Critic(num_gpus_per_node=2),
+        ref=Frozen(num_gpus_per_node=3),
+        train=Train(colocate_all=colocate),
+        vllm=VLLM(num_engines=engines, tensor_parallel_size=width),
+    )
+
+
+def online(settings: RunConfig, **changes: Any) -> Plan:
+    common: dict[str, Any] = {"num_cpus": 8.0, "online": True, "critic": True, "frozen": True}
+    return plan_actors(settings, **{**common, **changes})
+
+
+def bundles_of(plan: Plan, group: str) -> list[int]:
+    """Index of the first bundle of each actor of the group."""
+    spec = plan.groups[group]
+    return [spec.first_bundle + i * spec.bundles_per_actor for i in range(spec.num_actors)]
+
+
+@pytest.mark.parametrize(
+    ("roles", "want"),
+    [
+        ({}, {"policy": 4, "critic": 2, "scorer": 3, "engine": 1}),
+        ({"critic": False}, {"policy": 4, "scorer": 3, "engine": 1}),
+        ({"critic": False, "frozen": False, "online": False}, {"policy": 4}),
+    ],
+)
+def test_groups_follow_what_the_method_needs(roles: dict[str, bool], want: dict[str, int]) -> None:
+    plan = online(config(), device="cpu", **roles)
+    assert {name: spec.num_actors for name, spec in plan.groups.items()} == want
+    assert plan.num_actors == sum(want.values())
+
+
+@pytest.mark.parametrize("cores", [1.0, 2.0, 8.0, 64.0])
+def test_cpu_actors_share_the_cores_and_never_ask_for_more(cores: float) -> None:
+    plan = online(config(), device="cpu", num_cpus=cores)
+    assert plan.total("CPU") <= cores
+    assert plan.total("GPU") == 0
+    shares = {spec.num_cpus for spec in plan.groups.values()}
+    assert len(shares) == 1
+    assert 0 < shares.pop() <= 1
+    assert not plan.colocated
+
+
+def test_cpu_bundles_hold_one_actor_each() -> None:
+    plan = online(config(), device="cpu", num_cpus=2.0)
+    # 2 cores over 10 actors.
+    assert plan.bundles["critic"] == [{"CPU": 0.2}, {"CPU": 0.2}]
+    assert bundles_of(plan, "critic") == [0, 1]
+
+
+def test_colocated_groups_share_the_gpus_of_the_widest() -> None:
+    plan = online(config(engines=2), device="cuda")
+    assert plan.colocated
+    assert list(plan.bundles) == ["shared"]
+    assert plan.total("GPU") == 4
+    assert bundles_of(plan, "policy") == [0, 1, 2, 3]
+    assert bundles_of(plan, "critic") == [0, 1]
+    assert bundles_of(plan, "engine") == [0, 1]
+
+
+def test_colocated_actors_fit_into_their_bundle() -> None:
+    plan = online(config(engines=4), device="cuda")
+    for bundle, resources in enumerate(plan.bundles["shared"]):
+        here = [name for name in plan.groups if bundle in bundles_of(plan, name)]
+        assert sum(plan.groups[name].num_cpus for name in here) <= resources["CPU"]
+        assert sum(plan.groups[name].num_gpus for name in here) <= resources["GPU"]
+
+
+def test_a_colocated_engine_spans_the_bundles_of_its_tensor_parallel_ranks() -> None:
+    plan = online(config(engines=2, width=2), device="cuda")
+    assert bundles_of(plan, "engine") == [0, 2]
+    assert plan.total("GPU") == 4
+    wide = online(config(engines=3, width=2), device="cuda")
+    assert bundles_of(wide, "engine") == [0, 2, 4]
+    assert wide.total("GPU") == 6
+
+
+def test_separate_groups_have_gpus_of_their_own() -> None:
+    plan = online(config(colocate=False, engines=2, width=2), device="cuda")
+    assert not plan.colocated
+    # 4 policy + 2 critic + 3 scorers + 2 engines of 2.
+    assert plan.total("GPU") == 13
+    assert {name: spec.num_gpus for name, spec in plan.groups.items()} == {
+        "policy": 1, "critic": 1, "scorer": 1, "engine": 2,
+    }  # fmt: skip
+    for name, spec in plan.groups.items():
+        assert spec.bundle_set == name
+        assert all(bundle["GPU"] == spec.num_gpus for bundle in plan.bundles[name])
+
+
+def test_nodes_multiply_ranks() -> None:
+    settings = config()
+    two = replace(settings, actor=replace(settings.actor, num_nodes=2))
+    assert online(two, device="cuda").total("GPU") == 8

@@ -1,0 +1,535 @@
+"""The whole pipeline on real Ray, vLLM and DeepSpeed: a tiny Llama, two policy ranks, one CPU.
+
+One local Ray serves all runs but those that are killed. Models are trained once; the tests read
+what the runs left behind.
+"""
+
+from __future__ import annotations
+
+import gzip
+import ipaddress
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+import uvicorn
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rto.cli.methods import build
+from rto.cli.parse import parse_run
+from rto.cli.run import execute
+from rto.cluster import launch
+from rto.cluster.groups import ActorGroup
+from rto.cluster.keeper import RunKeeper
+from rto.cluster.online import OnlineRun, Pipeline, build_pipeline
+from rto.cluster.session import session
+from rto.cluster.stages import prepare_online
+from rto.cluster.weight_sync import ClusterWeightSync
+from rto.config import RunConfig
+from rto.data.sampler import PromptSampler
+from rto.errors import ActorLost, ProofError, UserError
+from rto.loop import train
+from rto.methods.rto import RTO
+from rto.quickstart.data import ToyPaths, write_task
+from rto.quickstart.tokenizer import build_base_model
+from rto.rollout.digest import DigestRecorder, WeightReceipt
+from rto.scoring.server import RewardModel, build_app
+from rto.sections_runtime import Cluster
+from rto.types import Prompt, Role, Rollout, ScoredBatch
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+ITERATIONS = 3
+WEIGHTS = (1.0, 0.5, 0.25)
+COMMON = {
+    "train.device": "cpu", "ds.param_dtype": "fp32", "data.max_len": "96",
+    "data.apply_chat_template": "true", "ckpt.save_steps": "1", "logger.tensorboard": "false",
+    "train.max_steps": "2", "train.batch_size": "4",
+}  # fmt: skip
+REWARD_FUNC = """
+def reward_func(queries, prompts, labels):
+    return [float(query.split().count("the")) for query in queries]
+"""
+
+
+def lengths(
+    queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
+) -> list[float]:
+    return [len(query.split()) / 10 for query in queries]
+
+
+def arguments(flags: Mapping[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in {**COMMON, **flags}.items()]
+
+
+def configured(command: str, flags: Mapping[str, object]) -> RunConfig:
+    return parse_run(command, arguments(flags)).config
+
+
+def run(command: str, folder: Path, flags: Mapping[str, object]) -> Path:
+    return execute(command, configured(command, {**flags, "ckpt.output_dir": folder})).folder
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def rollouts_of(folder: Path, iteration: int) -> list[dict[str, Any]]:
+    with gzip.open(folder / "rollouts" / f"iter_{iteration:06d}.jsonl.gz", "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "last" / "model.safetensors")
+
+
+@contextmanager
+def served_reward() -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(build_app(lengths, token=None), log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the offline stages left: run folders, and the toy's files."""
+
+    root: Path
+    data: ToyPaths
+    base: Path
+    sft: Path
+    reward: Path
+    dpo: Path
+
+    def online(self, **changes: object) -> dict[str, object]:
+        """Flags of an RTO run: two policy ranks, one optimizer step on each half of a batch."""
+        flags = {
+            "algo": "rto",
+            "actor.model_name_or_path": self.sft / "last",
+            "actor.num_gpus_per_node": 2,
+            "actor.adam.lr": 1e-3,
+            "critic.model_name_or_path": self.reward / "last",
+            "critic.adam.lr": 1e-3,
+            "dpo.model_name_or_path": self.dpo / "last",
+            "algo.dpo_reward_scale": 0.5,
+            "algo.dpo_reward_clip": 0,
+            "reward.func_path": self.root / "reward.py",
+            "data.prompt_dataset": self.data.prompts,
+            "data.input_key": "prompt",
+            "rollout.batch_size": 4,
+            "rollout.n_samples_per_prompt": 2,
+            "rollout.max_new_tokens": 24,
+            "train.max_steps": ITERATIONS,
+        }
+        return {**flags, **{name.replace("__", "."): value for name, value in changes.items()}}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    settings = Cluster(num_cpus=2, object_store_gib=0.3)
+    assert launch.start(settings, num_actors=6, log_dir=tmp_path_factory.mktemp("logs"))
+    yield
+    launch.stop()
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("trained")
+    base = root / "base"
+    build_base_model(base, seed=0)
+    data = write_task(root / "data", seed=0, num_sft=12, num_pairs=12, num_prompts=8, num_eval=1)
+    (root / "reward.py").write_text(REWARD_FUNC)
+    sft = run("sft", root / "sft", {
+        "actor.model_name_or_path": base, "actor.num_gpus_per_node": 2, "actor.adam.lr": 1e-3,
+        "data.dataset": data.sft, "data.input_key": "prompt", "data.output_key": "response",
+    })  # fmt: skip
+    pairs = {
+        "actor.model_name_or_path": sft / "last", "actor.adam.lr": 1e-3,
+        "data.dataset": data.pairs, "data.prompt_key": "prompt", "data.eval_ratio": 0.25,
+    }  # fmt: skip
+    reward = run("reward", root / "reward", pairs)
+    return Trained(root, data, base, sft, reward, run("dpo", root / "dpo", pairs))
+
+
+@pytest.fixture(scope="module")
+def staged(trained: Trained) -> dict[int, Path]:
+    """RTO under ZeRO 0, 2 and 3, paid by a model, a function file and a server."""
+    with served_reward() as url:
+        flags = trained.online(
+            reward__model_name_or_path=trained.reward / "last",
+            reward__remote_url=url,
+            reward__weights=",".join(map(str, WEIGHTS)),
+        )
+        return {
+            stage: run("train", trained.root / f"zero{stage}", {**flags, "ds.zero_stage": stage})
+            for stage in (0, 2, 3)
+        }
+
+
+@dataclass(frozen=True)
+class Live:
+    """A pipeline whose actors stay up between tests."""
+
+    run: OnlineRun
+    parts: Pipeline
+
+
+@pytest.fixture(scope="module")
+def live(trained: Trained) -> Iterator[Live]:
+    config = configured("train", trained.online(actor__num_gpus_per_node=1))
+    prepared = prepare_online(config, build)
+    with session(config, prepared.plan, logs=trained.root) as actors:
+        yield Live(prepared, build_pipeline(prepared, actors))
+
+
+def test_sft_moves_the_weights_and_leaves_a_model(trained: Trained) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained.sft / "last")
+    before = load_file(trained.base / "model.safetensors")
+    assert sorted(model.state_dict()) == sorted(before)
+    assert any(not torch.equal(before[name], w) for name, w in model.state_dict().items())
+    assert [row["iteration"] for row in metrics_of(trained.sft)] == [0, 1]
+
+
+def test_a_reward_model_has_a_score_head_and_its_constants(trained: Trained) -> None:
+    folder = trained.reward / "last"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["std"] > 0
+    assert isinstance(config["mean"], float)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_labels == 1
+    assert torch.equal(model.score.weight, weights_of(trained.reward)["score.weight"])
+
+
+def test_dpo_leaves_the_reference_behind(trained: Trained) -> None:
+    after, before = weights_of(trained.dpo), weights_of(trained.sft)
+    assert sorted(after) == sorted(before)
+    assert any(not torch.equal(before[name], w) for name, w in after.items())
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_stages_sample_the_same_and_train_the_same(
+    staged: dict[int, Path], stage: int
+) -> None:
+    plain, sharded = staged[0], staged[stage]
+    for iteration in range(ITERATIONS):
+        for left, right in zip(
+            rollouts_of(plain, iteration), rollouts_of(sharded, iteration), strict=True
+        ):
+            assert (left["seed"], left["response_ids"]) == (right["seed"], right["response_ids"])
+            assert right["scores"]["reward"] == pytest.approx(left["scores"]["reward"], abs=1e-5)
+    for left, right in zip(metrics_of(plain), metrics_of(sharded), strict=True):
+        assert right["reward/mean"] == pytest.approx(left["reward/mean"], abs=1e-5)
+        assert right["policy/loss"] == pytest.approx(left["policy/loss"], abs=1e-5)
+    want = weights_of(plain)
+    for name, weight in weights_of(sharded).items():
+        torch.testing.assert_close(weight, want[name], atol=1e-5, rtol=0)
+
+
+def test_the_policy_moved_and_the_sampler_followed_it(
+    trained: Trained, staged: dict[int, Path]
+) -> None:
+    before, after = weights_of(trained.sft), weights_of(staged[2])
+    assert any((after[name] - before[name]).abs().max() > 1e-4 for name in before)
+    rows = metrics_of(staged[2])
+    assert rows[0]["kl/mean"] == pytest.approx(0, abs=1e-5)
+    assert abs(rows[2]["kl/mean"]) > 1e-5
+    assert all(row["sampler/abs_diff_max"] < 1e-3 for row in rows)
+    assert all(row["sync/probe_max_abs_diff"] < 1e-3 for row in rows)
+
+
+def test_rewards_of_model_file_and_server_add_up(trained: Trained, staged: dict[int, Path]) -> None:
+    rows = rollouts_of(staged[0], 0)
+    queries = [row["prompt"] + row["response"] + " </s>" * row["finished"] for row in rows]
+    model = RewardModel(str(trained.reward / "last"), max_batch=4)
+    none = [None] * len(rows)
+    for row, query, by_model in zip(rows, queries, model(queries, queries, none), strict=True):
+        count, length = query.split().count("the"), len(query.split()) / 10
+        want = WEIGHTS[0] * by_model + WEIGHTS[1] * count + WEIGHTS[2] * length
+        assert row["scores"]["reward"] == pytest.approx(want, abs=0.03)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    trained: Trained, staged: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = RunKeeper.after
+
+    def stop(keeper: RunKeeper, iteration: int, *rest: Any) -> None:
+        after(keeper, iteration, *rest)
+        if iteration == 1:
+            raise Interrupted
+
+    folder = trained.root / "resumed"
+    with served_reward() as url:
+        flags = trained.online(
+            reward__model_name_or_path=trained.reward / "last",
+            reward__remote_url=url,
+            reward__weights=",".join(map(str, WEIGHTS)),
+        )
+        monkeypatch.setattr(RunKeeper, "after", stop)
+        with pytest.raises(Interrupted):
+            run("train", folder, flags)
+        monkeypatch.undo()
+        assert [row["iteration"] for row in metrics_of(folder)] == [0, 1]
+        run("train", folder, {**flags, "ckpt.load_enable": True})
+    whole = staged[2]
+    assert [row["iteration"] for row in metrics_of(folder)] == list(range(ITERATIONS))
+    assert rollouts_of(folder, 2) == rollouts_of(whole, 2)
+    want = weights_of(whole)
+    assert all(torch.equal(weight, want[name]) for name, weight in weights_of(folder).items())
+
+
+def test_a_checkpoint_of_another_method_is_refused_before_an_actor_starts(
+    trained: Trained, staged: dict[int, Path]
+) -> None:
+    config = (staged[2] / "config.yaml").read_bytes()
+    began = time.monotonic()
+    with pytest.raises(UserError, match="has method 'rto', this run has 'ppo'") as caught:
+        run("train", staged[2], {**trained.online(), "algo": "ppo", "ckpt.load_enable": True})
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(caught.value)
+    assert (staged[2] / "config.yaml").read_bytes() == config
+
+
+class Silent:
+    """A tracker and keeper that remember the last metrics."""
+
+    def __init__(self) -> None:
+        self.metrics: Mapping[str, float] = {}
+
+    def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
+        self.reward = batch[Role.REWARD]
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self.metrics = metrics
+
+    def after(self, iteration: int, method: object, metrics: Mapping[str, float]) -> None:
+        pass
+
+
+def iterate(live: Live, method: RTO, **parts: Any) -> Silent:
+    """One iteration on the actors that are up."""
+    silent, config = Silent(), live.run.config
+    common: dict[str, Any] = {
+        "prompts": PromptSampler(live.run.prompts, batch_size=4, seed=config.train.seed),
+        "generator": live.parts.generator,
+        "scorer": live.parts.scorer,
+        "learner": live.parts.learner,
+        "sync": live.parts.sync,
+        "tracker": silent,
+        "keeper": silent,
+    }
+    train(method, **{**common, **parts}, iterations=range(1), pad_token_id=0)
+    return silent
+
+
+@pytest.mark.parametrize("variant", ["semi", "delayed", "shaping"])
+def test_the_variants_of_the_ablation_run(live: Live, variant: str) -> None:
+    algo = replace(live.run.config.algo, dpo_reward_variant=variant)
+    method = build(replace(live.run.config, algo=algo), live.run.tokenizer)
+    assert isinstance(method, RTO)
+    metrics = iterate(live, method).metrics
+    assert metrics["policy/grad_norm"] > 0
+    assert metrics["dpo/sum_std"] > 0
+
+
+@dataclass(frozen=True)
+class TamperedEngines(ActorGroup):
+    """Engines that are sent one tensor altered, and may report the digests of the true ones."""
+
+    victim: str = "model.layers.1.mlp.down_proj.weight"
+    alter: Callable[[torch.Tensor], torch.Tensor] = torch.clone
+    lies: bool = False
+    truth: DigestRecorder = field(default_factory=DigestRecorder)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        if method == "load_weights":
+            sent: dict[str, torch.Tensor] = ray.get(args[0])
+            weights = dict(self.truth.tee(sent.items()))
+            args = ({**weights, self.victim: self.alter(weights[self.victim].clone())},)
+        answers = super().call(method, *args, **kwargs)
+        if method == "receipt" and self.lies:
+            return [WeightReceipt(self.truth.digests, each.unassigned) for each in answers]
+        return answers
+
+
+class NoRollout:
+    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+        raise AssertionError("a rollout was drawn from unproven weights")
+
+
+def tampered(live: Live, **how: Any) -> ClusterWeightSync:
+    sync, group = live.parts.sync, live.parts.sync.engines
+    engines = TamperedEngines(group.name, group.actors, group.timeout, group.watch, **how)
+    return replace(sync, engines=engines)
+
+
+def flip_last_bit(weight: torch.Tensor) -> torch.Tensor:
+    weight.view(torch.int32)[0, 0] ^= 1
+    return weight
+
+
+def test_one_flipped_bit_ends_the_run_and_is_named(live: Live) -> None:
+    method = build(live.run.config, live.run.tokenizer)
+    assert isinstance(method, RTO)
+    with pytest.raises(ProofError, match=r"'model\.layers\.1\.mlp\.down_proj\.weight' differs"):
+        iterate(live, method, sync=tampered(live, alter=flip_last_bit), generator=NoRollout())
+
+
+def test_the_probe_catches_an_engine_that_computes_with_other_weights(live: Live) -> None:
+    sync = tampered(live, alter=lambda weight: 2 * weight, lies=True)
+    with pytest.raises(ProofError, match="computes other log-probs than the trainer"):
+        sync.push()
+
+
+def test_an_engine_without_proof_does_not_sample_until_it_is_proven(live: Live) -> None:
+    prompts, sync = live.run.prompts[:1], live.parts.sync
+    with pytest.raises(ProofError):
+        tampered(live, alter=flip_last_bit).push()
+    with pytest.raises(ProofError, match="no proven weights"):
+        live.parts.generator.generate(prompts, sync.version)
+    version = sync.push()
+    assert len(live.parts.generator.generate(prompts, version)) == 2
+    with pytest.raises(ProofError, match=f"engine has version {version}"):
+        live.parts.generator.generate(prompts, version + 1)
+
+
+def family() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def test_nothing_listens_beyond_loopback(live: Live) -> None:
+    connections = [
+        (process.name(), connection.laddr.ip)
+        for process in family()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {name for name, _ in connections} >= {"raylet", "gcs_server", "ray::EngineActor"}
+    open_to_all = [(name, ip) for name, ip in connections if not is_loopback(ip)]
+    assert open_to_all == []
+
+
+def is_loopback(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def test_a_stranger_without_the_token_is_refused(live: Live) -> None:
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init(address={address!r}, log_to_driver=False)"
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "wrong"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "AuthenticationError" in done.stderr
+
+
+def test_there_is_no_dashboard(live: Live) -> None:
+    assert not ray.get_runtime_context().worker.node.webui_url  # pyright: ignore
+
+
+@contextmanager
+def started(command: str, folder: Path, flags: Mapping[str, object]) -> Iterator[Started]:
+    """`rto COMMAND` as a process with a Ray of its own; whatever is left of it is killed."""
+    line = [sys.executable, "-m", "rto.cli.main", command]
+    process = subprocess.Popen(
+        [*line, *arguments({**flags, "ckpt.output_dir": folder})],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    begun = Started(process, folder)
+    try:
+        yield begun
+    finally:
+        process.kill()
+        process.wait()
+        psutil.wait_procs(begun.descendants, timeout=10)
+        for child in begun.descendants:
+            if child.is_running():
+                child.kill()
+
+
+@dataclass
+class Started:
+    process: subprocess.Popen[str]
+    folder: Path
+    descendants: list[psutil.Process] = field(default_factory=list)
+
+    def wait_for_iterations(self, count: int) -> None:
+        path = self.folder / "metrics.jsonl"
+        while not path.exists() or len(metrics_of(self.folder)) < count:
+            assert self.process.poll() is None, self.process.communicate()[1]
+            time.sleep(0.2)
+        self.descendants = psutil.Process(self.process.pid).children(recursive=True)
+
+    def actors(self, name: str) -> list[psutil.Process]:
+        return [child for child in self.descendants if child.name().startswith(f"ray::{name}")]
+
+    def survivors(self) -> list[str]:
+        _, alive = psutil.wait_procs(self.descendants, timeout=20)
+        return [child.name() for child in alive]
+
+
+def test_a_killed_actor_ends_the_run_with_its_name_and_the_last_checkpoint(
+    trained: Trained, tmp_path: Path
+) -> None:
+    flags = trained.online(train__max_steps=1000, train__num_episodes=1000)
+    with started("train", tmp_path / "run", flags) as begun:
+        begun.wait_for_iterations(2)
+        victim = begun.actors("TrainerActor")[0]
+        killed = time.monotonic()
+        victim.kill()
+        error = begun.process.communicate(timeout=90)[1]
+        assert time.monotonic() - killed < 60
+        assert begun.process.returncode == ActorLost.exit_code
+        last = error.strip().splitlines()[-1]
+        assert re.search(r"actor (policy|critic)\[\d\] died", last), error
+        found = re.search(r"last checkpoint: (\S+)", last)
+        assert found is not None, error
+        assert (Path(found[1]) / "manifest.json").is_file()
+        assert begun.survivors() == []
+
+
+def test_no_actor_outlives_a_killed_driver(trained: Trained, tmp_path: Path) -> None:
+    flags = {
+        "actor.model_name_or_path": trained.base, "data.dataset": trained.data.sft,
+        "data.input_key": "prompt", "data.output_key": "response", "train.max_epochs": 10000,
+        "train.max_steps": 10000,
+    }  # fmt: skip
+    with started("sft", tmp_path / "run", flags) as begun:
+        begun.wait_for_iterations(1)
+        assert begun.actors("TrainerActor")
+        begun.process.kill()
+        assert begun.survivors() == []

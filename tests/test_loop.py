@@ -1,0 +1,184 @@
+"""The loop against in-process parts that write down what was asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from rto.loop import fit, train
+from rto.protocols import Targets
+from rto.types import (
+    Prompt,
+    Role,
+    Rollout,
+    ScoredBatch,
+    StepStats,
+    TokenBatch,
+    TrainBatch,
+    collate,
+)
+
+PAD = 9
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A method whose coefficient grows by one with each iteration."""
+
+    coef: float = 0.0
+    name: str = "counting"
+    title: str = "Counting"
+    roles: frozenset[Role] = frozenset({Role.POLICY, Role.REWARD})
+
+    def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
+        return TrainBatch(tokens=batch.tokens), {"reward/mean": 1.0, "shared/x": 1.0}
+
+    def adapt(self, metrics: Mapping[str, float]) -> Counting:
+        return replace(self, coef=self.coef + metrics["policy/step"])
+
+
+@dataclass
+class Diary:
+    """Every part of the loop in one: notes each call with what identifies it."""
+
+    version: int = 0
+    notes: list[tuple[Any, ...]] = field(default_factory=list)
+    sampled: list[TokenBatch] = field(default_factory=list)
+
+    def push(self) -> int:
+        self.notes.append(("push",))
+        self.version += 1
+        return self.version - 1
+
+    def draw(self, iteration: int) -> Sequence[Prompt]:
+        self.notes.append(("draw", iteration))
+        return [Prompt(id=10 * iteration + i, token_ids=(1,) * (i + 1), text="") for i in range(2)]
+
+    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+        self.notes.append(("generate", [p.id for p in prompts], policy_version))
+        return [Rollout(p, 0, (5,), (-1.0,), "", True, policy_version, 0) for p in prompts]
+
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        self.notes.append(("score", roles))
+        self.sampled.append(tokens)
+        return ScoredBatch(tokens, {Role.REWARD: torch.zeros(len(tokens))})
+
+    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+        self.notes.append(("update", method))
+        return StepStats({"policy/step": 1.0, "shared/x": 2.0}, optimizer_steps=1, tokens=2)
+
+    def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
+        self.notes.append(("rollouts", iteration, len(rollouts)))
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self.notes.append(("log", iteration, dict(metrics)))
+
+    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+        self.notes.append(("after", iteration, method))
+
+    def run(self, iterations: range) -> Counting:
+        return train(
+            Counting(),
+            prompts=self,
+            generator=self,
+            scorer=self,
+            learner=self,
+            sync=self,
+            tracker=self,
+            keeper=self,
+            iterations=iterations,
+            pad_token_id=PAD,
+        )
+
+    def of(self, kind: str) -> list[tuple[Any, ...]]:
+        return [note[1:] for note in self.notes if note[0] == kind]
+
+
+MERGED = {"reward/mean": 1.0, "policy/step": 1.0, "shared/x": 2.0}
+
+
+def test_an_iteration_is_in_the_papers_order() -> None:
+    diary = Diary()
+    diary.run(range(1))
+    assert [note[0] for note in diary.notes] == [
+        "push", "draw", "generate", "score", "update", "push", "rollouts", "log", "after",
+    ]  # fmt: skip
+
+
+def test_each_rollout_is_of_the_version_pushed_last() -> None:
+    diary = Diary(version=7)
+    diary.run(range(3))
+    assert [version for _, version in diary.of("generate")] == [7, 8, 9]
+
+
+def test_a_resumed_loop_draws_where_it_left_off() -> None:
+    whole, first, second = Diary(), Diary(), Diary(version=2)
+    whole.run(range(3))
+    first.run(range(2))
+    second.run(range(2, 3))
+    assert first.of("generate") + second.of("generate") == whole.of("generate")
+    assert [iteration for iteration, *_ in second.of("log")] == [2]
+
+
+def test_no_iterations_push_once_and_change_nothing() -> None:
+    diary = Diary()
+    assert diary.run(range(2, 2)) == Counting()
+    assert diary.notes == [("push",)]
+
+
+def test_the_method_adapts_between_iterations() -> None:
+    diary = Diary()
+    assert diary.run(range(3)) == Counting(coef=3)
+    assert [method.coef for (method,) in diary.of("update")] == [0, 1, 2]
+    assert [method.coef for _, method in diary.of("after")] == [1, 2, 3]
+
+
+def test_metrics_of_targets_and_update_are_merged() -> None:
+    diary = Diary()
+    diary.run(range(1))
+    assert diary.of("log") == [(0, MERGED)]
+
+
+def test_the_batch_is_collated_with_the_pad_token_and_scored_for_the_methods_roles() -> None:
+    diary = Diary()
+    diary.run(range(1))
+    assert diary.sampled[0].prompt_ids.tolist() == [[PAD, 1], [1, 1]]
+    assert diary.of("score") == [(Counting().roles,)]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Steps 3 and 4 of stored rows."""
+
+    def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
+        rollouts = [Rollout(Prompt(0, (1,), ""), 0, (5,), (-1.0,), "", True, 0, 0)]
+        tokens = collate(rollouts, pad_token_id=PAD)
+        for step in (3, 4):
+            yield step, ScoredBatch(tokens, {})
+
+
+def test_offline_steps_update_log_and_keep() -> None:
+    diary = Diary()
+    method = fit(Counting(), batches=Stored(), learner=diary, tracker=diary, keeper=diary)
+    assert [note[0] for note in diary.notes] == ["update", "log", "after"] * 2
+    assert diary.of("log") == [(3, MERGED), (4, MERGED)]
+    assert [m.coef for _, m in diary.of("after")] == [1, 2]
+    assert method == Counting(coef=2)
+
+
+def test_an_error_in_the_update_ends_the_loop_before_a_push() -> None:
+    class Broken(Diary):
+        def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+            raise RuntimeError("diverged")
+
+    diary = Broken()
+    with pytest.raises(RuntimeError, match="diverged"):
+        diary.run(range(1))
+    assert len(diary.of("push")) == 1
+    assert diary.of("after") == []
