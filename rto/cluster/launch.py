@@ -62,6 +62,9 @@ def _stay_local() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("VLLM_HOST_IP", LOOPBACK)
+    # More actors than cores compute at once: OpenMP threads that spin while they wait would take
+    # the cores from those with work to do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

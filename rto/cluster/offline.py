@@ -81,6 +81,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             start_step=first,
             score=lambda tokens: scorer.score(tokens, [], run.method.roles),
         )
+        console.begin()
         method = fit(
             method,
             batches=batches,

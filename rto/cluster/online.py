@@ -120,6 +120,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             run.prompts, batch_size=config.rollout.batch_size, seed=config.train.seed
         )
         pipeline.sync.version = first - 1
+        console.begin()
         train(
             method,
             prompts=timings.prompts(sampler),

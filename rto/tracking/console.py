@@ -72,6 +72,10 @@ class LiveConsole:
         if self._live is not None:
             self._live.stop()
 
+    def begin(self) -> None:
+        """Start-up is over: the time left is told from here on."""
+        self._began = self._clock()
+
     def stage(self, name: str) -> None:
         """What the run does now; ``Timings`` calls this."""
         self._stage = name

@@ -51,6 +51,17 @@ def test_the_pace_of_a_resumed_run_ignores_what_was_done_before() -> None:
     assert stream.getvalue().endswith("9/10  left 1:00\n")
 
 
+def test_the_pace_counts_from_where_start_up_ended() -> None:
+    clock = Clock()
+    console, stream = plain()
+    live = LiveConsole("RTO", total=3, console=console, clock=clock)
+    clock.now = 100
+    live.begin()
+    clock.now = 110
+    live.log(0, {})
+    assert stream.getvalue().endswith("1/3  left 0:20\n")
+
+
 def test_a_terminal_shows_the_stage_and_the_figures() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=200)
