@@ -30,7 +30,7 @@ from rto.training.ranks import Rank, RankPlace
 from rto.types import TokenBatch, TrainBatch, pad
 
 ROUNDS = 5
-PROMPT, RESPONSES, ROWS_EACH = 24, (32, 48, 64, 80, 96), 6
+PROMPT, RESPONSES, ROWS_EACH = 24, tuple(range(24, 104, 8)), 3
 ADAM = Adam(lr=1e-6)
 LOSS_TOLERANCE = 0.02
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rto.data.microbatch import cut
 from rto.errors import UserError
 from rto.types import LossNorm, TokenBatch
 
@@ -123,19 +124,17 @@ def _pack(
     max_tokens: int,
     max_sequences: int | None,
 ) -> list[list[list[int]]]:
-    """Micro-batches of units, longest first, each filled up to the budget."""
-    units = sorted(units, key=lambda unit: _longest(unit, lengths), reverse=True)
-    packs: list[list[list[int]]] = []
-    rows = longest = 0
+    """Micro-batches of units, longest first (see ``cut``)."""
     for unit in units:
         _check_fits(unit, lengths, max_tokens, max_sequences)
-        rows += len(unit)
-        full = max_sequences is not None and rows > max_sequences
-        if not packs or full or rows * longest > max_tokens:
-            packs.append([])
-            rows, longest = len(unit), _longest(unit, lengths)
-        packs[-1].append(unit)
-    return packs
+    units = sorted(units, key=lambda unit: _longest(unit, lengths), reverse=True)
+    slices = cut(
+        [len(unit) for unit in units],
+        [_longest(unit, lengths) for unit in units],
+        max_tokens=max_tokens,
+        max_sequences=max_sequences,
+    )
+    return [units[part] for part in slices]
 
 
 def _check_fits(

@@ -46,10 +46,11 @@ from rto.data.sampler import PromptSampler
 from rto.errors import ActorLost, ProofError, UserError
 from rto.loop import train
 from rto.methods.rto import RTO
+from rto.models.load import load_tokenizer
 from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
 from rto.rollout.digest import DigestRecorder, WeightReceipt
-from rto.scoring.server import RewardModel, build_app
+from rto.scoring.server import build_app
 from rto.sections_runtime import Cluster
 from rto.types import Prompt, Role, Rollout, ScoredBatch
 
@@ -129,7 +130,7 @@ class Trained:
             "algo": "rto",
             "actor.model_name_or_path": self.sft / "last",
             "actor.num_gpus_per_node": 2,
-            "actor.adam.lr": 1e-3,
+            "actor.adam.lr": 3e-4,
             "critic.model_name_or_path": self.reward / "last",
             "critic.adam.lr": 1e-3,
             "dpo.model_name_or_path": self.dpo / "last",
@@ -142,6 +143,7 @@ class Trained:
             "rollout.n_samples_per_prompt": 2,
             "rollout.max_new_tokens": 24,
             "train.max_steps": ITERATIONS,
+            "train.num_episodes": 2,
         }
         return {**flags, **{name.replace("__", "."): value for name, value in changes.items()}}
 
@@ -262,14 +264,19 @@ def test_the_policy_moved_and_the_sampler_followed_it(
 
 
 def test_rewards_of_model_file_and_server_add_up(trained: Trained, staged: dict[int, Path]) -> None:
-    rows = rollouts_of(staged[0], 0)
-    queries = [row["prompt"] + row["response"] + " </s>" * row["finished"] for row in rows]
-    model = RewardModel(str(trained.reward / "last"), max_batch=4)
-    none = [None] * len(rows)
-    for row, query, by_model in zip(rows, queries, model(queries, queries, none), strict=True):
-        count, length = query.split().count("the"), len(query.split()) / 10
-        want = WEIGHTS[0] * by_model + WEIGHTS[1] * count + WEIGHTS[2] * length
-        assert row["scores"]["reward"] == pytest.approx(want, abs=0.03)
+    tokenizer = load_tokenizer(str(trained.base))
+    model = AutoModelForSequenceClassification.from_pretrained(trained.reward / "last")
+    for row in rollouts_of(staged[0], 0):
+        prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+        hidden = model.model(torch.tensor([prompt + row["response_ids"]])).last_hidden_state
+        query = row["prompt"] + row["response"] + "</s>" * row["finished"]
+        parts = (
+            float(model.score(hidden[0, -1])),
+            float(query.split().count("the")),
+            len(query.split()) / 10,
+        )
+        want = sum(weight * part for weight, part in zip(WEIGHTS, parts, strict=True))
+        assert row["scores"]["reward"] == pytest.approx(want, abs=1e-3)
 
 
 class Interrupted(Exception):
@@ -532,4 +539,5 @@ def test_no_actor_outlives_a_killed_driver(trained: Trained, tmp_path: Path) -> 
         begun.wait_for_iterations(1)
         assert begun.actors("TrainerActor")
         begun.process.kill()
-        assert begun.survivors() == []
+        # Ray's own agents go too, but only after a minute of trying to report.
+        assert set(begun.survivors()) <= {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
