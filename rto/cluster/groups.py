@@ -115,17 +115,17 @@ class Pending:
         """
         limit = timeout or self.group.timeout
         deadline = time.monotonic() + limit
-        waiting = list(self.refs)
+        waiting, results = list(self.refs), {}
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
             for ref in ready:
-                self._fetch(ref)
+                results[ref] = self._fetch(ref)
             if waiting:
                 self.group.watch.look()
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(self._name(ref) for ref in waiting)
                 raise ActorLost(f"{names} did not answer {self.method} within {limit:.0f} s")
-        return [self._fetch(ref) for ref in self.refs]
+        return [results[ref] for ref in self.refs]
 
     def _name(self, ref: Any) -> str:
         return f"{self.group.name}[{list(self.refs).index(ref)}]"

@@ -40,8 +40,8 @@ def start(settings: Cluster, *, num_actors: int, log_dir: Path) -> bool:
         _start_local(settings, num_actors, common)
         session = Path(ray.get_runtime_context().worker.node.get_session_dir_path())  # pyright: ignore
         link = log_dir / "ray"
-        if not link.is_symlink():
-            link.symlink_to(session / "logs")
+        link.unlink(missing_ok=True)
+        link.symlink_to(session / "logs")
     # Ray installs handlers of its own in ray.init.
     signal.signal(signal.SIGTERM, _terminate)
     return True

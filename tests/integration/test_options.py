@@ -31,7 +31,7 @@ def reward_func(queries, prompts, labels):
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("options")
     build_base_model(root / "base", 0)
-    write_task(root / "data", seed=0, num_sft=8, num_pairs=4, num_prompts=16, num_eval=4)
+    write_task(root / "data", seed=0, num_sft=8, num_pairs=4, num_prompts=24, num_eval=4)
     (root / "reward_func.py").write_text(REWARD_FUNC)
     rows = [json.loads(line) for line in (root / "data" / "sft.jsonl").read_text().splitlines()]
     texts = [json.dumps({"prompt": row["response"]}) for row in rows]
