@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,7 +37,6 @@ from rto.cli.parse import parse_run
 from rto.cli.run import execute
 from rto.cluster import launch
 from rto.cluster.groups import ActorGroup
-from rto.cluster.keeper import RunKeeper
 from rto.cluster.online import OnlineRun, Pipeline, build_pipeline
 from rto.cluster.session import session
 from rto.cluster.stages import prepare_online
@@ -147,6 +147,14 @@ class Trained:
         }
         return {**flags, **{name.replace("__", "."): value for name, value in changes.items()}}
 
+    def paid_by_three(self, url: str) -> dict[str, object]:
+        """An RTO run with a reward model, a function file and the server at ``url``."""
+        return self.online(
+            reward__model_name_or_path=self.reward / "last",
+            reward__remote_url=url,
+            reward__weights=",".join(map(str, WEIGHTS)),
+        )
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -181,11 +189,7 @@ def trained(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def staged(trained: Trained) -> dict[int, Path]:
     """RTO under ZeRO 0, 2 and 3, paid by a model, a function file and a server."""
     with served_reward() as url:
-        flags = trained.online(
-            reward__model_name_or_path=trained.reward / "last",
-            reward__remote_url=url,
-            reward__weights=",".join(map(str, WEIGHTS)),
-        )
+        flags = trained.paid_by_three(url)
         return {
             stage: run("train", trained.root / f"zero{stage}", {**flags, "ds.zero_stage": stage})
             for stage in (0, 2, 3)
@@ -271,7 +275,7 @@ def test_rewards_of_model_file_and_server_add_up(trained: Trained, staged: dict[
         hidden = model.model(torch.tensor([prompt + row["response_ids"]])).last_hidden_state
         query = row["prompt"] + row["response"] + "</s>" * row["finished"]
         parts = (
-            float(model.score(hidden[0, -1])),
+            model.score(hidden[0, -1]).item(),
             float(query.split().count("the")),
             len(query.split()) / 10,
         )
@@ -279,35 +283,20 @@ def test_rewards_of_model_file_and_server_add_up(trained: Trained, staged: dict[
         assert row["scores"]["reward"] == pytest.approx(want, abs=1e-3)
 
 
-class Interrupted(Exception):
-    pass
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    trained: Trained, staged: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+def test_a_run_resumed_from_an_older_checkpoint_ends_where_the_whole_one_does(
+    trained: Trained, staged: dict[int, Path]
 ) -> None:
-    after = RunKeeper.after
-
-    def stop(keeper: RunKeeper, iteration: int, *rest: Any) -> None:
-        after(keeper, iteration, *rest)
-        if iteration == 1:
-            raise Interrupted
-
-    folder = trained.root / "resumed"
+    whole, folder = staged[2], trained.root / "resumed"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints" / "step_00000002")
+    shutil.rmtree(folder / "last")
+    (folder / "rollouts" / "iter_000002.jsonl.gz").unlink()
     with served_reward() as url:
-        flags = trained.online(
-            reward__model_name_or_path=trained.reward / "last",
-            reward__remote_url=url,
-            reward__weights=",".join(map(str, WEIGHTS)),
-        )
-        monkeypatch.setattr(RunKeeper, "after", stop)
-        with pytest.raises(Interrupted):
-            run("train", folder, flags)
-        monkeypatch.undo()
-        assert [row["iteration"] for row in metrics_of(folder)] == [0, 1]
-        run("train", folder, {**flags, "ckpt.load_enable": True})
-    whole = staged[2]
-    assert [row["iteration"] for row in metrics_of(folder)] == list(range(ITERATIONS))
+        run("train", folder, {**trained.paid_by_three(url), "ckpt.load_enable": True})
+    kept, gone_on = metrics_of(folder)[:2], metrics_of(folder)[2:]
+    assert kept == metrics_of(whole)[:2]
+    assert [row["iteration"] for row in gone_on] == [2]
+    assert gone_on[0]["policy/loss"] == metrics_of(whole)[2]["policy/loss"]
     assert rollouts_of(folder, 2) == rollouts_of(whole, 2)
     want = weights_of(whole)
     assert all(torch.equal(weight, want[name]) for name, weight in weights_of(folder).items())
