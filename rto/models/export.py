@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +24,9 @@ def save_pretrained(
     restored: the model's parameters may be partitioned (ZeRO-3), so none is read from it.
     """
     config = copy.deepcopy(model.config)
-    if "quantization_config" in config.to_dict():
-        del config.quantization_config
+    vars(config).pop("quantization_config", None)
     with torch.device("meta"):
-        skeleton = type(model)(config)
+        skeleton: Any = type(model)(config)
     skeleton.to(dtype=next(x.dtype for x in weights.values() if x.is_floating_point()))
     if model.can_generate():
         skeleton.generation_config = model.generation_config

@@ -52,7 +52,9 @@ def test_export_loads_again_with_its_tokenizer(tiny_model_dir: Path, tmp_path: P
 def test_export_of_a_scalar_model_with_constants(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = scalar(tiny_model_dir, new_head=True)
     set_reward_constants(model.config, mean=1.5, std=0.25)
-    save_pretrained(unwrapped(model), load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path)
+    save_pretrained(
+        unwrapped(model), load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path
+    )
     again, info = AutoModelForSequenceClassification.from_pretrained(
         tmp_path, output_loading_info=True
     )
@@ -65,7 +67,9 @@ def test_export_of_a_scalar_model_with_constants(tiny_model_dir: Path, tmp_path:
 
 def test_export_keeps_dtype_and_every_tensor(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = causal(tiny_model_dir).bfloat16()
-    save_pretrained(unwrapped(model), load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path)
+    save_pretrained(
+        unwrapped(model), load_tokenizer(str(tiny_model_dir)), model.state_dict(), tmp_path
+    )
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
     assert again.dtype == torch.bfloat16
     for name, tensor in again.state_dict().items():
