@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ OWN_ERRORS = (UserError, ProofError, TrainingDiverged, RewardProtocolError)
 
 @dataclass
 class Watch:
-    """All actors of a run by name, and one ping to each.
+    """All actors of a run by name, and a ping to each.
 
     A busy or hanging actor answers its ping late or never; only a dead one fails it. So an actor
     that leaves its peers waiting in a collective is found although nobody waits for it.
@@ -32,40 +32,50 @@ class Watch:
 
     actors: dict[str, ActorHandle] = field(default_factory=dict)
     _pings: dict[str, Any] = field(default_factory=dict)
-    _checked: float = field(default_factory=time.monotonic)
+    _looked: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, actor: ActorHandle) -> None:
         self.actors[name] = actor
 
     def look(self) -> None:
-        """``check``, when it is time again."""
-        if time.monotonic() - self._checked > CHECK_SECONDS:
-            self.check(patience=0)
-
-    def check(self, *, patience: float) -> None:
-        """Ask every actor for a sign of life, for ``patience`` seconds.
+        """From time to time: read the pings that came back and send those actors another.
 
         Raises:
             ActorLost: names an actor that is dead.
         """
-        for name, actor in self.actors.items():
-            if name not in self._pings:
-                self._pings[name] = actor.__ray_ready__.remote()
-        deadline = time.monotonic() + patience
-        while self._collect() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        self._checked = time.monotonic()
+        if time.monotonic() - self._looked > CHECK_SECONDS:
+            out = _unanswered(self._pings)
+            self._pings = {name: out.get(name) or _ping(a) for name, a in self.actors.items()}
+            self._looked = time.monotonic()
 
-    def _collect(self) -> bool:
-        """Read the pings that came back; returns whether any is still out."""
-        for name, ping in list(self._pings.items()):
-            if ray.wait([ping], timeout=0)[0]:
-                try:
-                    ray.get(ping)
-                except RayActorError as error:
-                    raise ActorLost(f"actor {name} died: {_reason(error)}") from error
-                del self._pings[name]
-        return bool(self._pings)
+    def check(self, *, patience: float) -> None:
+        """Ask every actor anew and give it ``patience`` seconds.
+
+        Raises:
+            ActorLost: names an actor that is dead.
+        """
+        pings = {name: _ping(actor) for name, actor in self.actors.items()}
+        deadline = time.monotonic() + patience
+        while (pings := _unanswered(pings)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def _ping(actor: ActorHandle) -> Any:
+    return actor.__ray_ready__.remote()
+
+
+def _unanswered(pings: Mapping[str, Any]) -> dict[str, Any]:
+    """The pings that are still out."""
+    out = {}
+    for name, ping in pings.items():
+        if not ray.wait([ping], timeout=0)[0]:
+            out[name] = ping
+            continue
+        try:
+            ray.get(ping)
+        except RayActorError as error:
+            raise ActorLost(f"actor {name} died: {_reason(error)}") from error
+    return out
 
 
 @dataclass(frozen=True)

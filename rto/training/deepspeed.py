@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -73,15 +74,24 @@ def init_process_group(
     on_cpu = torch.device(device).type == "cpu"
     if not on_cpu:
         torch.accelerator.set_device_index(torch.device(device).index or 0)
-    deepspeed.init_distributed(
-        dist_backend="gloo" if on_cpu else "nccl",
-        auto_mpi_discovery=False,
-        timeout=timedelta(seconds=timeout),
-        init_method=f"tcp://{master_addr}:{master_port}",
-        rank=rank,
-        world_size=world_size,
-        verbose=False,
+    limit = timedelta(seconds=timeout)
+    store = dist.TCPStore(
+        master_addr,
+        master_port,
+        world_size,
+        is_master=rank == 0,
+        timeout=limit,
+        master_listen_fd=_listen(master_addr, master_port) if rank == 0 else None,
     )
+    backend = "gloo" if on_cpu else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _listen(host: str, port: int) -> int:
+    """A listening socket on one interface, for a store that would listen on all of them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family).detach()
 
 
 class ZeroEngine:
