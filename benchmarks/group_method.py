@@ -12,6 +12,7 @@ from rto.functional import losses
 from rto.functional.kl import kl_penalty
 from rto.functional.masked import masked_mean
 from rto.methods.narrow import expect
+from rto.protocols import Card, Output
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 
@@ -30,9 +31,11 @@ class GroupMethod:
 
     group_size: int
     kl_coef: float
-    name: str = "grpo_like"
-    title: str = "Group-relative policy optimization, for benchmarks"
-    needs_entropy: bool = False
+    card: Card = Card(
+        "grpo_like", "Group-relative policy optimization", "for benchmarks", "rewards", ("online",)
+    )
+    outputs: frozenset[Output] = frozenset()
+    whole_groups: bool = False
     roles: frozenset[Role] = frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})
 
     def targets(self, batch: ScoredBatch) -> tuple[GroupBatch, dict[str, float]]:

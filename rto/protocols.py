@@ -7,7 +7,8 @@ of ``ScoredBatch`` (offline data).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -24,23 +25,43 @@ from rto.types import (
     TrainBatch,
 )
 
+Feedback = Literal["demonstrations", "pairs", "rewards"]
+Mode = Literal["offline", "online"]
+Output = Literal["entropy", "reference_kl", "value"]
+RewardScaling = Literal["none", "zscore", "within_prompt"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method in one row of `rto methods`."""
+
+    name: str
+    """Identity of the method; a checkpoint refuses to resume under another one."""
+    title: str
+    """Full name, printed at start-up."""
+    paper: str
+    """arXiv id, or the source in words."""
+    feedback: Feedback
+    modes: tuple[Mode, ...]
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.paper})"
+
 
 class Targets(Protocol):
     """What every method is: a frozen, picklable value that turns scores into a train batch."""
 
     @property
-    def name(self) -> str:
-        """Identity of the method; a checkpoint refuses to resume under another one."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """Full name with its source, printed at start-up."""
-        ...
+    def card(self) -> Card: ...
 
     @property
     def roles(self) -> frozenset[Role]:
         """The scores that ``targets`` reads."""
+        ...
+
+    @property
+    def whole_groups(self) -> bool:
+        """Whether the loss needs all rows of a group in one forward."""
         ...
 
     def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
@@ -57,8 +78,8 @@ class Method(Targets, Protocol):
     """A method that trains a language model."""
 
     @property
-    def needs_entropy(self) -> bool:
-        """Whether ``loss`` reads ``PolicyOutput.entropy``."""
+    def outputs(self) -> frozenset[Output]:
+        """The fields of ``PolicyOutput`` that ``loss`` reads beside the log-probs."""
         ...
 
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput: ...
@@ -79,6 +100,22 @@ class ScoreMethod(Targets, Protocol):
 
     def score_loss(self, scores: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         """``scores`` [B]: the head's output at the last real token."""
+        ...
+
+
+@runtime_checkable
+class FeedbackMethod(Method, Protocol):
+    """A method that also trains offline, on stored responses with one reward each."""
+
+    @property
+    def reward_scaling(self) -> RewardScaling:
+        """What the training set's rewards are put through: (r - mean) / std over all rows, or
+        r / (std of the rewards less their prompt's mean)."""
+        ...
+
+    @property
+    def min_responses(self) -> int:
+        """A prompt with fewer rated responses teaches this method nothing."""
         ...
 
 

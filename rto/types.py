@@ -28,6 +28,7 @@ class Role(enum.StrEnum):
     DPO_REFERENCE = "dpo_reference"  # log-probs [B, T] of the reference that DPO was trained from
     CRITIC = "critic"  # values [B, T]: entry t is V(state before token t)
     REWARD = "reward"  # one scalar per response [B]
+    UNRELATED = "unrelated"  # log pi/pi_ref [B] of each prompt with a response to another prompt
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,15 @@ class TrainBatch(Rows):
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What a policy forward gives: log-probs [B, T] and, where a loss asked for it, entropy."""
+    """What a policy forward gives: log-probs [B, T], and what else the method asked for."""
 
     logprobs: Tensor
     entropy: Tensor | None = None
+    """[B, T]."""
+    reference_kl: Tensor | None = None
+    """KL(reference || policy) over the whole vocabulary, [B, T]."""
+    value: Tensor | None = None
+    """Of a head on the policy's own hidden state at the end of the prompt, [B]."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,7 @@ class LossNorm:
 
     tokens: int
     sequences: int
+    groups: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rto.loop import fit, train
-from rto.protocols import Targets
+from rto.protocols import Card, Targets
 from rto.types import (
     Prompt,
     Role,
@@ -30,9 +30,9 @@ class Counting:
     """A method whose coefficient grows by one with each iteration."""
 
     coef: float = 0.0
-    name: str = "counting"
-    title: str = "Counting"
+    card: Card = Card("counting", "Counting", "none", "rewards", ("online",))
     roles: frozenset[Role] = frozenset({Role.POLICY, Role.REWARD})
+    whole_groups: bool = False
 
     def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
         return TrainBatch(tokens=batch.tokens), {"reward/mean": 1.0, "shared/x": 1.0}

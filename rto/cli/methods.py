@@ -110,7 +110,7 @@ def _describe(name: str, point: EntryPoint) -> dict[str, Any]:
     method = point.load()(RunConfig(), _NoTokenizer())
     return {
         "name": name,
-        "title": method.title,
+        "title": str(method.card),
         "critic": Role.CRITIC in method.roles,
         "reference": Role.REFERENCE in method.roles,
         "dpo model": Role.DPO in method.roles,

@@ -19,7 +19,7 @@ def print_plan(run: OnlineRun | OfflineRun) -> None:
     console = Console()
     config = run.config
     size = num_parameters(str(config.actor.model_name_or_path))
-    console.print(f"{run.method.title}: policy of {size / 1e6:,.1f} M parameters")
+    console.print(f"{run.method.card}: policy of {size / 1e6:,.1f} M parameters")
     console.print(table(_actor_rows(run, config, size), title="actors"))
     if isinstance(run, OnlineRun):
         lines = batch_arithmetic(config, iterations=run.iterations)

@@ -58,7 +58,7 @@ def execute(command: str, config: RunConfig) -> Finished:
                 shutil.rmtree(path)
             raise
         folder.write_config(dump(config))
-        print(f"{run.method.title}\nrun folder: {folder.path}", flush=True)
+        print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         try:
             return Finished(folder.path, work(run, folder, found))
         except ActorLost as error:

@@ -22,8 +22,6 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
-    whole_groups: bool = True
-    """Keep a group inside one forward: losses on pairs need it, losses per row do not."""
 
 
 @dataclass
@@ -63,7 +61,7 @@ class ClusterLearner:
                 max_sequences=self.plan.max_sequences,
                 seed=self.plan.seed + self.updates,
                 epoch=epoch,
-                whole_groups=self.plan.whole_groups,
+                whole_groups=method.whole_groups,
             )
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]

@@ -58,7 +58,9 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
     columns = {"loss": "actor/loss", "lr": "actor/lr", "update tok/s": "rate/update_tokens_per_s"}
     with (
         session(config, run.plan, logs=folder.logs) as actors,
-        LiveConsole(run.method.name, total=run.num_steps, unit="step", columns=columns) as console,
+        LiveConsole(
+            run.method.card.name, total=run.num_steps, unit="step", columns=columns
+        ) as console,
     ):
         policy, scorer = _start(run, actors)
         keeper = make_keeper(
@@ -111,7 +113,7 @@ def _start(run: OfflineRun, actors: Actors) -> tuple[ActorGroup, ClusterScorer]:
 
 def open_store(config: RunConfig, method: Targets, folder: RunFolder) -> CheckpointStore:
     identity = Identity(
-        method=method.name,
+        method=method.card.name,
         model=str(config.actor.model_name_or_path),
         zero_stage=config.ds.zero_stage,
         num_ranks=config.actor.num_ranks,

@@ -87,7 +87,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
     config = run.config
     with (
         session(config, run.plan, logs=folder.logs) as actors,
-        LiveConsole(run.method.name, total=run.iterations, columns=ONLINE) as console,
+        LiveConsole(run.method.card.name, total=run.iterations, columns=ONLINE) as console,
     ):
         for _, source in run.rewards.texts:
             console.print(f"reward source: {source}")
@@ -187,7 +187,6 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=config.train.max_epochs,
         seed=config.train.seed,
-        whole_groups=False,
     )
 
 

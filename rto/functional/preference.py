@@ -40,7 +40,7 @@ def dpo_loss(
     ``nll_coef`` adds the chosen responses' negative log-likelihood per token, averaged over pairs.
     """
     check_masked(mask, logprobs=logprobs, ref_logprobs=ref_logprobs)
-    num_pairs = norm.sequences / 2
+    num_pairs = norm.groups
     log_ratio = masked_sum(logprobs, mask, dim=-1) - masked_sum(ref_logprobs, mask, dim=-1)
     chosen, rejected = split_pairs(beta * log_ratio)
     margin = chosen - rejected

@@ -15,7 +15,9 @@ from rto.functional.kl import Estimator, adaptive_kl_coef, kl_penalty
 from rto.functional.losses import ISCorrection, Reduction
 from rto.functional.masked import masked_mean, masked_sum, masked_var, whiten, zero_masked
 from rto.functional.rewards import regularized_rewards, sentence_reward
+from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
+from rto.protocols import Card, Output
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TokenBatch, TrainBatch
 
 
@@ -31,7 +33,7 @@ class PPOBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO:
+class PPO(PlainMethod):
     """Per-token KL in the reward (or the loss), sentence reward at the end, GAE, clipped losses."""
 
     kl_coef: float = 0.01
@@ -56,20 +58,22 @@ class PPO:
     is_correction_threshold: tuple[float, float] = (0.5, 5.0)
 
     @property
-    def name(self) -> str:
-        return "ppo"
-
-    @property
-    def title(self) -> str:
-        return "Proximal Policy Optimization (arXiv 1707.06347)"
+    def card(self) -> Card:
+        return Card(
+            name="ppo",
+            title="Proximal Policy Optimization",
+            paper="arXiv 1707.06347",
+            feedback="rewards",
+            modes=("online",),
+        )
 
     @property
     def roles(self) -> frozenset[Role]:
         return frozenset({Role.POLICY, Role.REFERENCE, Role.CRITIC, Role.REWARD})
 
     @property
-    def needs_entropy(self) -> bool:
-        return self.entropy_coef is not None
+    def outputs(self) -> frozenset[Output]:
+        return frozenset() if self.entropy_coef is None else frozenset({"entropy"})
 
     def targets(self, batch: ScoredBatch) -> tuple[PPOBatch, dict[str, float]]:
         mask = batch.tokens.response_mask

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from torch import Tensor
 
 from rto.functional.masked import zero_masked
 from rto.functional.preference import check_pairs, dpo_loss
+from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
+from rto.protocols import Card
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 
@@ -22,7 +22,7 @@ class PreferenceBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO:
+class DPO(PlainMethod):
     """Direct Preference Optimization, with cDPO's label smoothing and an optional SFT term."""
 
     beta: float = 0.1
@@ -31,28 +31,27 @@ class DPO:
     """Weight of the chosen responses' negative log-likelihood per token."""
 
     @property
-    def name(self) -> str:
-        return "dpo"
+    def card(self) -> Card:
+        return Card(
+            name="dpo",
+            title="Direct Preference Optimization",
+            paper="arXiv 2305.18290",
+            feedback="pairs",
+            modes=("offline",),
+        )
 
     @property
-    def title(self) -> str:
-        return "Direct Preference Optimization (arXiv 2305.18290)"
+    def whole_groups(self) -> bool:
+        return True
 
     @property
     def roles(self) -> frozenset[Role]:
         return frozenset({Role.REFERENCE})
 
-    @property
-    def needs_entropy(self) -> bool:
-        return False
-
     def targets(self, batch: ScoredBatch) -> tuple[PreferenceBatch, dict[str, float]]:
         check_pairs(batch.tokens.group)
         reference = zero_masked(batch[Role.REFERENCE], batch.tokens.response_mask)
         return PreferenceBatch(tokens=batch.tokens, ref_logprobs=reference), {}
-
-    def adapt(self, metrics: Mapping[str, float]) -> Self:
-        return self
 
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = expect(batch, PreferenceBatch)

@@ -16,6 +16,7 @@ from rto.functional.rewards import (
     dpo_token_rewards,
 )
 from rto.methods.ppo import PPO
+from rto.protocols import Card
 from rto.types import Role, ScoredBatch
 
 Variant = Literal["token", "semi", "delayed", "shaping"]
@@ -49,12 +50,14 @@ class RTO(PPO):
             raise ValueError("dpo_reward_variant is semi and segment_end_ids is empty: give ids")
 
     @property
-    def name(self) -> str:
-        return "rto"
-
-    @property
-    def title(self) -> str:
-        return "Reinforced Token Optimization (arXiv 2404.18922)"
+    def card(self) -> Card:
+        return Card(
+            name="rto",
+            title="Reinforced Token Optimization",
+            paper="arXiv 2404.18922",
+            feedback="rewards",
+            modes=("online",),
+        )
 
     @property
     def roles(self) -> frozenset[Role]:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import TCPStore
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
@@ -75,7 +76,7 @@ def init_process_group(
     if not on_cpu:
         torch.accelerator.set_device_index(torch.device(device).index or 0)
     limit = timedelta(seconds=timeout)
-    store = dist.TCPStore(
+    store = TCPStore(
         master_addr,
         master_port,
         world_size,

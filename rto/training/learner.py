@@ -179,7 +179,7 @@ class PolicyTrainer(RankTrainer):
     area = "policy"
 
     def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
-        with_entropy = method is not None and method.needs_entropy
+        with_entropy = method is not None and "entropy" in method.outputs
         return self.engine(
             tokens,
             temperature=temperature,

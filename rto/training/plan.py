@@ -69,9 +69,16 @@ def plan_update(
 
 
 def loss_norms(tokens: TokenBatch, steps: Sequence[OptimizerStep]) -> list[LossNorm]:
-    """The denominators of each optimizer step: its response tokens and its rows."""
-    counts = tokens.response_mask.sum(-1)
-    return [LossNorm(tokens=int(counts[s.rows].sum()), sequences=len(s.rows)) for s in steps]
+    """The denominators of each optimizer step: its response tokens, rows and groups."""
+    counts, group = tokens.response_mask.sum(-1), tokens.group
+    return [
+        LossNorm(
+            tokens=int(counts[s.rows].sum()),
+            sequences=len(s.rows),
+            groups=len(group[s.rows].unique()),
+        )
+        for s in steps
+    ]
 
 
 def rank_share(

@@ -14,7 +14,7 @@ from rto.types import LossNorm, LossOutput
 B, T = 6, 5
 LENGTHS = torch.tensor([[5], [1], [3], [4], [2], [5]])
 MASK = torch.arange(T) < LENGTHS
-NORM = LossNorm(tokens=20, sequences=6)
+NORM = LossNorm(tokens=20, sequences=6, groups=3)
 NAMES = ("logprobs", "old", "advantages", "sampler", "values", "returns")
 
 
@@ -116,7 +116,7 @@ def one_token(logprob: float, old: float, advantage: float, **options) -> LossOu
         old_logprobs=torch.tensor([[old]]),
         advantages=torch.tensor([[advantage]]),
         mask=torch.tensor([[True]]),
-        norm=LossNorm(tokens=1, sequences=1),
+        norm=LossNorm(tokens=1, sequences=1, groups=1),
         **{"clip_low_high": (0.2, 0.3), **options},
     )
 
@@ -155,7 +155,7 @@ def test_gradient_raises_the_log_prob_of_an_advantageous_token():
         old_logprobs=torch.zeros(1, 2),
         advantages=torch.tensor([[1.0, -3.0]]),
         mask=torch.tensor([[True, True]]),
-        norm=LossNorm(tokens=2, sequences=1),
+        norm=LossNorm(tokens=2, sequences=1, groups=1),
         clip_low_high=(0.2, 0.2),
     ).loss.backward()
     assert logprobs.grad is not None
@@ -165,7 +165,7 @@ def test_gradient_raises_the_log_prob_of_an_advantageous_token():
 def test_reductions_weigh_long_responses_differently():
     x = torch.tensor([[1.0, 1.0, 1.0], [5.0, math.nan, math.nan]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    norm = LossNorm(tokens=4, sequences=2)
+    norm = LossNorm(tokens=4, sequences=2, groups=1)
     assert losses.aggregate(x, mask=mask, norm=norm, reduction="token") == 2
     assert losses.aggregate(x, mask=mask, norm=norm, reduction="sequence") == 3
 
@@ -180,7 +180,7 @@ def test_value_loss_of_one_token(value, clip, loss, share):
         old_values=torch.tensor([[1.0]]),
         returns=torch.tensor([[2.0]]),
         mask=torch.tensor([[True]]),
-        norm=LossNorm(tokens=1, sequences=1),
+        norm=LossNorm(tokens=1, sequences=1, groups=1),
         clip=clip,
     )
     assert float(output.loss) == pytest.approx(loss)
@@ -191,7 +191,7 @@ def test_sft_loss_is_the_negative_log_likelihood_per_token():
     output = losses.sft_loss(
         logprobs=torch.tensor([[-1.0, -2.0], [-6.0, math.nan]]),
         mask=torch.tensor([[True, True], [True, False]]),
-        norm=LossNorm(tokens=3, sequences=2),
+        norm=LossNorm(tokens=3, sequences=2, groups=1),
     )
     assert output.loss == 3
 

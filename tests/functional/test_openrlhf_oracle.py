@@ -31,7 +31,7 @@ ROOT = Path(spec.origin).parent
 
 T, B = 6, 4
 MASK = torch.arange(T) < torch.tensor([[6], [2], [4], [1]])
-NORM = LossNorm(tokens=13, sequences=4)
+NORM = LossNorm(tokens=13, sequences=4, groups=2)
 
 
 def definitions(file: str, *names: str) -> dict[str, Any]:

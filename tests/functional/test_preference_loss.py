@@ -19,7 +19,7 @@ def loss(**options: float) -> LossOutput:
         logprobs=LOGPROBS,
         ref_logprobs=REFERENCE,
         mask=MASK,
-        norm=LossNorm(tokens=3, sequences=2),
+        norm=LossNorm(tokens=3, sequences=2, groups=1),
         **{"beta": 0.5, **options},
     )
 
@@ -57,7 +57,7 @@ def test_policy_equal_to_the_reference_loses_log_2():
         logprobs=LOGPROBS,
         ref_logprobs=LOGPROBS,
         mask=MASK,
-        norm=LossNorm(tokens=3, sequences=2),
+        norm=LossNorm(tokens=3, sequences=2, groups=1),
         beta=0.1,
     )
     assert float(output.loss) == pytest.approx(math.log(2))

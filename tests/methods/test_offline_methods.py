@@ -11,17 +11,17 @@ from rto.methods.sft import SFT
 from rto.protocols import Method, ScoreMethod
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TrainBatch
 
-NORM = LossNorm(tokens=25, sequences=6)
+NORM = LossNorm(tokens=25, sequences=6, groups=3)
 
 
 def test_protocols_and_roles():
     language: list[Method] = [SFT(), DPO()]
     score: ScoreMethod = RewardModel()
-    assert [(m.name, m.roles, m.needs_entropy) for m in language] == [
+    assert [(m.card.name, m.roles, m.whole_groups) for m in language] == [
         ("sft", frozenset(), False),
-        ("dpo", frozenset({Role.REFERENCE}), False),
+        ("dpo", frozenset({Role.REFERENCE}), True),
     ]
-    assert (score.name, score.roles) == ("reward", frozenset())
+    assert (score.card.name, score.roles) == ("reward", frozenset())
     assert SFT().adapt({}) == SFT()
     assert DPO(beta=0.3).adapt({}) == DPO(beta=0.3)
 

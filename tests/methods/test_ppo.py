@@ -15,7 +15,7 @@ from rto.protocols import CriticMethod
 from rto.types import LossNorm, PolicyOutput, Role, TrainBatch
 
 TOKENS = 7 + 1 + 4 + 6 + 2 + 5
-NORM = LossNorm(tokens=TOKENS, sequences=6)
+NORM = LossNorm(tokens=TOKENS, sequences=6, groups=3)
 
 
 def test_is_a_critic_method_and_a_picklable_value():
@@ -144,9 +144,8 @@ def test_entropy_is_a_bonus(scored):
     output = PolicyOutput(batch[Role.POLICY], entropy=torch.full((6, 7), 2.0))
     bonus = method.loss(output, targets, NORM).loss - PPO().loss(output, targets, NORM).loss
     assert float(bonus) == pytest.approx(-0.2, rel=1e-4)
-    assert method.needs_entropy
-    assert PPO(entropy_coef=0.0).needs_entropy
-    assert not PPO().needs_entropy
+    assert method.outputs == PPO(entropy_coef=0.0).outputs == {"entropy"}
+    assert not PPO().outputs
     with pytest.raises(ValueError, match="has no entropy"):
         method.loss(PolicyOutput(batch[Role.POLICY]), targets, NORM)
 

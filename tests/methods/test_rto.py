@@ -12,7 +12,7 @@ from rto.methods.rto import RTO
 from rto.protocols import CriticMethod
 from rto.types import LossNorm, PolicyOutput, Role
 
-NORM = LossNorm(tokens=25, sequences=6)
+NORM = LossNorm(tokens=25, sequences=6, groups=3)
 VARIANTS = ["token", "semi", "delayed", "shaping"]
 SEGMENT_ENDS = (1, 3)
 
@@ -154,7 +154,7 @@ def test_settings_without_a_meaning_are_refused():
 
 def test_identity_and_defaults():
     method: CriticMethod = RTO()
-    assert (method.name, method.title) == (
+    assert (method.card.name, str(method.card)) == (
         "rto",
         "Reinforced Token Optimization (arXiv 2404.18922)",
     )

@@ -71,7 +71,7 @@ def test_segment_logsumexp_needs_rows() -> None:
 def test_loss_is_the_mean_square_and_adds_over_shards() -> None:
     logprobs, ref = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])
     targets = torch.tensor([0.0, 1.0])
-    norm = LossNorm(tokens=9, sequences=2)
+    norm = LossNorm(tokens=9, sequences=2, groups=1)
     # gaps 0.5 and -2: (0.25 + 4) / 2 / 2
     whole = partition_loss(logprobs=logprobs, ref_logprobs=ref, targets=targets, norm=norm)
     assert float(whole.loss) == pytest.approx(1.0625)
@@ -88,5 +88,5 @@ def test_a_column_of_targets_is_an_error_not_a_matrix() -> None:
             logprobs=torch.zeros(2),
             ref_logprobs=torch.zeros(2),
             targets=torch.zeros(2, 1),
-            norm=LossNorm(1, 2),
+            norm=LossNorm(1, 2, 1),
         )

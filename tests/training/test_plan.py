@@ -102,10 +102,10 @@ def test_loss_norms_count_the_whole_step() -> None:
         response_mask=response_mask,
         sampler_logprobs=torch.zeros(4, 3),
         finished=torch.ones(4, dtype=torch.bool),
-        group=torch.arange(4),
+        group=torch.tensor([0, 1, 0, 2]),
     )
     steps = [OptimizerStep([[[0]], [[2]]]), OptimizerStep([[[1]], [[3]]])]
-    assert loss_norms(tokens, steps) == [LossNorm(5, 2), LossNorm(4, 2)]
+    assert loss_norms(tokens, steps) == [LossNorm(5, 2, 1), LossNorm(4, 2, 2)]
 
 
 def test_rank_share_renumbers_the_rows_it_ships() -> None:
