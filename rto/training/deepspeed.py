@@ -25,7 +25,7 @@ import torch.distributed as dist
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
