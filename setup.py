@@ -8,10 +8,14 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
-METHODS = {
-    "ppo": "rto.cli.methods:ppo",
-    "rto": "rto.cli.methods:rto",
+BUILDERS = {
+    "rto.cli.builders": (
+        "sft dpo ipo ipo_sum rdpo simpo tdpo1 tdpo2 "
+        "ppo rto reinforce_pp reinforce_baseline rloo grpo dr_grpo"
+    ),
+    "rpo_ext.builders": "rpo dro kto reward_aware",
 }
+METHODS = {name: f"{module}:{name}" for module, names in BUILDERS.items() for name in names.split()}
 
 
 def pins(name: str) -> list[str]:

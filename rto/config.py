@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 
 from rto.sections import (
     Actor,
-    Algo,
     Critic,
     Data,
     DPOModel,
     Frozen,
-    Preference,
     Reward,
     RolloutSection,
     Train,
     require,
 )
+from rto.sections_methods import Algo, Preference
 from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
 
 
@@ -56,6 +55,12 @@ class RunConfig:
             "ds.load_in_4bit is on and ds.lora.rank is 0: a 4-bit base is trained through "
             "adapters, set ds.lora.rank to 8 or more",
         )
+        reference = self.ref.model_name_or_path
+        require(
+            not self.ds.load_in_4bit or reference in (None, self.actor.model_name_or_path),
+            "ds.load_in_4bit is on and ref.model_name_or_path is another model: the reference of "
+            "a 4-bit policy is its own base with the adapters off, leave it unset",
+        )
 
     @property
     def reference_path(self) -> str | None:
@@ -77,7 +82,7 @@ class RunConfig:
             "actor.model_name_or_path is not set: give a hub id or a directory",
         )
 
-    def check_online(self, *, needs_critic: bool, needs_dpo: bool) -> None:
+    def check_online(self, *, needs_critic: bool, needs_dpo: bool, min_responses: int = 1) -> None:
         """Rules of `rto train`, which need to know what the method reads."""
         self.check_actor()
         sequences, batch = self.rollout.num_sequences, self.train.batch_size
@@ -91,6 +96,11 @@ class RunConfig:
             batch % (k * self.actor.num_ranks) == 0,
             f"train.batch_size {batch} does not hold whole groups of {k} on each of "
             f"{self.actor.num_ranks} ranks: use a multiple of {k * self.actor.num_ranks}",
+        )
+        require(
+            k >= min_responses,
+            f"algo {self.algo.name} compares responses to one prompt: set "
+            f"rollout.n_samples_per_prompt to {min_responses} or more (it is {k})",
         )
         require(
             bool(self.data.prompt_dataset or self.data.feedback),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from rto.functional.observe import OBSERVED, observe
 from rto.protocols import (
     BatchSource,
     Generator,
@@ -38,11 +39,11 @@ def train(
     for iteration in iterations:
         rollouts = generator.generate(prompts.draw(iteration), version)
         tokens = collate(rollouts, pad_token_id=pad_token_id)
-        scored = scorer.score(tokens, rollouts, method.roles)
+        scored = scorer.score(tokens, rollouts, method.roles | OBSERVED)
         batch, metrics = method.targets(scored)
         stats = learner.update(method, batch)
         version = sync.push()
-        metrics = {**metrics, **stats.metrics}
+        metrics = {**observe(scored), **metrics, **stats.metrics}
         method = method.adapt(metrics)
         tracker.rollouts(iteration, rollouts, scored)
         tracker.log(iteration, metrics)

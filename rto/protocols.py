@@ -64,6 +64,11 @@ class Targets(Protocol):
         """Whether the loss needs all rows of a group in one forward."""
         ...
 
+    @property
+    def min_responses(self) -> int:
+        """A prompt with fewer responses teaches this method nothing."""
+        ...
+
     def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
         """Everything that needs the whole batch; also metrics named ``<area>/<name>``."""
         ...
@@ -111,11 +116,6 @@ class FeedbackMethod(Method, Protocol):
     def reward_scaling(self) -> RewardScaling:
         """What the training set's rewards are put through: (r - mean) / std over all rows, or
         r / (std of the rewards less their prompt's mean)."""
-        ...
-
-    @property
-    def min_responses(self) -> int:
-        """A prompt with fewer rated responses teaches this method nothing."""
         ...
 
 

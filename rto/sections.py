@@ -2,7 +2,8 @@
 
 Dotted names follow OpenRLHF 0.11 where it has a flag for the same thing. Each section checks its
 own fields; rules across sections live in ``rto.config.RunConfig``. What is learned, how and from
-what is here; what it runs on is in ``rto.sections_runtime``.
+what is here; the methods' own knobs are in ``rto.sections_methods``, what it runs on is in
+``rto.sections_runtime``.
 """
 
 from __future__ import annotations
@@ -161,84 +162,6 @@ class DPOModel:
 
 
 @dataclass(frozen=True)
-class Preference:
-    """Training on pairs: `rto dpo`."""
-
-    loss: str = "dpo"
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    nll_loss_coef: float = 0.0
-    """Weight of an SFT term on the chosen response."""
-
-    def __post_init__(self) -> None:
-        require(self.beta > 0, f"preference.beta is {self.beta}: must be positive")
-        smoothing = self.label_smoothing
-        require(0 <= smoothing < 0.5, f"preference.label_smoothing is {smoothing}: 0 <= x < 0.5")
-
-
-@dataclass(frozen=True)
-class KL:
-    init_coef: float = 0.01
-    """KL coefficient (beta_2 of the RTO paper)."""
-    target: float | None = None
-    """Target KL of the adaptive controller; fixed coefficient when unset."""
-    horizon: int = 10000
-    estimator: Literal["k1", "k2", "k3"] = "k1"
-    use_loss: bool = False
-    """Put the KL into the loss instead of the reward."""
-
-    def __post_init__(self) -> None:
-        require(self.init_coef >= 0, f"algo.kl.init_coef is {self.init_coef}: must not be negative")
-        target = self.target
-        require(target is None or target > 0, f"algo.kl.target is {target}: must be positive")
-
-
-@dataclass(frozen=True)
-class Advantage:
-    gamma: float = 1.0
-    lambd: float = 0.95
-    """GAE lambda. The RTO paper uses 0.95; OpenRLHF 0.11 defaults to 1."""
-    no_std_norm: bool = False
-    """Centre the advantages without dividing by their standard deviation."""
-    is_correction_enable: bool = False
-    """Weight tokens by the trainer/sampler probability ratio."""
-    is_correction_type: Literal["tis", "icepop", "seq-mask-tis"] = "tis"
-    is_correction_threshold: tuple[float, float] = (0.5, 5.0)
-
-    def __post_init__(self) -> None:
-        for name, value in (("gamma", self.gamma), ("lambd", self.lambd)):
-            require(0 <= value <= 1, f"algo.advantage.{name} is {value}: must be in [0, 1]")
-
-
-@dataclass(frozen=True)
-class Algo:
-    name: str = "ppo"
-    """Method, as listed by `rto methods`."""
-    advantage: Advantage = field(default_factory=Advantage)
-    kl: KL = field(default_factory=KL)
-    dpo_reward_scale: float = 0.05
-    """beta_1 of the RTO paper: factor of the raw DPO log-ratio; 0 switches the term off."""
-    dpo_reward_clip: float = 0.05
-    """Bound of the scaled term per token; 0 switches the clip off. The paper has none."""
-    dpo_reward_variant: Literal["token", "semi", "delayed", "shaping"] = "token"
-    """Where the DPO reward is paid: each token, sentence ends, the end, or as shaping."""
-    loss_reduction: Literal["token", "sequence"] = "token"
-    """Mean over all tokens of a step, or mean of the per-sequence means (RTO's own code)."""
-    ptx_coef: float = 0.05
-    """Weight of the language-model loss on data.pretrain_dataset, where one is given."""
-    rpo_beta: float = 1.0
-    """Temperature of Reward Partitioning Optimization (the papers' tau)."""
-
-    def __post_init__(self) -> None:
-        scale, clip = self.dpo_reward_scale, self.dpo_reward_clip
-        require(
-            scale >= 0, f"algo.dpo_reward_scale is {scale}: 0 disables, negative has no meaning"
-        )
-        require(clip >= 0, f"algo.dpo_reward_clip is {clip}: 0 disables, negative has no meaning")
-        require(self.rpo_beta > 0, f"algo.rpo_beta is {self.rpo_beta}: must be positive")
-
-
-@dataclass(frozen=True)
 class RolloutSection:
     batch_size: int = 1024
     """Prompts per iteration."""
@@ -309,7 +232,15 @@ class Data:
     """Held-out rows; a share of the training rows is split off when unset."""
     eval_ratio: float = 0.05
     feedback: str | None = None
-    """Rows of {prompt, responses: [{text, reward}]}: read as prompts, SFT rows or pairs."""
+    """Rows of {prompt, responses: [{text, reward}]}, or of {prompt, response, reward}: read as
+    rated responses, prompts, SFT rows or pairs."""
+    on_few_responses: Literal["filter", "error"] = "filter"
+    """A prompt with fewer rated responses than the method needs."""
+    reward_scaling: Literal["auto", "none", "zscore", "within_prompt"] = "auto"
+    """Of stored rewards: as the method has it, unchanged, (r - mean) / std over all training rows,
+    or r / (std of the rewards less their prompt's mean)."""
+    cache_dir: str | None = None
+    """Where reference log-probs of stored rows are kept; ~/.cache/rto when unset."""
     pretrain_dataset: str | None = None
     """Text for the ptx loss."""
     input_key: str = "input"

@@ -28,6 +28,7 @@ class Role(enum.StrEnum):
     DPO_REFERENCE = "dpo_reference"  # log-probs [B, T] of the reference that DPO was trained from
     CRITIC = "critic"  # values [B, T]: entry t is V(state before token t)
     REWARD = "reward"  # one scalar per response [B]
+    SAMPLER = "sampler"  # log-probs [B, T] of whoever sampled the response
     UNRELATED = "unrelated"  # log pi/pi_ref [B] of each prompt with a response to another prompt
 
 

@@ -67,7 +67,12 @@ class Diary:
     ) -> ScoredBatch:
         self.notes.append(("score", roles))
         self.sampled.append(tokens)
-        return ScoredBatch(tokens, {Role.REWARD: torch.zeros(len(tokens))})
+        logprobs = torch.zeros(tokens.response_ids.shape)
+        reward = torch.zeros(len(tokens))
+        return ScoredBatch(
+            tokens,
+            {Role.REWARD: reward, Role.POLICY: logprobs, Role.REFERENCE: logprobs},
+        )
 
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         self.notes.append(("update", method))
@@ -142,14 +147,16 @@ def test_the_method_adapts_between_iterations() -> None:
 def test_metrics_of_targets_and_update_are_merged() -> None:
     diary = Diary()
     diary.run(range(1))
-    assert diary.of("log") == [(0, MERGED)]
+    ((_, logged),) = diary.of("log")
+    assert {name: logged[name] for name in MERGED} == MERGED
+    assert logged["response/length"] == 1
 
 
 def test_the_batch_is_collated_with_the_pad_token_and_scored_for_the_methods_roles() -> None:
     diary = Diary()
     diary.run(range(1))
     assert diary.sampled[0].prompt_ids.tolist() == [[PAD, 1], [1, 1]]
-    assert diary.of("score") == [(Counting().roles,)]
+    assert diary.of("score") == [(Counting().roles | {Role.REFERENCE},)]
 
 
 @dataclass(frozen=True)

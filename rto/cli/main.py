@@ -23,6 +23,7 @@ COMMANDS = {
     "sft": Command("fine-tune a model on demonstrations", "rto.cli.run:sft"),
     "reward": Command("train a pairwise (Bradley-Terry) reward model", "rto.cli.run:reward"),
     "dpo": Command("train a policy on preference pairs", "rto.cli.run:dpo"),
+    "fit": Command("offline training on stored feedback: --algo rpo, ...", "rto.cli.run:fit"),
     "train": Command("online training: --algo ppo, rto, ...", "rto.cli.run:train"),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
     "serve-reward": Command("serve a reward model or function over HTTP", "rto.cli.serve:main"),
@@ -55,7 +56,7 @@ def parse(argv: Sequence[str]) -> None:
     from rto.cli.parse import parse_run
 
     command, rest = _split(list(argv))
-    if command in ("sft", "reward", "dpo", "train"):
+    if command in ("sft", "reward", "dpo", "fit", "train"):
         parse_run(command, rest)
 
 

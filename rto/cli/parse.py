@@ -27,7 +27,7 @@ ALIASES = {
     "loss": "preference.loss",
     "dpo_reward_scale": "algo.dpo_reward_scale",
     "dpo_reward_clip": "algo.dpo_reward_clip",
-    "rpo_beta": "algo.rpo_beta",
+    "rpo_beta": "algo.rpo.beta",
     "model": "generate.model",
     "prompt": "generate.prompt",
 }

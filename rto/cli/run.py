@@ -37,6 +37,10 @@ def dpo(argv: Sequence[str]) -> int:
     return _command("dpo", argv)
 
 
+def fit(argv: Sequence[str]) -> int:
+    return _command("fit", argv)
+
+
 def train(argv: Sequence[str]) -> int:
     return _command("train", argv)
 
@@ -96,25 +100,30 @@ def _command(command: str, argv: Sequence[str]) -> int:
 
 def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
     """The checked run and the function that runs it. Imports the libraries: call quiet first."""
+    from functools import partial
+
+    from rto.cli.methods import build
     from rto.cluster import stages
 
     if command == "train":
-        from rto.cli.methods import build
         from rto.cluster.online import run_online
 
-        return stages.prepare_online(config, build), run_online
+        method = partial(build, config.algo.name, mode="online")
+        return stages.prepare_online(config, method), run_online
     from rto.cluster.offline import run_offline
 
-    prepare = {
-        "sft": stages.prepare_sft,
-        "reward": stages.prepare_reward,
-        "dpo": stages.prepare_dpo,
-    }
-    return prepare[command](config), run_offline
+    if command == "reward":
+        return stages.prepare_reward(config), run_offline
+    method = partial(build, method_name(command, config), mode="offline")
+    return stages.prepare_fit(config, method), run_offline
+
+
+def method_name(command: str, config: RunConfig) -> str:
+    return {"sft": "sft", "dpo": config.preference.loss}.get(command, config.algo.name)
 
 
 def _default_folder(command: str, config: RunConfig) -> Path:
-    name = config.algo.name if command == "train" else command
+    name = command if command == "reward" else method_name(command, config)
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

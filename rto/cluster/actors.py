@@ -15,6 +15,7 @@ import ray
 import torch
 
 from rto.config import RunConfig
+from rto.protocols import Output
 from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
@@ -43,6 +44,8 @@ class TrainerSpec:
     model_path: str
     total_steps: int
     value_constants: tuple[float, float] = (0.0, 1.0)
+    extras: frozenset[Output] = frozenset()
+    """What the methods will read of a policy's forward beside log-probs: ``Method.outputs``."""
 
 
 @ray.remote
@@ -73,6 +76,7 @@ class TrainerActor:
             RankPlace(rank, ranks, meeting, device),
             total_steps=spec.total_steps,
             value_constants=spec.value_constants,
+            extras=spec.extras,
         )
 
     def update(

@@ -76,6 +76,13 @@ class Actors:
         while self.starting:
             self.starting.pop(0).get(timeout=self.config.ray.start_timeout)
 
+    def stop(self, name: str) -> None:
+        """End a group that is no longer needed."""
+        group = self.groups.pop(name)
+        for rank in range(len(group)):
+            self.watch.remove(f"{name}[{rank}]")
+        group.kill()
+
     def kill(self) -> None:
         for group in self.groups.values():
             group.kill()

@@ -37,6 +37,10 @@ class Watch:
     def add(self, name: str, actor: ActorHandle) -> None:
         self.actors[name] = actor
 
+    def remove(self, name: str) -> None:
+        del self.actors[name]
+        self._pings.pop(name, None)
+
     def look(self) -> None:
         """From time to time: read the pings that came back and send those actors another.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rto.cluster.groups import ActorGroup
+from rto.errors import UserError
 from rto.protocols import Targets
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 
@@ -34,6 +35,8 @@ class RunKeeper:
     best_key: str
     save_value_network: bool = False
     best: float = float("-inf")
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Of the training set, kept in each checkpoint; going on with others is refused."""
 
     def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
         done = iteration + 1 == self.last_step
@@ -51,6 +54,12 @@ class RunKeeper:
         """Load a checkpoint into the groups; returns the method as it was."""
         for name, group in self.groups.items():
             group.call("load", str(found.path / name), STATE)
+        kept = found.state["constants"]
+        if kept != dict(self.constants):
+            raise UserError(
+                f"checkpoint {found.path} was made with the constants {kept} of its training set, "
+                f"this run has {dict(self.constants)}: give it the same data and seed"
+            )
         if found.state["best"] is not None:
             self.best = found.state["best"]
         return _restored(method, found.state["method"])
@@ -60,7 +69,8 @@ class RunKeeper:
         for name, group in self.groups.items():
             group.call("save", str(folder / name), STATE)
         best = self.best if self.best > float("-inf") else None
-        self.store.commit(iteration, {"method": _fields(method), "best": best})
+        state = {"method": _fields(method), "best": best, "constants": dict(self.constants)}
+        self.store.commit(iteration, state)
 
     def _export(self, name: str) -> None:
         self.groups["policy"].call("export", str(self.exports / name))

@@ -35,6 +35,12 @@ class ClusterLearner:
     ptx: PretrainMix | None = None
     updates: int = 0
 
+    @property
+    def groups(self) -> dict[str, ActorGroup]:
+        """The trained groups by name, policy first."""
+        policy = {"policy": self.policy}
+        return policy if self.critic is None else {**policy, "critic": self.critic}
+
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         frozen = self.critic is not None and self.updates < self.freezing_steps
         running = [] if frozen else [self._start(self.policy, method, batch)]

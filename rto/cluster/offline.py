@@ -1,11 +1,14 @@
-"""The offline stages on Ray: SFT, reward model, preference training."""
+"""Offline training on Ray: stored rows in place of rollout and reward."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeVar
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind, TrainerSpec
@@ -16,12 +19,13 @@ from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer
 from rto.cluster.session import session
+from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
 from rto.data.examples import Example, collate_groups
 from rto.data.offline import OfflineBatches
 from rto.loop import fit
 from rto.models.load import write_reward_constants
-from rto.protocols import Targets
+from rto.protocols import Feedback, Method, Output, Targets
 from rto.tracking.console import LiveConsole
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
@@ -44,12 +48,13 @@ class OfflineRun:
     train: Sequence[Sequence[Example]]
     held_out: Sequence[Sequence[Example]]
     num_steps: int
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Of the training set; a checkpoint made with others is not gone on from."""
 
     @property
     def models(self) -> Models:
-        path = self.config.reference_path
-        reads = Role.REFERENCE in self.method.roles
-        return Models(paths={Role.REFERENCE: path}) if reads and path is not None else Models()
+        """A reference that the policy does not start from."""
+        return reference_models(self.config, self.method.roles)
 
 
 def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) -> dict[str, float]:
@@ -62,17 +67,24 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             run.method.card.name, total=run.num_steps, unit="step", columns=columns
         ) as console,
     ):
-        policy, scorer = _start(run, actors)
+        learner = _start(run, actors)
+        scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
+        stores = _stores(run, actors, scorer, console)
         keeper = make_keeper(
-            config, run.method, {"policy": policy}, folder, last_step=run.num_steps
+            config,
+            run.method,
+            learner.groups,
+            folder,
+            last_step=run.num_steps,
+            constants=run.constants,
         )
         method, first = start_point(keeper, run.method, found, console)
+        learner.updates = first
         timings = Timings(on_stage=console.stage)
         tracker = open_tracker(
             folder, config.logger, config={}, console=console, timings=timings,
             first_iteration=first,
         )  # fmt: skip
-        learner = ClusterLearner(policy, None, _update_plan(config))
         batches = OfflineBatches(
             run.train,
             batch_size=config.train.batch_size,
@@ -81,7 +93,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             pad_token_id=pad_id(run.tokenizer),
             max_steps=config.train.max_steps,
             start_step=first,
-            score=lambda tokens: scorer.score(tokens, [], run.method.roles),
+            score=stores[0],
         )
         console.begin()
         method = fit(
@@ -92,7 +104,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             keeper=keeper,
         )
         tracker.close()
-        metrics = _evaluate(run, policy, scorer)
+        metrics = _evaluate(run, stores[1])
         if run.kind == "score" and metrics:
             write_reward_constants(folder.last, mean=metrics["eval/mean"], std=metrics["eval/std"])
         return metrics
@@ -103,12 +115,62 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id
 
 
-def _start(run: OfflineRun, actors: Actors) -> tuple[ActorGroup, ClusterScorer]:
-    spec = TrainerSpec(run.kind, str(run.config.actor.model_name_or_path), run.num_steps)
-    policy = actors.start_trainers("policy", spec)
+def reference_models(config: RunConfig, roles: frozenset[Role]) -> Models:
+    """What must be loaded to score stored rows under the reference: nothing where the policy
+    starts from it, for its ranks can do that before their first step."""
+    reads = bool(roles & {Role.REFERENCE, Role.UNRELATED})
+    path = config.reference_path
+    if not reads or path is None or path == config.actor.model_name_or_path:
+        return Models()
+    return Models(paths={Role.REFERENCE: path})
+
+
+def _start(run: OfflineRun, actors: Actors) -> ClusterLearner:
+    config, outputs = run.config, _outputs(run.method)
+    path = str(config.actor.model_name_or_path)
+    policy = actors.start_trainers(
+        "policy", TrainerSpec(run.kind, path, run.num_steps, extras=outputs)
+    )
+    critic = None
+    if Role.CRITIC in run.method.roles:
+        spec = TrainerSpec("critic", config.critic.model_name_or_path or path, run.num_steps)
+        critic = actors.start_trainers("critic", spec)
+    return ClusterLearner(policy, critic, _update_plan(config))
+
+
+def _outputs(method: Targets) -> frozenset[Output]:
+    return method.outputs if isinstance(method, Method) else frozenset()
+
+
+def _stores(
+    run: OfflineRun, actors: Actors, scorer: ClusterScorer, console: LiveConsole
+) -> tuple[StoredScores, StoredScores | None]:
+    """Scores of the rows to train on and of those held out; waits for the actors to be ready.
+
+    Where the reference is not what the policy starts from, its actor lives until it has scored
+    all rows.
+    """
     frozen = actors.start_scorers(run.models) if run.models else None
     actors.wait()
-    return policy, ClusterScorer(policy=policy, critic=None, frozen=frozen)
+    reference = Reference(
+        config=run.config,
+        scorer=scorer if frozen is None else ClusterScorer(frozen=frozen),
+        role=Role.POLICY if frozen is None else Role.REFERENCE,
+        pad_token_id=pad_id(run.tokenizer),
+        progress=console.stage,
+    )
+    roles = run.method.roles
+    train = store(run.train, roles, scorer=scorer, reference=reference)
+    # Held-out figures need the policy's log-probs, and no rows that belong to no one.
+    judged = (roles | {Role.POLICY}) - {Role.CRITIC, Role.UNRELATED}
+    if Role.UNRELATED in roles:
+        judged |= {Role.REFERENCE}
+    held_out = None
+    if run.held_out:
+        held_out = store(run.held_out, judged, scorer=scorer, reference=reference)
+    if frozen is not None:
+        actors.stop("scorer")
+    return train, held_out
 
 
 def open_store(config: RunConfig, method: Targets, folder: RunFolder) -> CheckpointStore:
@@ -138,6 +200,7 @@ def make_keeper(
     *,
     last_step: int,
     best_key: str = "",
+    constants: Mapping[str, float] = MappingProxyType({}),
 ) -> RunKeeper:
     return RunKeeper(
         store=open_store(config, method, folder),
@@ -147,6 +210,7 @@ def make_keeper(
         save_steps=config.ckpt.save_steps,
         best_key=config.ckpt.best_metric_key or best_key,
         save_value_network=config.critic.save_value_network,
+        constants=constants,
     )
 
 
@@ -172,17 +236,19 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
     )
 
 
-def _evaluate(run: OfflineRun, policy: ActorGroup, scorer: ClusterScorer) -> dict[str, float]:
-    """What the stage is judged by on rows it did not train on."""
-    if not run.held_out:
+def _evaluate(run: OfflineRun, held_out: StoredScores | None) -> dict[str, float]:
+    """What the run is judged by on rows it did not train on."""
+    if held_out is None:
         return {}
     tokens = collate_groups(run.held_out, pad_token_id=pad_id(run.tokenizer))
-    scored = scorer.score(tokens, [], run.method.roles | {Role.POLICY})
-    return held_out_metrics(run.kind, scored)
+    return held_out_metrics(
+        run.kind, run.method.card.feedback, held_out(tokens, range(len(run.held_out)))
+    )
 
 
-def held_out_metrics(kind: Kind, scored: ScoredBatch) -> dict[str, float]:
-    """Reward model: accuracy and score constants. Policy: log-prob per token, pair accuracy."""
+def held_out_metrics(kind: Kind, feedback: Feedback, scored: ScoredBatch) -> dict[str, float]:
+    """Reward model: accuracy and score constants. Policy: log-prob per token; then, by feedback,
+    the pair accuracy or the correlation of log-ratio and reward within prompts."""
     mask, policy = scored.tokens.response_mask, scored[Role.POLICY]
     if kind == "score":
         chosen, rejected = policy[0::2], policy[1::2]
@@ -192,8 +258,33 @@ def held_out_metrics(kind: Kind, scored: ScoredBatch) -> dict[str, float]:
             "eval/std": float(policy.std(correction=0)),
         }
     metrics = {"eval/nll_per_token": float(-policy[mask].mean())}
+    ratio = policy.masked_fill(~mask, 0).sum(-1)
     if Role.REFERENCE in scored.scores:
-        ratio = (policy - scored[Role.REFERENCE]).masked_fill(~mask, 0).sum(-1)
+        ratio = ratio - scored[Role.REFERENCE].masked_fill(~mask, 0).sum(-1)
+        metrics["eval/log_ratio"] = float(ratio.mean())
+    if feedback == "pairs":
         metrics["eval/accuracy"] = float((ratio[0::2] > ratio[1::2]).float().mean())
         metrics["eval/margin"] = float((ratio[0::2] - ratio[1::2]).mean())
+    if feedback == "rewards":
+        group = scored.tokens.group
+        metrics["eval/reward_correlation"] = within_group_correlation(
+            ratio, scored[Role.REWARD], group
+        )
     return metrics
+
+
+def within_group_correlation(x: Tensor, y: Tensor, group: Tensor) -> float:
+    """Pearson correlation of x and y [B], each less its mean over the rows of the group [B].
+
+    0 where one of them does not vary within any group.
+    """
+    index = group.unique(return_inverse=True)[1]
+    counts = index.bincount().double()
+
+    def centred(values: Tensor) -> Tensor:
+        sums = torch.zeros_like(counts).scatter_add(0, index, values.double())
+        return values.double() - (sums / counts)[index]
+
+    x, y = centred(x), centred(y)
+    size = (x.square().sum() * y.square().sum()).sqrt()
+    return float((x * y).sum() / size) if size > 0 else 0.0

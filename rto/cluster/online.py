@@ -21,6 +21,7 @@ from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
 from rto.config import RunConfig
 from rto.data.sampler import PromptSampler
+from rto.functional.observe import OBSERVED
 from rto.loop import train
 from rto.protocols import Method
 from rto.rollout.requests import Sampling
@@ -73,11 +74,6 @@ class Pipeline:
     learner: ClusterLearner
     sync: ClusterWeightSync
 
-    @property
-    def trained(self) -> dict[str, ActorGroup]:
-        groups = {"policy": self.policy}
-        return groups if self.critic is None else {**groups, "critic": self.critic}
-
 
 def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> dict[str, float]:
     """Train to the end, from ``found`` where there is one.
@@ -95,7 +91,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         keeper = make_keeper(
             config,
             run.method,
-            pipeline.trained,
+            pipeline.learner.groups,
             folder,
             last_step=run.iterations,
             best_key="reward/mean",
@@ -142,7 +138,9 @@ def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
     config, path = run.config, str(run.config.actor.model_name_or_path)
     steps = run.iterations * run.steps_per_iteration
     door = choose_door(config, device=run.plan.device, colocated=run.plan.colocated)
-    policy = actors.start_trainers("policy", TrainerSpec("policy", path, steps))
+    policy = actors.start_trainers(
+        "policy", TrainerSpec("policy", path, steps, extras=run.method.outputs)
+    )
     critic = _start_critic(run, actors, steps)
     frozen = actors.start_scorers(run.models) if run.models else None
     engines = actors.start_engines(path, door)
@@ -213,7 +211,7 @@ def _self_check(run: OnlineRun, pipeline: Pipeline, console: LiveConsole) -> dic
         generator=pipeline.generator,
         scorer=pipeline.scorer,
         version=pipeline.sync.push(),
-        roles=run.method.roles,
+        roles=run.method.roles | OBSERVED,
         tolerance=tolerance(config),
         same_reference=config.reference_path == config.actor.model_name_or_path,
         pad_token_id=pad_id(run.tokenizer),

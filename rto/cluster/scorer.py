@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -50,7 +51,7 @@ class ClusterScorer:
             role: _start(group, tokens, lengths) for role, group in trained.items()
             if role in roles and group is not None
         }  # fmt: skip
-        frozen_roles = roles - set(trained)
+        frozen_roles = roles - set(trained) - {Role.SAMPLER, Role.UNRELATED}
         frozen = self._start_frozen(tokens, lengths, frozen_roles)
         scores: dict[Role, Tensor] = {}
         texts: list[Tensor] = []
@@ -64,10 +65,21 @@ class ClusterScorer:
             scores |= logprobs
         if Role.REWARD in roles:
             scores[Role.REWARD] = self._combined(models, texts, rollouts)
+        if Role.SAMPLER in roles:
+            scores[Role.SAMPLER] = tokens.sampler_logprobs
+        if Role.UNRELATED in roles:
+            scores[Role.UNRELATED] = self._unrelated(tokens)
         missing = roles - scores.keys()
         if missing:
             raise ValueError(f"nobody scores {', '.join(sorted(missing))}")
         return ScoredBatch(tokens=tokens, scores=scores)
+
+    def _unrelated(self, tokens: TokenBatch) -> Tensor:
+        """Log pi/pi_ref [B] of each row's prompt with a response to the next prompt."""
+        shuffled = with_unrelated_responses(tokens)
+        scored = self.score(shuffled, [], frozenset({Role.POLICY, Role.REFERENCE}))
+        log_ratio = scored[Role.POLICY] - scored[Role.REFERENCE]
+        return log_ratio.masked_fill(~shuffled.response_mask, 0).sum(-1)
 
     def _start_frozen(
         self, tokens: TokenBatch, lengths: list[int], roles: frozenset[Role]
@@ -95,6 +107,31 @@ class ClusterScorer:
         return combine(
             [*scaled, *texts], weights=self.rewards.weights, names=names, rollouts=rollouts
         )
+
+
+def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
+    """The same prompts, each with a response to the next prompt of the batch.
+
+    Raises:
+        ValueError: all rows answer one prompt.
+    """
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(tokens.group.tolist()):
+        members.setdefault(group, []).append(row)
+    if len(members) < 2:
+        raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
+    groups = list(members.values())
+    theirs = list(range(len(tokens)))
+    for own, other in zip(groups, [*groups[1:], groups[0]], strict=True):
+        for i, row in enumerate(own):
+            theirs[row] = other[i % len(other)]
+    responses = tokens.take(theirs)
+    return dataclasses.replace(
+        responses,
+        prompt_ids=tokens.prompt_ids,
+        prompt_mask=tokens.prompt_mask,
+        group=tokens.group,
+    )
 
 
 def _start(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
-from rto.cluster.offline import OfflineRun, pad_id
+from rto.cluster.offline import OfflineRun, pad_id, reference_models
 from rto.cluster.online import OnlineRun
 from rto.cluster.plan import plan_actors
 from rto.cluster.ptx import PretrainMix
@@ -20,19 +21,19 @@ from rto.data.examples import Example, split_by_prompt
 from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
+from rto.data.rated import RatedGroup, load_rated, reward_scale
 from rto.data.sampler import PromptSampler
 from rto.data.sft import load_examples, load_texts
 from rto.data.templates import Template
 from rto.errors import UserError
-from rto.methods.preference import DPO
+from rto.functional.observe import OBSERVED
 from rto.methods.reward_model import RewardModel
-from rto.methods.sft import SFT
 from rto.models.device import device_type
 from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer, reward_constants
-from rto.protocols import Method, Targets
+from rto.protocols import Feedback, FeedbackMethod, Method, Targets
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
-from rto.sections import Data, require
+from rto.sections import Data
 from rto.types import Role
 
 Rows = Sequence[Sequence[Example]]
@@ -48,8 +49,12 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     config.check_actor()
     tokenizer = load_tokenizer(str(config.actor.model_name_or_path))
     method = build(config, tokenizer)
-    roles = method.roles
-    config.check_online(needs_critic=Role.CRITIC in roles, needs_dpo=Role.DPO in roles)
+    roles = method.roles | OBSERVED
+    config.check_online(
+        needs_critic=Role.CRITIC in roles,
+        needs_dpo=Role.DPO in roles,
+        min_responses=method.min_responses,
+    )
     models = frozen_models(config, roles)
     check_tokenizers(config, models, tokenizer)
     prompts = load_prompts(
@@ -79,40 +84,37 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
 
 
-def prepare_sft(config: RunConfig) -> OfflineRun:
+def prepare_reward(config: RunConfig) -> OfflineRun:
+    """`rto reward`: a scalar head instead of a language model."""
     config.check_actor()
     tokenizer, template = _template(config)
-
-    def load(data: Data) -> Rows:
-        return load_examples(data, template, seed=config.train.seed).examples
-
-    return _offline(config, SFT(), "policy", tokenizer, load)
+    return _offline(config, RewardModel(), "score", tokenizer, _rows("pairs", config, template))
 
 
-def prepare_reward(config: RunConfig) -> OfflineRun:
+def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
+    """`rto fit`, and `rto sft` and `rto dpo`, which name their method.
+
+    Raises:
+        UserError: one line with the name, the value and the remedy.
+    """
     config.check_actor()
-    tokenizer, load = _pair_loader(config)
-    return _offline(config, RewardModel(), "score", tokenizer, load)
-
-
-def prepare_dpo(config: RunConfig) -> OfflineRun:
-    config.check_actor()
-    preference = config.preference
-    require(
-        preference.loss == "dpo", f"preference.loss is {preference.loss!r}: this version has dpo"
-    )
-    tokenizer, load = _pair_loader(config)
-    method = DPO(
-        beta=preference.beta,
-        label_smoothing=preference.label_smoothing,
-        nll_coef=preference.nll_loss_coef,
-    )
+    tokenizer, template = _template(config)
+    method = build(config, tokenizer)
+    if Role.SAMPLER in method.roles:
+        raise UserError(
+            f"{method.card.name}: these settings read the sampler's log-probs, which stored "
+            f"responses do not have: use `rto train --algo {method.card.name}`"
+        )
+    check_tokenizers(config, reference_models(config, method.roles), tokenizer)
+    load = _rows(method.card.feedback, config, template, min_responses=method.min_responses)
     return _offline(config, method, "policy", tokenizer, load)
 
 
 def frozen_models(config: RunConfig, roles: frozenset[Role]) -> Models:
     """What the scorer actors load for the roles of a method."""
     dpo = config.dpo
+    if Role.UNRELATED in roles:
+        roles |= {Role.REFERENCE}
     wanted = {
         Role.REFERENCE: config.reference_path,
         Role.DPO: dpo.model_name_or_path,
@@ -177,13 +179,28 @@ def _template(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Template]:
     return tokenizer, Template(tokenizer, data.input_template, data.apply_chat_template)
 
 
-def _pair_loader(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Callable[[Data], Rows]]:
-    tokenizer, template = _template(config)
+def _rows(
+    feedback: Feedback, config: RunConfig, template: Template, *, min_responses: int = 1
+) -> Callable[[Data], Rows]:
+    """How the rows of one kind of feedback are read."""
+    seed = config.train.seed
+    match feedback:
+        case "demonstrations":
+            return lambda data: load_examples(data, template, seed=seed).examples
+        case "pairs":
+            return lambda data: load_pairs(data, template, seed=seed).pairs
+        case "rewards":
+            return lambda data: _rated(data, template, min_responses)
 
-    def load(data: Data) -> Rows:
-        return load_pairs(data, template, seed=config.train.seed).pairs
 
-    return tokenizer, load
+def _rated(data: Data, template: Template, min_responses: int) -> Rows:
+    found = load_rated(data, template, min_responses=min_responses)
+    if found.num_too_few:
+        print(
+            f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
+            f"left out, {len(found.groups)} remain"
+        )
+    return found.groups
 
 
 def _offline(
@@ -193,7 +210,7 @@ def _offline(
     tokenizer: PreTrainedTokenizerBase,
     load: Callable[[Data], Rows],
 ) -> OfflineRun:
-    train, held_out = _split(config, load)
+    train, held_out, constants = _scaled(config, method, *_split(config, load))
     batches = OfflineBatches(
         train,
         batch_size=config.train.batch_size,
@@ -207,8 +224,8 @@ def _offline(
         device=device_type(config.train.device),
         num_cpus=available_cpus(config),
         online=False,
-        critic=False,
-        frozen=Role.REFERENCE in method.roles,
+        critic=Role.CRITIC in method.roles,
+        frozen=bool(reference_models(config, method.roles)),
     )
     return OfflineRun(
         config=config,
@@ -219,7 +236,22 @@ def _offline(
         train=train,
         held_out=held_out,
         num_steps=batches.num_steps,
+        constants=constants,
     )
+
+
+def _scaled(
+    config: RunConfig, method: Targets, train: Rows, held_out: Rows
+) -> tuple[Rows, Rows, dict[str, float]]:
+    """Rewards on the scale that the method asks for; the constants come from the training rows."""
+    if not isinstance(method, FeedbackMethod) or method.card.feedback != "rewards":
+        return train, held_out, {}
+    asked = config.data.reward_scaling
+    rated = [cast(RatedGroup, group) for group in train]
+    scale = reward_scale(rated, method.reward_scaling if asked == "auto" else asked)
+    apart = [scale.apply(cast(RatedGroup, group)) for group in held_out]
+    constants = {"reward_mean": scale.mean, "reward_std": scale.std}
+    return [scale.apply(group) for group in rated], apart, constants
 
 
 def _split(config: RunConfig, load: Callable[[Data], Rows]) -> tuple[Rows, Rows]:

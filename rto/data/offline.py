@@ -14,7 +14,8 @@ class OfflineBatches:
     """Yields (step, batch) from ``start_step`` on; what a step holds depends on the seed alone.
 
     ``batch_size`` counts groups: a pair, or the responses to one prompt, is one. Rows that do not
-    fill an epoch's last batch are left out of that epoch.
+    fill an epoch's last batch are left out of that epoch. ``score`` gets a batch and the numbers
+    of its groups.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class OfflineBatches:
         pad_token_id: int,
         max_steps: int | None = None,
         start_step: int = 0,
-        score: Callable[[TokenBatch], ScoredBatch] | None = None,
+        score: Callable[[TokenBatch, Sequence[int]], ScoredBatch] | None = None,
     ) -> None:
         if len(groups) < batch_size:
             raise UserError(
@@ -54,4 +55,5 @@ class OfflineBatches:
             tokens = collate_groups(
                 [self._groups[row] for row in rows], pad_token_id=self._pad_token_id
             )
-            yield step, ScoredBatch(tokens, {}) if self._score is None else self._score(tokens)
+            scored = ScoredBatch(tokens, {}) if self._score is None else self._score(tokens, rows)
+            yield step, scored

@@ -9,6 +9,7 @@ from typing import overload
 
 from transformers import PreTrainedTokenizerBase
 
+from rto.data.feedback import load_feedback
 from rto.data.sources import load_rows, mix, numbered_rows
 from rto.data.templates import Template, Where
 from rto.errors import UserError
@@ -52,8 +53,7 @@ def load_prompts(
         parts = [_read(name, data, template) for name in data.prompt_dataset]
         mixed = mix(parts, probs=data.prompt_probs, seed=seed)
     elif data.feedback is not None:
-        fixed = dataclasses.replace(data, input_key="prompt", label_key=None)
-        mixed = _read(data.feedback, fixed, template)
+        mixed = _rated(data.feedback, data, template)
     else:
         raise UserError("no prompts: set data.prompt_dataset (or data.feedback)")
     mixed = mixed[: data.max_samples]
@@ -82,18 +82,28 @@ def _fitting(prompts: Sequence[Prompt], max_prompt_len: int, data: Data) -> Prom
 def _read(source: str, data: Data, template: Template) -> list[Prompt]:
     rows = load_rows(source, split=data.prompt_split)
     columns = [data.input_key] if data.label_key is None else [data.input_key, data.label_key]
-    prompts: list[Prompt] = []
-    for number, row in numbered_rows(rows, columns, source=source):
-        where = Where(source, number, data.input_key)
-        text = template.prompt(row[data.input_key], where)
-        label = None if data.label_key is None else row[data.label_key]
-        prompts.append(
-            Prompt(
-                id=number,
-                token_ids=template.prompt_ids(text),
-                text=text,
-                label=None if label is None else str(label),
-                source=source,
-            )
+    return [
+        _prompt(
+            row[data.input_key],
+            Where(source, number, data.input_key),
+            template,
+            label=None if data.label_key is None else row[data.label_key],
         )
-    return prompts
+        for number, row in numbered_rows(rows, columns, source=source)
+    ]
+
+
+def _rated(source: str, data: Data, template: Template) -> list[Prompt]:
+    rows = load_feedback(source, split=data.prompt_split)
+    return [_prompt(row.prompt, row.where, template, label=None) for row in rows]
+
+
+def _prompt(value: object, where: Where, template: Template, *, label: object) -> Prompt:
+    text = template.prompt(value, where)
+    return Prompt(
+        id=where.row,
+        token_ids=template.prompt_ids(text),
+        text=text,
+        label=None if label is None else str(label),
+        source=where.source,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,39 @@ def gae(
         advantages[:, t] = running
     advantages = zero_masked(advantages, mask)
     return advantages, advantages + values
+
+
+def returns_to_go(rewards: Tensor, *, mask: Tensor, gamma: float) -> Tensor:
+    """Discounted sum of a token's reward and those after it, [B, T] -> [B, T]."""
+    no_values = torch.zeros_like(rewards)
+    return gae(values=no_values, rewards=rewards, mask=mask, gamma=gamma, lambd=1.0)[0]
+
+
+def group_advantages(
+    rewards: Tensor,
+    group: Tensor,
+    *,
+    baseline: Literal["mean", "leave_one_out"],
+    scale: bool = False,
+) -> Tensor:
+    """Rewards [B] less what the other responses of the group [B] got, or all of them.
+
+    "leave_one_out" (RLOO, arXiv 2402.14740, eq 7); "mean" (Dr. GRPO, arXiv 2503.20783); with
+    ``scale``, over the group's standard deviation plus 1e-4 (GRPO, arXiv 2402.03300, section
+    4.1.2; TRL's epsilon, OpenRLHF's is 1e-9). The deviation is the unbiased one, as in both.
+    """
+    index = group.unique(return_inverse=True)[1]
+    counts = index.bincount().to(rewards.dtype)
+    if bool((counts < 2).any()):
+        raise ValueError("a group has one response: a group baseline needs two or more")
+    sums = torch.zeros_like(counts).scatter_add(0, index, rewards)
+    centred = rewards - (sums / counts)[index]
+    if baseline == "leave_one_out":
+        return centred * (counts / (counts - 1))[index]
+    if not scale:
+        return centred
+    squares = torch.zeros_like(counts).scatter_add(0, index, centred.square())
+    return centred / ((squares / (counts - 1)).sqrt()[index] + 1e-4)
 
 
 def explained_variance(*, values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

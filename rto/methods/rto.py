@@ -15,6 +15,7 @@ from rto.functional.rewards import (
     at_segment_ends,
     dpo_token_rewards,
 )
+from rto.methods.policy_gradient import PolicyGradient
 from rto.methods.ppo import PPO
 from rto.protocols import Card
 from rto.types import Role, ScoredBatch
@@ -23,10 +24,10 @@ Variant = Literal["token", "semi", "delayed", "shaping"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RTO(PPO):
-    """PPO plus scale * log(pi_dpo / pi_ref) per token, clipped (arXiv 2404.18922, eq 4.7).
+class TokenReward(PolicyGradient):
+    """Adds scale * log(pi_dpo / pi_ref) to each token's reward, clipped (arXiv 2404.18922, eq 4.7).
 
-    A scale of 0 leaves PPO and asks for no DPO policy.
+    A scale of 0 adds nothing and asks for no DPO policy.
     """
 
     dpo_reward_scale: float = 0.05
@@ -48,16 +49,6 @@ class RTO(PPO):
                 )
         if self.dpo_reward_variant == "semi" and not self.segment_end_ids:
             raise ValueError("dpo_reward_variant is semi and segment_end_ids is empty: give ids")
-
-    @property
-    def card(self) -> Card:
-        return Card(
-            name="rto",
-            title="Reinforced Token Optimization",
-            paper="arXiv 2404.18922",
-            feedback="rewards",
-            modes=("online",),
-        )
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -111,3 +102,18 @@ class RTO(PPO):
             "dpo/clipped_share": masked_mean((term != unclipped).float(), mask),
             "dpo/to_reward_std_ratio": sums.std(correction=0) / reward_std.clamp(min=1e-8),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RTO(TokenReward, PPO):
+    """PPO with the token reward; with a scale of 0, PPO itself."""
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            name="rto",
+            title="Reinforced Token Optimization",
+            paper="arXiv 2404.18922",
+            feedback="rewards",
+            modes=("online",),
+        )

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from rto.errors import UserError
-from rto.functional.logprobs import chunked_logprobs
-from rto.models.packing import pack, unpack
+from rto.functional.logprobs import Head, chunked_logprobs
+from rto.models.packing import Packed, pack, unpack
 from rto.types import PolicyOutput, TokenBatch
 
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling",)
+VALUE_WIDTH = 512
 
 
 class CausalPolicy(nn.Module):
-    """Wraps a causal LM of transformers, or the same with peft adapters."""
+    """Wraps a causal LM of transformers, or the same with peft adapters; ``value_head`` adds a
+    scalar head on its hidden states, which no export holds."""
 
-    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, *, value_head: bool = False) -> None:
         super().__init__()
         self.model = model
         self.config = unwrapped(model).config
         self._finish = logit_transform(self.config)
+        self.value_head = _value_head(unwrapped(model)) if value_head else None
 
     def forward(
         self,
@@ -34,17 +39,21 @@ class CausalPolicy(nn.Module):
         *,
         temperature: float = 1.0,
         with_entropy: bool = False,
+        with_value: bool = False,
+        reference: CausalPolicy | None = None,
         chunk_size: int = 1024,
         num_chunks: int | None = None,
     ) -> PolicyOutput:
         """Log-probs of the response tokens, fp32 [B, T], 0 where masked; entropy likewise.
 
-        ``num_chunks`` calls of the head instead of one per ``chunk_size`` tokens.
+        A frozen ``reference`` gives KL(reference || policy) likewise; the policy itself stands for
+        its base without adapters. The value fp32 [B] is that of the state before the first
+        response token, and its gradient reaches the model. ``num_chunks`` calls of the head
+        instead of one per ``chunk_size`` tokens.
         """
         packed = pack(tokens)
-        base = unwrapped(self.model)
-        hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
-        logprobs, entropy = chunked_logprobs(
+        hidden = self._hidden(packed)
+        scores = chunked_logprobs(
             hidden[packed.rows, packed.before],
             self._logits,
             tokens.response_ids[tokens.response_mask],
@@ -52,10 +61,15 @@ class CausalPolicy(nn.Module):
             chunk_size=chunk_size,
             num_chunks=num_chunks,
             with_entropy=with_entropy,
+            reference=None if reference is None else self._reference(reference, packed),
         )
         return PolicyOutput(
-            logprobs=unpack(logprobs, tokens),
-            entropy=None if entropy is None else unpack(entropy, tokens),
+            logprobs=unpack(scores.logprobs, tokens),
+            entropy=None if scores.entropy is None else unpack(scores.entropy, tokens),
+            reference_kl=(
+                None if scores.reference_kl is None else unpack(scores.reference_kl, tokens)
+            ),
+            value=self._value(hidden, tokens) if with_value else None,
         )
 
     def adapters_disabled(self) -> AbstractContextManager[None]:
@@ -64,11 +78,44 @@ class CausalPolicy(nn.Module):
             raise ValueError("adapters_disabled: this policy has no adapters")
         return self.model.disable_adapter()
 
+    def _hidden(self, packed: Packed) -> Tensor:
+        """Last hidden states [B, L, H]."""
+        base = unwrapped(self.model).base_model
+        return base(input_ids=packed.ids, use_cache=False).last_hidden_state
+
     def _logits(self, hidden: Tensor) -> Tensor:
         """The head is called as a module: ZeRO-3 gathers its weight in the module's hooks."""
+        return self._finish(self._head()(hidden))
+
+    def _base_logits(self, hidden: Tensor) -> Tensor:
+        """The same without an adapter that the head may have."""
+        head = self._head()
+        return self._finish((head.base_layer if isinstance(head, LoraLayer) else head)(hidden))
+
+    def _head(self) -> nn.Module:
         head = unwrapped(self.model).get_output_embeddings()
         assert head is not None
-        return self._finish(head(hidden))
+        return head
+
+    def _reference(self, reference: CausalPolicy, packed: Packed) -> tuple[Tensor, Head]:
+        """The reference's hidden states [N, H] before each response token, and its head."""
+        base = self.adapters_disabled() if reference is self else contextlib.nullcontext()
+        with torch.no_grad(), base:
+            hidden = reference._hidden(packed)[packed.rows, packed.before]
+        return hidden, reference._base_logits
+
+    def _value(self, hidden: Tensor, tokens: TokenBatch) -> Tensor:
+        if self.value_head is None:
+            raise ValueError("with_value: this policy was built without a value head")
+        end = tokens.prompt_mask.sum(-1) - 1
+        return self.value_head(hidden[torch.arange(len(end)), end]).squeeze(-1).float()
+
+
+def _value_head(model: PreTrainedModel) -> nn.Module:
+    """The RPO authors' head (arXiv 2506.13702): two layers, 512 wide."""
+    size = model.config.get_text_config().hidden_size
+    head = nn.Sequential(nn.Linear(size, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1))
+    return head.to(model.device, model.dtype)
 
 
 def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from rto.errors import UserError
 from rto.quickstart.gold import gold_reward
@@ -30,6 +31,10 @@ from rto.quickstart.toy import (
 
 LABEL_TEMPERATURE = 0.5
 """Scale of the Bradley-Terry noise, in units of the gold reward."""
+RATING_NOISE = 0.5
+"""Standard deviation of a rating, in the same units."""
+RESPONSES = 4
+"""Rated responses per prompt."""
 SENTENCE_WORDS = 8
 """Usual length of a sentence, with its full stop."""
 
@@ -42,6 +47,7 @@ class ToyPaths:
     pairs: Path
     prompts: Path
     eval_prompts: Path
+    feedback: Path
 
 
 def write_task(
@@ -52,19 +58,25 @@ def write_task(
     num_pairs: int,
     num_prompts: int,
     num_eval: int,
+    num_feedback: int = 0,
 ) -> ToyPaths:
-    """Write sft.jsonl {prompt, response}, pairs.jsonl {prompt, chosen, rejected}, prompts."""
+    """Write sft.jsonl {prompt, response}, pairs.jsonl {prompt, chosen, rejected}, prompts, and
+    feedback.jsonl {prompt, responses: [{text, reward}]}."""
     rng = Random(seed)
     everything, count = all_requests(), num_sft + num_pairs + num_prompts + num_eval
-    if count > len(everything):
-        raise UserError(f"{count} toy prompts asked for: there are {len(everything)} in all")
-    requests = iter(rng.sample(everything, count))
+    if count + num_feedback > len(everything):
+        raise UserError(
+            f"{count + num_feedback} toy prompts asked for: there are {len(everything)} in all"
+        )
+    drawn = rng.sample(everything, count)
+    requests = iter(drawn)
     directory.mkdir(parents=True, exist_ok=True)
     paths = ToyPaths(
         sft=directory / "sft.jsonl",
         pairs=directory / "pairs.jsonl",
         prompts=directory / "prompts.jsonl",
         eval_prompts=directory / "eval_prompts.jsonl",
+        feedback=directory / "feedback.jsonl",
     )
     _write(paths.eval_prompts, ({"prompt": r.prompt} for r in islice(requests, num_eval)))
     _write(paths.prompts, ({"prompt": r.prompt} for r in islice(requests, num_prompts)))
@@ -73,6 +85,9 @@ def write_task(
         ({"prompt": r.prompt, "response": demonstrate(r, rng)} for r in islice(requests, num_sft)),
     )
     _write(paths.pairs, (label_pair(r, rng) for r in islice(requests, num_pairs)))
+    rest = sorted(set(everything) - set(drawn), key=lambda request: request.prompt)
+    rated = rng.sample(rest, num_feedback)
+    _write(paths.feedback, (rate(r, rng) for r in rated))
     return paths
 
 
@@ -96,6 +111,14 @@ def label_pair(request: Request, rng: Random) -> dict[str, str]:
     if rng.random() >= 1 / (1 + math.exp(-margin / LABEL_TEMPERATURE)):
         first, second = second, first
     return {"prompt": request.prompt, "chosen": first, "rejected": second}
+
+
+def rate(request: Request, rng: Random) -> dict[str, Any]:
+    """A few responses, each with its gold reward and Gaussian noise."""
+    texts = [demonstrate(request, rng) for _ in range(RESPONSES)]
+    rewards = [gold_reward(request.prompt, x) + rng.gauss(0, RATING_NOISE) for x in texts]
+    responses = [{"text": x, "reward": round(r, 3)} for x, r in zip(texts, rewards, strict=True)]
+    return {"prompt": request.prompt, "responses": responses}
 
 
 def _sentence(request: Request, care: float, rng: Random) -> list[str]:
@@ -136,5 +159,5 @@ def _mood(request: Request, care: float, rng: Random) -> str:
     return request.mood if rng.random() < 0.3 + 0.6 * care else rng.choice(MOODS)
 
 
-def _write(path: Path, rows: Iterable[dict[str, str]]) -> None:
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -37,7 +37,7 @@ STAGES = {
 """Stage -> the command that runs ``examples/configs/quickstart-STAGE.yaml``."""
 
 JUDGED = ("sft", "dpo", "ppo", "rto")
-NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL = 8000, 8000, 4000, 192
+NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL, NUM_FEEDBACK = 8000, 8000, 4000, 192, 4000
 SAMPLES_PER_PROMPT = 4
 BOOTSTRAPS = 2000
 MOST_ACTORS = 6
@@ -113,6 +113,7 @@ def prepare(root: Path, *, seed: int) -> None:
         num_pairs=NUM_PAIRS,
         num_prompts=NUM_PROMPTS,
         num_eval=NUM_EVAL,
+        num_feedback=NUM_FEEDBACK,
     )
 
 

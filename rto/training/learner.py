@@ -22,6 +22,7 @@ from rto.errors import UserError
 from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
+    from rto.models.causal import CausalPolicy
     from rto.protocols import CriticMethod, Method, ScoreMethod
     from rto.training.deepspeed import ZeroEngine
 
@@ -178,12 +179,29 @@ class RankTrainer(ABC):
 class PolicyTrainer(RankTrainer):
     area = "policy"
 
+    def __init__(
+        self,
+        engine: ZeroEngine,
+        *,
+        ema_beta: float | None = None,
+        reference: CausalPolicy | None = None,
+    ) -> None:
+        """``reference``: frozen, on the engine's device; or the policy itself, whose adapters are
+        then off (see ``CausalPolicy.forward``)."""
+        super().__init__(engine, ema_beta=ema_beta)
+        self._reference = reference
+
     def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
-        with_entropy = method is not None and "entropy" in method.outputs
+        outputs = frozenset() if method is None else method.outputs
+        with_kl = "reference_kl" in outputs
+        if with_kl and self._reference is None:
+            raise ValueError("the method reads reference_kl and this trainer has no reference")
         return self.engine(
             tokens,
             temperature=temperature,
-            with_entropy=with_entropy,
+            with_entropy="entropy" in outputs,
+            with_value="value" in outputs,
+            reference=self._reference if with_kl else None,
             num_chunks=self._num_chunks(tokens) if self.engine.zero_stage == 3 else None,
         )
 

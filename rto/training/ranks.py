@@ -20,6 +20,7 @@ from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
 from rto.models.heads import SequenceReward, TokenValue
 from rto.models.load import load_causal_lm, load_scalar_model, load_tokenizer
+from rto.protocols import Output
 from rto.rollout.digest import DigestRecorder, TensorDigests
 from rto.sections import Trained
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
@@ -57,7 +58,9 @@ class Rank:
         *,
         total_steps: int,
         value_constants: tuple[float, float] = (0.0, 1.0),
+        extras: frozenset[Output] = frozenset(),
     ) -> None:
+        """``extras``: what the methods will read of a policy's forward beside log-probs."""
         self.config = config
         self.place = place
         self.sent_digests: TensorDigests = {}
@@ -72,16 +75,19 @@ class Rank:
             device=place.device,
         )
         torch.manual_seed(config.train.seed)
-        module, model = build_module(kind, model_path, config, value_constants)
+        module, model = build_module(
+            kind, model_path, config, value_constants, value_head="value" in extras
+        )
         section = config.critic if kind == "critic" else config.actor
         device = str(resolve_device("cpu" if place.device == "cpu" else "cuda"))
         settings = engine_settings(section, config, device=device, total_steps=total_steps)
         self._model = model
         self._dtype = dtype_of(config.ds.param_dtype)
         engine = ZeroEngine(module, settings=settings, exported=model)
-        ema = config.train.ema_beta if config.train.enable_ema and kind == "policy" else None
-        trainers = {"policy": PolicyTrainer, "critic": CriticTrainer, "score": ScoreTrainer}
-        self.trainer: RankTrainer = trainers[kind](engine, ema_beta=ema)
+        reference = None
+        if "reference_kl" in extras:
+            reference = load_reference(module, model_path, config, engine.device)
+        self.trainer: RankTrainer = build_trainer(kind, engine, config, reference)
 
     def update(
         self,
@@ -168,7 +174,12 @@ class Rank:
 
 
 def build_module(
-    kind: Kind, path: str, config: RunConfig, constants: tuple[float, float]
+    kind: Kind,
+    path: str,
+    config: RunConfig,
+    constants: tuple[float, float],
+    *,
+    value_head: bool = False,
 ) -> tuple[nn.Module, PreTrainedModel]:
     """The module that the engine trains, and the Hugging Face model inside it."""
     section = config.critic if kind == "critic" else config.actor
@@ -181,11 +192,37 @@ def build_module(
     }
     if kind == "policy":
         model: Any = load_causal_lm(path, **common)
-        return CausalPolicy(model), model
+        return CausalPolicy(model, value_head=value_head), model
     model = load_scalar_model(path, new_head=True, **common)
     if kind == "score":
         return SequenceReward(model), model
     return TokenValue(model, constants=constants), model
+
+
+def load_reference(
+    policy: nn.Module, path: str, config: RunConfig, device: torch.device
+) -> CausalPolicy:
+    """The frozen model behind ``reference_kl``: the policy itself where adapters lie on it."""
+    assert isinstance(policy, CausalPolicy)
+    if config.ds.lora.rank > 0 and config.reference_path == path:
+        return policy
+    model = load_causal_lm(
+        str(config.reference_path),
+        dtype=dtype_of(config.ds.param_dtype),
+        attn_implementation=config.ds.attn_implementation,
+    )
+    return CausalPolicy(model).to(device).eval().requires_grad_(False)
+
+
+def build_trainer(
+    kind: Kind, engine: ZeroEngine, config: RunConfig, reference: CausalPolicy | None
+) -> RankTrainer:
+    if kind == "critic":
+        return CriticTrainer(engine)
+    if kind == "score":
+        return ScoreTrainer(engine)
+    ema = config.train.ema_beta if config.train.enable_ema else None
+    return PolicyTrainer(engine, ema_beta=ema, reference=reference)
 
 
 def engine_settings(

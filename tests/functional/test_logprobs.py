@@ -34,7 +34,7 @@ def test_values_and_gradients_equal_the_definition(chunk_size: int, temperature:
     for chunked in (True, False):
         hidden, head, ids = make()
         if chunked:
-            logprobs, entropy = chunked_logprobs(
+            logprobs, entropy, _ = chunked_logprobs(
                 hidden,
                 head,
                 ids,
@@ -54,15 +54,58 @@ def test_values_and_gradients_equal_the_definition(chunk_size: int, temperature:
 
 def test_entropy_comes_only_when_asked_for_and_log_probs_do_not_depend_on_it():
     hidden, head, ids = make()
-    without, nothing = chunked_logprobs(hidden, head, ids)
-    with_it, _ = chunked_logprobs(hidden, head, ids, with_entropy=True)
+    without, nothing, _ = chunked_logprobs(hidden, head, ids)
+    with_it, *_ = chunked_logprobs(hidden, head, ids, with_entropy=True)
     assert nothing is None
     assert torch.equal(without, with_it)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 10, N, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_reference_kl_equals_the_definition_and_spares_the_reference(
+    chunk_size: int, temperature: float
+):
+    rng = torch.Generator().manual_seed(1)
+    ref_hidden, ref_head = torch.randn(N, H + 2, generator=rng), nn.Linear(H + 2, V)
+    ref_hidden.requires_grad_()
+    results = []
+    for chunked in (True, False):
+        hidden, head, ids = make()
+        if chunked:
+            kl = chunked_logprobs(
+                hidden,
+                head,
+                ids,
+                temperature=temperature,
+                chunk_size=chunk_size,
+                reference=(ref_hidden, ref_head),
+            ).reference_kl
+            assert kl is not None
+        else:
+            p, q = (
+                (logits / temperature).softmax(-1)
+                for logits in (head(hidden), ref_head(ref_hidden).detach())
+            )
+            kl = torch.stack([(b * (b / a).log()).sum() for a, b in zip(p, q, strict=True)])
+        (kl * torch.arange(N)).sum().backward()
+        results.append((kl.detach(), hidden.grad, head.weight.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+    assert (results[0][0] > 0).all()
+    assert ref_hidden.grad is None
+    assert ref_head.weight.grad is None
+
+
+def test_log_probs_do_not_depend_on_the_reference_and_its_kl_with_itself_is_0():
+    hidden, head, ids = make()
+    with_it = chunked_logprobs(hidden, head, ids, chunk_size=10, reference=(hidden, head))
+    assert torch.equal(with_it.logprobs, chunked_logprobs(hidden, head, ids).logprobs)
+    assert with_it.reference_kl is not None
+    torch.testing.assert_close(with_it.reference_kl, torch.zeros(N))
+
+
 def test_bf16_hidden_states_give_fp32_log_probs():
     hidden, head, ids = make(torch.bfloat16)
-    logprobs, _ = chunked_logprobs(hidden, head, ids, chunk_size=10)
+    logprobs, *_ = chunked_logprobs(hidden, head, ids, chunk_size=10)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, selected_logprobs_naive(head(hidden), ids))
 
@@ -82,7 +125,7 @@ def test_the_backward_pass_computes_all_chunks_again_but_the_last():
     hidden, head, ids = make()
     calls: list[int] = []
     head.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
-    logprobs, _ = chunked_logprobs(hidden, head, ids, num_chunks=3)
+    logprobs, *_ = chunked_logprobs(hidden, head, ids, num_chunks=3)
     logprobs.sum().backward()
     assert calls == [13, 12, 12, 12, 13], "37 rows in three chunks; then the second, the first"
 
@@ -123,3 +166,22 @@ def test_peak_memory_is_a_third_of_the_definitions(grad: bool):
     whole = peak_bytes(lambda h, head, ids: selected_logprobs_naive(head(h), ids), grad=grad)
     assert whole >= 2 * 4096 * 49_152 * 4, "logits and their log_softmax, in fp32"
     assert chunked <= 0.35 * whole
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_peak_memory_with_a_reference_is_half_of_the_definitions(grad: bool):
+    with torch.device("meta"):
+        other, other_head = torch.randn(4096, 64), nn.Linear(64, 49_152, bias=False)
+
+    def chunked(hidden: Tensor, head: nn.Linear, ids: Tensor) -> Tensor:
+        kl = chunked_logprobs(hidden, head, ids, reference=(other, other_head)).reference_kl
+        assert kl is not None
+        return kl
+
+    def whole(hidden: Tensor, head: nn.Linear, ids: Tensor) -> Tensor:
+        q = other_head(other).detach().log_softmax(-1)
+        return (q.exp() * (q - head(hidden).log_softmax(-1))).sum(-1)
+
+    ratio = peak_bytes(chunked, grad=grad) / peak_bytes(whole, grad=grad)
+    print(ratio)
+    assert ratio <= 0.5

@@ -20,7 +20,7 @@ from rto.functional import losses
 from rto.functional.advantages import gae
 from rto.functional.kl import adaptive_kl_coef, kl_penalty
 from rto.functional.masked import whiten
-from rto.functional.preference import dpo_loss
+from rto.functional.preference import dpo_loss, ipo_loss
 from rto.functional.rewards import regularized_rewards, sentence_reward
 from rto.types import LossNorm
 
@@ -144,6 +144,25 @@ def test_dpo_loss(smoothing: float):
     )
     policy, ref = (x.masked_fill(~MASK, 0).sum(-1) for x in (logprobs, reference))
     theirs, chosen, rejected = ORACLE["DPOLoss"](0.3, smoothing)(
+        policy[0::2], policy[1::2], ref[0::2], ref[1::2]
+    )
+    torch.testing.assert_close(ours.loss, theirs)
+    torch.testing.assert_close(ours.metrics["preference/chosen"], chosen.mean())
+    torch.testing.assert_close(ours.metrics["preference/rejected"], rejected.mean())
+
+
+def test_ipo_loss_of_summed_log_ratios():
+    logprobs, reference = rows(2)
+    ours = ipo_loss(
+        logprobs=logprobs,
+        ref_logprobs=reference,
+        mask=MASK,
+        norm=NORM,
+        beta=0.3,
+        reduction="sum",
+    )
+    policy, ref = (x.masked_fill(~MASK, 0).sum(-1) for x in (logprobs, reference))
+    theirs, chosen, rejected = ORACLE["DPOLoss"](0.3, ipo=True)(
         policy[0::2], policy[1::2], ref[0::2], ref[1::2]
     )
     torch.testing.assert_close(ours.loss, theirs)

@@ -3,12 +3,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+from typing import Any, cast
 
 import pytest
 import torch
 
+from rto.cli import builders
 from rto.config import RunConfig
 from rto.functional.losses import aggregate
+from rto.functional.observe import observe
 from rto.methods.ppo import PPO, PPOBatch
 from rto.methods.sft import SFT
 from rto.protocols import CriticMethod
@@ -34,7 +37,7 @@ def test_defaults_are_those_of_the_configuration():
         algo.kl.target,
         algo.kl.horizon,
     )
-    assert (ppo.kl_estimator, ppo.kl_use_loss) == (algo.kl.estimator, algo.kl.use_loss)
+    assert ppo == builders.ppo(config, cast(Any, None))
     assert (ppo.gamma, ppo.lambd) == (algo.advantage.gamma, algo.advantage.lambd)
     assert ppo.no_std_norm == algo.advantage.no_std_norm
     assert ppo.is_correction_threshold == algo.advantage.is_correction_threshold
@@ -45,7 +48,6 @@ def test_defaults_are_those_of_the_configuration():
         config.reward.coef,
         config.reward.clip_range,
     )
-    assert ppo.loss_reduction == algo.loss_reduction
 
 
 def test_targets_against_a_loop(scored):
@@ -85,16 +87,9 @@ def test_metrics_by_hand(scored):
     mask = batch.tokens.response_mask
     kl = (batch[Role.POLICY] - batch[Role.REFERENCE])[mask].sum()
     expected = {
-        "reward/mean": (12 - 0.5 + 0.25 + 1.5 - 20 + 3) / 6,
         "reward/clipped_share": 2 / 6,
         "kl/mean": float(kl) / TOKENS,
         "kl/sequence": float(kl) / 6,
-        "response/num": 6,
-        "response/length": TOKENS / 6,
-        "response/truncated_share": 2 / 6,
-        "sampler/abs_diff_mean": 0.125,
-        "sampler/abs_diff_max": 0.125,
-        "sampler/ratio": math.exp(-0.125),
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
@@ -206,15 +201,15 @@ def test_adapt_moves_the_coefficient_towards_the_target():
     assert fixed.adapt(metrics) is fixed
 
 
-def test_adapt_reads_what_targets_reports(scored):
+def test_adapt_reads_what_the_loop_reports(scored):
     method = PPO(kl_target=0.1)
     _, metrics = method.targets(scored())
-    assert isinstance(method.adapt(metrics), PPO)
+    assert isinstance(method.adapt({**observe(scored()), **metrics}), PPO)
 
 
 def test_a_batch_of_another_method_is_refused(scored):
     batch = TrainBatch(scored().tokens)
-    with pytest.raises(TypeError, match="got a TrainBatch, this loss reads a PPOBatch"):
+    with pytest.raises(TypeError, match="got a TrainBatch, this loss reads a ActorBatch"):
         PPO().loss(PolicyOutput(torch.zeros(6, 7)), batch, NORM)
 
 

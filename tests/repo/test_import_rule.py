@@ -23,15 +23,16 @@ ALLOWED = {
     "rto.errors": (),
     "rto.sections": ("rto.errors",),
     "rto.sections_runtime": ("rto.sections",),
-    "rto.config": ("rto.errors", "rto.sections", "rto.sections_runtime"),
+    "rto.sections_methods": ("rto.sections",),
+    "rto.config": ("rto.sections", "rto.sections_methods", "rto.sections_runtime"),
     "rto.types": ("torch",),
     "rpo_ext.types": ("torch", "rto.types"),
     "rto.protocols": ("torch", "rto.types"),
-    "rto.loop": ("torch", "rto.types", "rto.protocols"),
+    "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.functional"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
     "rpo_ext.functional": ("torch", *CORE, *FUNCTIONAL),
-    "rto.methods": ("torch", "rto.types", "rto.functional", "rto.methods"),
-    "rpo_ext.methods": ("torch", *CORE, *FUNCTIONAL, *METHODS),
+    "rto.methods": ("torch", "rto.types", "rto.protocols", "rto.functional", "rto.methods"),
+    "rpo_ext.methods": ("torch", "rto.protocols", *CORE, *FUNCTIONAL, *METHODS),
 }
 """Module or package -> what it may import beside the standard library."""
 

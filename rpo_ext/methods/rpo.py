@@ -1,0 +1,134 @@
+"""Reward Partitioning Optimization: regress the policy's log-ratio onto one number per response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from rpo_ext.functional import reward_partitioning as partitioning
+from rpo_ext.functional.checks import finite_rewards, require_positive
+from rpo_ext.functional.responses import Reduction, moments, reduce_logprobs, sequence_kl
+from rto.methods.base import PlainMethod
+from rto.methods.narrow import expect
+from rto.protocols import Card, RewardScaling
+from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
+
+Estimator = Literal["uniform", "ref", "loo", "batch_mean", "importance"]
+
+
+@dataclass(frozen=True)
+class RPOBatch(TrainBatch):
+    """The log-ratio to reach and the reference's log-prob of each response, both [B]."""
+
+    targets: Tensor
+    ref_logprobs: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RPO(PlainMethod):
+    """1/2 (log pi/pi_ref - (r / tau - log Z))^2 (arXiv 2506.13702), Z estimated per prompt.
+
+    The released code is ``estimator="batch_mean", reduction="mean", tau=5``, and what it says it
+    does is ``estimator="ref"`` in its place.
+    """
+
+    tau: float = 1.0
+    """Temperature: the smaller, the further from the reference."""
+    estimator: Estimator = "uniform"
+    """How log Z is estimated. "uniform" supposes responses of the reference; "importance" those
+    of the sampler, whose log-probs it needs."""
+    reduction: Reduction = "sum"
+    """"sum" is the identity's log pi, which "uniform", "loo" and "importance" estimate Z for; take
+    "mean" with "ref" and "batch_mean", whose targets would otherwise ask for memorisation."""
+
+    def __post_init__(self) -> None:
+        require_positive(tau=self.tau)
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            name="rpo",
+            title="Reward Partitioning Optimization",
+            paper="arXiv 2506.13702",
+            feedback="rewards",
+            modes=("offline", "online"),
+        )
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return frozenset({Role.REWARD, Role.REFERENCE})
+
+    @property
+    def reward_scaling(self) -> RewardScaling:
+        return "zscore"
+
+    @property
+    def min_responses(self) -> int:
+        return 2
+
+    def targets(self, batch: ScoredBatch) -> tuple[RPOBatch, dict[str, float]]:
+        mask = batch.tokens.response_mask
+        scaled = finite_rewards(batch[Role.REWARD]).double() / self.tau
+        ref = reduce_logprobs(batch[Role.REFERENCE], mask, reduction=self.reduction)
+        log_partition = self._log_partition(batch, scaled=scaled, ref_logprobs=ref.double())
+        targets = scaled - log_partition
+        metrics = {
+            "rpo/log_partition": log_partition.mean(),
+            "rpo/target_mean": targets.mean(),
+            "rpo/target_std": targets.std(correction=0),
+        }
+        train_batch = RPOBatch(tokens=batch.tokens, targets=targets.to(ref), ref_logprobs=ref)
+        return train_batch, {name: float(value) for name, value in metrics.items()}
+
+    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        batch = expect(batch, RPOBatch)
+        mask = batch.tokens.response_mask
+        logprobs = reduce_logprobs(output.logprobs, mask, reduction=self.reduction)
+        log_ratio = logprobs - batch.ref_logprobs
+        regression = partitioning.partition_loss(
+            log_ratio=log_ratio, targets=batch.targets, norm=norm
+        )
+        observed = {
+            **moments(log_ratio=log_ratio, target=batch.targets, norm=norm, area="rpo"),
+            **sequence_kl(log_ratio, mask, reduction=self.reduction, norm=norm),
+        }
+        return LossOutput(regression.loss, {**regression.metrics, **observed})
+
+    def _log_partition(self, batch: ScoredBatch, *, scaled: Tensor, ref_logprobs: Tensor) -> Tensor:
+        group = batch.tokens.group
+        match self.estimator:
+            case "uniform":
+                return partitioning.uniform_log_partition(scaled, group)
+            case "loo":
+                return partitioning.loo_log_partition(scaled, group)
+            case "ref":
+                return partitioning.ref_log_partition(
+                    scaled=scaled, ref_logprobs=ref_logprobs, group=group
+                )
+            case "batch_mean":
+                return partitioning.batch_mean_log_partition(
+                    scaled=scaled, ref_logprobs=ref_logprobs, group=group
+                )
+            case "importance":
+                return partitioning.importance_log_partition(
+                    scaled=scaled,
+                    ref_logprobs=ref_logprobs,
+                    sampler_logprobs=self._sampler_logprobs(batch),
+                    group=group,
+                )
+            case _:
+                raise ValueError(
+                    f"estimator is {self.estimator!r}: "
+                    "expected uniform, ref, loo, batch_mean or importance"
+                )
+
+    def _sampler_logprobs(self, batch: ScoredBatch) -> Tensor:
+        sampler, mask = batch.tokens.sampler_logprobs, batch.tokens.response_mask
+        if not bool(sampler.masked_fill(~mask, 0).any()):
+            raise ValueError(
+                "estimator is 'importance' and the batch has no sampler log-probs, as stored "
+                "responses have none: use uniform, ref or loo"
+            )
+        return reduce_logprobs(sampler.double(), mask, reduction=self.reduction)

@@ -1,0 +1,162 @@
+"""What PPO and the methods without a critic share: token rewards in, clipped surrogate out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from rto.functional import losses
+from rto.functional.kl import Estimator, adaptive_kl_coef, kl_penalty
+from rto.functional.losses import ISCorrection, Reduction
+from rto.functional.masked import masked_mean, masked_sum, masked_var
+from rto.functional.rewards import regularized_rewards, sentence_reward
+from rto.methods.base import PlainMethod
+from rto.methods.narrow import expect
+from rto.protocols import Output
+from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
+
+
+@dataclass(frozen=True)
+class ActorBatch(TrainBatch):
+    """What the actor's loss reads; all [B, T], 0 where the response mask is False."""
+
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    advantages: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradient(PlainMethod):
+    """KL in the reward or in the loss, sentence reward at the end, clipped ratio, entropy."""
+
+    kl_coef: float = 0.01
+    kl_target: float | None = None
+    """Target of the adaptive controller; the coefficient stays fixed without one."""
+    kl_horizon: int = 10000
+    kl_estimator: Estimator = "k1"
+    kl_use_loss: bool = False
+    """Put the KL into the loss instead of the reward."""
+    gamma: float = 1.0
+    no_std_norm: bool = False
+    clip_low_high: tuple[float, float] = (0.2, 0.2)
+    dual_clip: float | None = None
+    entropy_coef: float | None = None
+    """0 logs the entropy without using it; None computes none."""
+    reward_coef: float = 1.0
+    reward_clip_range: tuple[float, float] | None = (-10.0, 10.0)
+    loss_reduction: Reduction = "token"
+    is_correction: ISCorrection | None = None
+    is_correction_threshold: tuple[float, float] = (0.5, 5.0)
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})
+
+    @property
+    def outputs(self) -> frozenset[Output]:
+        return frozenset() if self.entropy_coef is None else frozenset({"entropy"})
+
+    def token_rewards(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reward of each token [B, T] whose sum is maximised, and metrics of its parts."""
+        kl_coef = 0.0 if self.kl_use_loss else self.kl_coef
+        rewards = regularized_rewards(
+            sentence=self.sentence_term(batch),
+            kl=self._kl(batch),
+            kl_coef=kl_coef,
+            mask=batch.tokens.response_mask,
+        )
+        return rewards, {}
+
+    def sentence_term(self, batch: ScoredBatch) -> Tensor:
+        """What [B] the last token gets: the sentence reward, or what a method makes of it."""
+        return self.sentence_reward(batch)
+
+    def sentence_reward(self, batch: ScoredBatch) -> Tensor:
+        """The clipped reward [B] times its coefficient."""
+        reward = batch[Role.REWARD].float()
+        return sentence_reward(reward, clip_range=self.reward_clip_range, coef=self.reward_coef)
+
+    def adapt(self, metrics: Mapping[str, float]) -> Self:
+        if self.kl_target is None:
+            return self
+        coef = adaptive_kl_coef(
+            self.kl_coef,
+            observed=metrics["kl/mean"],
+            target=self.kl_target,
+            horizon=self.kl_horizon,
+            num_samples=int(metrics["response/num"]),
+        )
+        return dataclasses.replace(self, kl_coef=coef)
+
+    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        batch = expect(batch, ActorBatch)
+        mask = batch.tokens.response_mask
+        policy = losses.policy_loss(
+            logprobs=output.logprobs,
+            old_logprobs=batch.old_logprobs,
+            advantages=batch.advantages,
+            mask=mask,
+            norm=norm,
+            clip_low_high=self.clip_low_high,
+            dual_clip=self.dual_clip,
+            weights=self._sampler_weights(batch),
+            reduction=self.loss_reduction,
+        )
+        loss, metrics = policy.loss, dict(policy.metrics)
+        if self.kl_use_loss:
+            kl = kl_penalty(
+                logprobs=output.logprobs,
+                ref_logprobs=batch.ref_logprobs,
+                mask=mask,
+                estimator=self.kl_estimator,
+            )
+            kl = losses.aggregate(kl, mask=mask, norm=norm, reduction=self.loss_reduction)
+            loss, metrics["policy/kl_loss"] = loss + self.kl_coef * kl, kl.detach()
+        if self.entropy_coef is not None:
+            if output.entropy is None:
+                raise ValueError("entropy_coef is set and the policy output has no entropy")
+            entropy = losses.aggregate(
+                output.entropy, mask=mask, norm=norm, reduction=self.loss_reduction
+            )
+            loss, metrics["policy/entropy"] = loss - self.entropy_coef * entropy, entropy.detach()
+        return LossOutput(loss, metrics)
+
+    def _kl(self, batch: ScoredBatch) -> Tensor:
+        return kl_penalty(
+            logprobs=batch[Role.POLICY],
+            ref_logprobs=batch[Role.REFERENCE],
+            mask=batch.tokens.response_mask,
+            estimator=self.kl_estimator,
+        )
+
+    def _sampler_weights(self, batch: ActorBatch) -> Tensor | None:
+        if self.is_correction is None:
+            return None
+        return losses.sampler_weights(
+            old_logprobs=batch.old_logprobs,
+            sampler_logprobs=batch.tokens.sampler_logprobs,
+            mask=batch.tokens.response_mask,
+            kind=self.is_correction,
+            threshold=self.is_correction_threshold,
+        )
+
+    def _observe(
+        self, batch: ScoredBatch, *, rewards: Tensor, advantages: Tensor
+    ) -> dict[str, float]:
+        """What ``rto.functional.observe`` cannot know: token rewards and advantages [B, T], the KL
+        by the method's own estimator, the clipping of the reward."""
+        mask, kl, reward = batch.tokens.response_mask, self._kl(batch), batch[Role.REWARD].float()
+        low, high = self.reward_clip_range or (float("-inf"), float("inf"))
+        observed = {
+            "reward/clipped_share": ((reward < low) | (reward > high)).float().mean(),
+            "return/mean": masked_sum(rewards, mask, dim=-1).mean(),
+            "advantage/mean": masked_mean(advantages, mask),
+            "advantage/std": masked_var(advantages, mask).sqrt(),
+            "kl/mean": masked_mean(kl, mask),
+            "kl/sequence": masked_sum(kl, mask, dim=-1).mean(),
+        }
+        return {**{name: float(value) for name, value in observed.items()}, "kl/coef": self.kl_coef}
