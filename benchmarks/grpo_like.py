@@ -7,6 +7,7 @@ vLLM, which gets the new weights, with proof, in every iteration.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import statistics
@@ -16,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import ROOT, WORK, Figure, Options, script, story_prompts
-from benchmarks.group_method import GroupMethod
 from rto.config import RunConfig
-from rto.sections import KL, Actor, Adam, Algo, Data, Reward, RolloutSection, Train
+from rto.sections import Actor, Adam, Data, Reward, RolloutSection, Train
+from rto.sections_methods import KL, Algo
 from rto.sections_runtime import Ckpt, DeepSpeed
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
@@ -47,7 +48,7 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
     folder = WORK / "grpo-like"
     shutil.rmtree(folder, ignore_errors=True)
     config = RunConfig(
-        algo=Algo(name="grpo_like", kl=KL(init_coef=KL_COEF)),
+        algo=Algo(name="grpo", kl=KL(init_coef=KL_COEF)),
         actor=Actor(
             model_name_or_path=str(path), adam=Adam(lr=LEARNING_RATE), lr_scheduler="constant"
         ),
@@ -73,11 +74,12 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
     )
     with RunFolder(folder) as run_folder:
         quiet(run_folder.logs)
+        from rto.cli.methods import build
         from rto.cluster.online import run_online
         from rto.cluster.stages import prepare_online
 
-        method = GroupMethod(group_size=GROUP_SIZE, kl_coef=KL_COEF)
-        run_online(prepare_online(config, lambda config, tokenizer: method), run_folder, None)
+        method = functools.partial(build, config.algo.name, mode="online")
+        run_online(prepare_online(config, method), run_folder, None)
         lines = run_folder.metrics.read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines][1:]
     seconds = statistics.median(line["time/iteration"] for line in metrics)

@@ -19,7 +19,7 @@ def rpo(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RPO:
     from rpo_ext.methods.rpo import RPO
 
     section = config.algo.rpo
-    return RPO(tau=section.beta, estimator=section.estimator, reduction=section.reduction)
+    return RPO(tau=config.algo.rpo_beta, estimator=section.estimator, reduction=section.reduction)
 
 
 def dro(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> DRO:

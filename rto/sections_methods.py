@@ -75,18 +75,13 @@ class Advantage:
 
 @dataclass(frozen=True)
 class RPO:
-    """Reward Partitioning Optimization (arXiv 2506.13702)."""
+    """Reward Partitioning Optimization (arXiv 2506.13702); its temperature is ``rpo_beta``."""
 
-    beta: float = 1.0
-    """The temperature (the papers' tau)."""
     estimator: Literal["uniform", "ref", "loo", "batch_mean", "importance"] = "uniform"
     """How the partition is estimated: log-mean-exp, the authors' reference weights, leave-one-out,
     the mean over the batch (what the released code optimises), or pi_ref/pi_sampler (online)."""
     reduction: Literal["mean", "sum"] = "sum"
     """Log-prob of a response: per token (the released code) or in all (the theory)."""
-
-    def __post_init__(self) -> None:
-        require(self.beta > 0, f"algo.rpo.beta is {self.beta}: must be positive")
 
 
 @dataclass(frozen=True)
@@ -158,6 +153,8 @@ class Algo:
     the method's own (grpo: sequence; others: token)."""
     ptx_coef: float = 0.05
     """Weight of the language-model loss on data.pretrain_dataset, where one is given."""
+    rpo_beta: float = 1.0
+    """Temperature of Reward Partitioning Optimization (the papers' tau)."""
     rpo: RPO = field(default_factory=RPO)
     dro: DRO = field(default_factory=DRO)
     kto: KTO = field(default_factory=KTO)
@@ -169,3 +166,4 @@ class Algo:
             scale >= 0, f"algo.dpo_reward_scale is {scale}: 0 disables, negative has no meaning"
         )
         require(clip >= 0, f"algo.dpo_reward_clip is {clip}: 0 disables, negative has no meaning")
+        require(self.rpo_beta > 0, f"algo.rpo_beta is {self.rpo_beta}: must be positive")

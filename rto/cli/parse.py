@@ -27,7 +27,7 @@ ALIASES = {
     "loss": "preference.loss",
     "dpo_reward_scale": "algo.dpo_reward_scale",
     "dpo_reward_clip": "algo.dpo_reward_clip",
-    "rpo_beta": "algo.rpo.beta",
+    "rpo_beta": "algo.rpo_beta",
     "model": "generate.model",
     "prompt": "generate.prompt",
 }
@@ -64,7 +64,7 @@ def build_parser(command: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"rto {command}", exit_on_error=False, allow_abbrev=False, default_env=False
     )
-    parser.add_argument("--config", action="config", help="YAML file; later flags override it")
+    parser.add_argument("--config", action="config", help="YAML file; flags override it")
     parser.add_argument(
         "--dry_run",
         type=bool,
@@ -87,8 +87,12 @@ def known_fields() -> dict[str, Any]:
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
-    """Flags in the field's spellings -> flags that jsonargparse reads; unknown ones are errors."""
+    """Flags in the field's spellings -> flags that jsonargparse reads; unknown ones are errors.
+
+    Files come first, so that a flag overrides them wherever it stands.
+    """
     fields = known_fields()
+    files: list[str] = []
     result: list[str] = []
     prompts: list[str] = []
     tokens = list(argv)
@@ -103,15 +107,20 @@ def normalise(argv: Sequence[str]) -> list[str]:
         name = ALIASES.get(name, name)
         values = [inline] if equals else _take_values(tokens)
         if name == "config":
-            _check_config_file(_single(name, values))
-        elif name != "dry_run" and name not in fields:
+            path = _single(name, values)
+            _check_config_file(path)
+            files.append(f"--config={path}")
+            continue
+        if name != "dry_run" and name not in fields:
             raise UserError(f"unknown flag --{name}{nearest(name, prefix='--')}")
         if name == PROMPT:
             prompts += values or [_single(name, values)]
             continue
         hint = bool if name == "dry_run" else fields.get(name, str)
         result.append(f"--{name}={_value(name, hint, values)}")
-    return [*result, f"--{PROMPT}={_yaml_list(prompts)}"] if prompts else result
+    if prompts:
+        result.append(f"--{PROMPT}={_yaml_list(prompts)}")
+    return [*files, *result]
 
 
 def nearest(name: str, *, prefix: str) -> str:

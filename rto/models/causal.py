@@ -108,7 +108,8 @@ class CausalPolicy(nn.Module):
         if self.value_head is None:
             raise ValueError("with_value: this policy was built without a value head")
         end = tokens.prompt_mask.sum(-1) - 1
-        return self.value_head(hidden[torch.arange(len(end)), end]).squeeze(-1).float()
+        rows = torch.arange(len(end), device=end.device)
+        return self.value_head(hidden[rows, end]).squeeze(-1).float()
 
 
 def _value_head(model: PreTrainedModel) -> nn.Module:

@@ -222,7 +222,7 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
         ("--algo.advantage.lambd -0.1", "algo.advantage.lambd is -0.1: must be in [0, 1]"),
         ("--dpo_reward_scale -0.05", "is -0.05: 0 disables, negative has no meaning"),
         ("--dpo_reward_clip -1", "is -1.0: 0 disables, negative has no meaning"),
-        ("--rpo_beta 0", "algo.rpo.beta is 0.0: must be positive"),
+        ("--rpo_beta 0", "algo.rpo_beta is 0.0: must be positive"),
         ("--rollout.batch_size 0", "rollout.batch_size is 0: must be 1+"),
         ("--rollout.n_samples_per_prompt 0", "rollout.n_samples_per_prompt is 0: must be 1+"),
         ("--rollout.temperature 0", "rollout.temperature is 0.0: must be positive"),

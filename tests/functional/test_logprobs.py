@@ -169,7 +169,7 @@ def test_peak_memory_is_a_third_of_the_definitions(grad: bool):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_peak_memory_with_a_reference_is_half_of_the_definitions(grad: bool):
+def test_peak_memory_with_a_reference_is_a_third_of_the_definitions(grad: bool):
     with torch.device("meta"):
         other, other_head = torch.randn(4096, 64), nn.Linear(64, 49_152, bias=False)
 
@@ -182,6 +182,4 @@ def test_peak_memory_with_a_reference_is_half_of_the_definitions(grad: bool):
         q = other_head(other).detach().log_softmax(-1)
         return (q.exp() * (q - head(hidden).log_softmax(-1))).sum(-1)
 
-    ratio = peak_bytes(chunked, grad=grad) / peak_bytes(whole, grad=grad)
-    print(ratio)
-    assert ratio <= 0.5
+    assert peak_bytes(chunked, grad=grad) <= 0.35 * peak_bytes(whole, grad=grad)

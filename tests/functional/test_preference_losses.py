@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ Rows = dict[str, Tensor]
 Loss = Callable[[Rows, Tensor, LossNorm], LossOutput]
 
 
-def referenced(x: Rows) -> Rows:
+def referenced(x: Rows) -> dict[str, Any]:
     return {"logprobs": x["logprobs"], "ref_logprobs": x["ref"]}
 
 

@@ -97,6 +97,14 @@ def test_every_field_reaches_the_loss(plain: Method, others: list[Method], score
     assert len(losses) == 1 + len(others)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_only_tdpo1_moves_the_chosen_divergence(version, scored):
+    kl = KL.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(TDPO(version=version), scored, kl=kl).loss, kl)
+    assert bool(gradient[0::2].any()) == (version == 1)
+    assert gradient[1::2].any()
+
+
 def test_alpha_is_of_tdpo2_alone(scored):
     first = [loss(TDPO(version=1, alpha=alpha), scored).loss for alpha in (0.1, 0.9)]
     assert torch.equal(*first)

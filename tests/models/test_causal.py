@@ -293,6 +293,7 @@ def test_a_policy_without_adapters_is_not_its_own_reference(model: PreTrainedMod
 
 def test_value_is_read_where_the_prompt_ends(model: PreTrainedModel) -> None:
     policy, tokens = CausalPolicy(model, value_head=True), batch()
+    assert isinstance(policy.value_head, torch.nn.Sequential)
     assert [tuple(p.shape) for p in policy.value_head.parameters()] == [
         (512, 32),
         (512,),
@@ -301,10 +302,10 @@ def test_value_is_read_where_the_prompt_ends(model: PreTrainedModel) -> None:
     ]
     value = policy(tokens, with_value=True).value
     assert (value.shape, value.dtype) == ((3,), torch.float32)
-    first, _, second = policy.value_head
+    weight, bias, out_weight, out_bias = policy.value_head.parameters()
     for row, prompt in enumerate(PROMPTS):
         state = model.base_model(torch.tensor([prompt])).last_hidden_state[0, -1]
-        wanted = second.weight @ torch.tanh(first.weight @ state + first.bias) + second.bias
+        wanted = out_weight @ torch.tanh(weight @ state + bias) + out_bias
         torch.testing.assert_close(value[row], wanted[0])
     other = dataclasses.replace(tokens, response_ids=tokens.response_ids.flip(0))
     torch.testing.assert_close(policy(other, with_value=True).value, value)
