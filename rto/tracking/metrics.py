@@ -241,7 +241,7 @@ def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[di
         scores: dict[str, Any] = {}
         for role, column in columns.items():
             value = column[i]
-            scores[role.value] = value if role is Role.REWARD else {"tokens": value[:length]}
+            scores[role.value] = {"tokens": value[:length]} if isinstance(value, list) else value
         for role in summed:
             scores[role.value]["sum"] = sums[role][i]
         yield {
