@@ -30,6 +30,12 @@ class Preference:
         require(
             self.beta is None or self.beta > 0, f"preference.beta is {self.beta}: must be positive"
         )
+        smoothed = ("dpo", "simpo")
+        require(
+            self.label_smoothing == 0 or self.loss in smoothed,
+            f"preference.label_smoothing is {self.label_smoothing} and preference.loss is "
+            f"{self.loss}: only {' and '.join(smoothed)} have it",
+        )
         require(
             self.gamma is None or self.gamma_beta_ratio is None,
             "preference.gamma and preference.gamma_beta_ratio are both set: give one",

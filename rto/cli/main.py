@@ -25,6 +25,9 @@ COMMANDS = {
     "dpo": Command("train a policy on preference pairs", "rto.cli.run:dpo"),
     "fit": Command("offline training on stored feedback: --algo rpo, ...", "rto.cli.run:fit"),
     "train": Command("online training: --algo ppo, rto, ...", "rto.cli.run:train"),
+    "compare": Command(
+        "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
+    ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
     "serve-reward": Command("serve a reward model or function over HTTP", "rto.cli.serve:main"),
     "methods": Command("list the methods that --algo knows", "rto.cli.methods:main"),

@@ -21,7 +21,7 @@ from rto.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rto.protocols import Method, Mode
+    from rto.protocols import Card, Method, Mode
 
 GROUP = "rto.methods"
 
@@ -40,12 +40,7 @@ def build(
     Raises:
         UserError: no installed package has it, it takes other settings, or it does not train so.
     """
-    known = _installed()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known))}"
-        raise UserError(f"algo.name is {name!r}: {hint}")
-    builder: Builder = known[name].load()
+    builder: Builder = _point(name).load()
     try:
         method = builder(config, tokenizer)
     except ValueError as error:
@@ -54,6 +49,16 @@ def build(
         command = "rto fit" if mode == "online" else "rto train"
         raise UserError(f"algo {name} does not train {mode}: use `{command} --algo {name}`")
     return method
+
+
+def card(name: str) -> Card:
+    """What `rto methods` says of the method.
+
+    Raises:
+        UserError: no installed package has it.
+    """
+    method: Method = _point(name).load()(RunConfig(), _NoTokenizer())
+    return method.card
 
 
 def main(argv: Sequence[str]) -> int:
@@ -84,6 +89,15 @@ def main(argv: Sequence[str]) -> int:
 WIDTH = 120
 """Columns of the table where nobody's terminal sets them."""
 FEEDBACK_ORDER = ("demonstrations", "pairs", "rewards")
+
+
+def _point(name: str) -> EntryPoint:
+    known = _installed()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known))}"
+        raise UserError(f"algo.name is {name!r}: {hint}")
+    return known[name]
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -22,6 +22,7 @@ from rto.cli.parse import parse_run
 from rto.cluster import launch
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.evaluation.statistics import Mean, bootstrap
 
 if TYPE_CHECKING:
     from rto.cluster.evaluate import Evaluated
@@ -39,17 +40,8 @@ STAGES = {
 JUDGED = ("sft", "dpo", "ppo", "rto")
 NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL, NUM_FEEDBACK = 8000, 8000, 4000, 192, 4000
 SAMPLES_PER_PROMPT = 4
-BOOTSTRAPS = 2000
 MOST_ACTORS = 6
 """Two policy ranks, two critic ranks, a scorer and an engine."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over prompts with its 95% bootstrap interval."""
-
-    mean: float
-    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -171,14 +163,6 @@ def gold_by_prompt(result: Evaluated) -> np.ndarray:
     return np.array([np.mean(by_prompt[key]) for key in sorted(by_prompt)])
 
 
-def bootstrap(values: np.ndarray) -> Mean:
-    """The mean of ``values`` and the percentile interval of resampled means."""
-    rng = np.random.default_rng(0)
-    picks = rng.integers(len(values), size=(BOOTSTRAPS, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
-    return Mean(float(values.mean()), (float(low), float(high)))
-
-
 def paired_gain(ours: Evaluated, theirs: Evaluated) -> Mean:
     """Gold reward of one policy minus another's, prompt by prompt."""
     return bootstrap(gold_by_prompt(ours) - gold_by_prompt(theirs))
@@ -216,12 +200,8 @@ def report(
     ]
     console = Console()
     console.print(table(lines, title="quickstart: held-out prompts, gold reward is a program"))
-    low, high = gain.ci95
-    verdict = "significant" if low > 0 or high < 0 else "not significant"
-    console.print(
-        f"RTO minus SFT: {gain.mean:+.3f} gold reward, 95% interval [{low:+.3f}, {high:+.3f}] "
-        f"over prompts: {verdict}"
-    )
+    verdict = "significant" if gain.significant else "not significant"
+    console.print(f"RTO minus SFT: {gain} gold reward, 95% interval over prompts: {verdict}")
     console.print(
         f"{total:.0f} s in all; run folders in {root.absolute()}, figures in summary.json"
     )

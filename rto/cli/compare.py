@@ -1,0 +1,349 @@
+"""`rto compare`: methods on the same data, budget and prompts, each with several seeds."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rto.cli.parse import dump, parse_run
+from rto.config import RunConfig
+from rto.errors import UserError
+from rto.protocols import Mode
+
+if TYPE_CHECKING:
+    from rto.evaluation.compare import Judged, Row
+
+MOST_ACTORS = 6
+SELECTION_SHARE = 2
+"""Where a grid is searched, every second prompt selects and the others judge."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as it is compared: ``label`` tells it from other entries."""
+
+    label: str
+    algo: str
+    mode: Mode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared. ``budget`` counts the sequences that each run trains on."""
+
+    base: Sequence[str]
+    entries: Sequence[Entry]
+    seeds: int
+    budget: int
+    prompts: str
+    root: Path
+    judge: str | None = None
+    samples: int = 2
+    grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def points(self) -> list[tuple[tuple[str, str], ...]]:
+        """Every combination of the grid's values."""
+        axes = [[(name, value) for value in values] for name, values in self.grid.items()]
+        return list(itertools.product(*axes))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained policy of the comparison."""
+
+    entry: Entry
+    seed: int
+    point: tuple[tuple[str, str], ...]
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        values = "".join(f"-{name.rsplit('.', 1)[-1]}={value}" for name, value in self.point)
+        return f"{self.entry.label.replace(':', '-')}{values}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.config.ckpt.output_dir))
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments, base = _parser().parse_known_args(list(argv))
+    root = Path(arguments.output_dir or f"runs/compare-{time.strftime('%Y%m%d-%H%M%S')}")
+    plan = Plan(
+        base=base,
+        entries=entries(arguments.algos),
+        seeds=arguments.seeds,
+        budget=arguments.budget,
+        prompts=arguments.prompts,
+        root=root,
+        judge=arguments.judge,
+        samples=arguments.samples,
+        grid=dict(_axis(axis) for axis in arguments.grid),
+    )
+    rows = compare(plan)
+    from rich.console import Console
+
+    from rto.evaluation.compare import markdown, table_rows
+    from rto.tracking.console import table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 150
+    console.print(table(table_rows(rows), title=f"{plan.seeds} seeds, {plan.budget} sequences"))
+    command = "rto compare " + shlex.join(argv)
+    text = markdown(rows, lines=[f"`{command}`"])
+    (root / "compare.md").write_text(text, encoding="utf-8")
+    print(f"table, plot and figures: {root}/compare.md, compare.png, compare.json")
+    return 0
+
+
+def compare(plan: Plan) -> dict[str, Row]:
+    """Train, judge and write everything; a run that a former call finished is not trained again."""
+    from rto.cluster import launch
+    from rto.evaluation.compare import differences, plot, summarise, write_json
+    from rto.tracking.quiet import quiet
+    from rto.tracking.run_folder import versions
+
+    plan.root.mkdir(parents=True, exist_ok=True)
+    (plan.root / "logs").mkdir(exist_ok=True)
+    quiet(plan.root / "logs")
+    runs = list(planned_runs(plan))
+    base = parse_run("train", plan.base).config
+    started = launch.start(base.ray, num_actors=MOST_ACTORS, log_dir=plan.root / "logs")
+    try:
+        for number, run in enumerate(runs, 1):
+            _train(run, f"{number}/{len(runs)}")
+        judged = judge(plan, base, runs)
+    finally:
+        if started:
+            launch.stop()
+    start = judged.pop("start")
+    methods, start = chosen(plan, runs, judged, start)
+    rows = {label: summarise(results, start) for label, results in methods.items()}
+    about = {"budget": plan.budget, "seeds": plan.seeds, "versions": versions()}
+    write_json(plan.root / "compare.json", rows, differences(methods), about)
+    plot(plan.root / "compare.png", methods, start)
+    return rows
+
+
+def entries(names: str) -> list[Entry]:
+    """ "dpo,rpo,rpo:online" -> entries; a name given twice is compared with itself.
+
+    Raises:
+        UserError: no method of this name, or it does not train in this mode.
+    """
+    from rto.cli.methods import card
+
+    found: list[Entry] = []
+    for name in names.split(","):
+        algo, _, mode = name.partition(":")
+        modes = card(algo).modes
+        if mode and mode not in modes:
+            raise UserError(f"--algos {name}: {algo} trains {', '.join(modes)}")
+        label = name
+        while label in {entry.label for entry in found}:
+            label += "'"
+        found.append(Entry(label, algo, cast(Mode, mode or modes[0])))
+    return found
+
+
+def planned_runs(plan: Plan) -> Iterator[Run]:
+    """All runs, configured for the same budget."""
+    for entry, point in itertools.product(plan.entries, plan.points):
+        flags = [flag for name, value in point for flag in (f"--{name}", value)]
+        for i in range(plan.seeds):
+            # Entries of one name are different runs of it.
+            seed = i + plan.seeds * entry.label.count("'")
+            config = parse_run("train", [*plan.base, *flags]).config
+            run = Run(entry, seed, point, config)
+            folder = str(plan.root / "runs" / run.name)
+            yield replace(run, config=_budgeted(config, plan, entry, seed, folder))
+
+
+def _budgeted(config: RunConfig, plan: Plan, entry: Entry, seed: int, folder: str) -> RunConfig:
+    train, sequences = config.train, config.train.batch_size
+    if entry.mode == "online":
+        per_iteration = config.rollout.num_sequences * train.max_epochs
+        train = replace(train, max_steps=max(1, plan.budget // per_iteration), seed=seed)
+    else:
+        rows = rows_per_group(config, entry.algo)
+        train = replace(
+            train,
+            batch_size=max(config.actor.num_ranks, round(sequences / rows)),
+            max_steps=max(1, plan.budget // sequences),
+            max_epochs=1_000,
+            seed=seed,
+        )
+    return replace(
+        config,
+        algo=replace(config.algo, name=entry.algo),
+        train=train,
+        ckpt=replace(config.ckpt, output_dir=folder),
+    )
+
+
+def rows_per_group(config: RunConfig, algo: str) -> float:
+    """Sequences that one unit of an offline batch holds, on average."""
+    from rto.cli.methods import card
+    from rto.data.feedback import load_feedback
+
+    feedback = card(algo).feedback
+    if feedback != "rewards":
+        return {"demonstrations": 1, "pairs": 2}[feedback]
+    sources = config.data.dataset or [str(config.data.feedback)]
+    counts = [
+        len(row.responses)
+        for source in sources
+        for row in load_feedback(source, split=config.data.dataset_split)
+    ]
+    return sum(counts) / len(counts)
+
+
+def _train(run: Run, number: str) -> None:
+    from rto.cli.run import execute
+
+    done = run.folder / "seconds"
+    config = run.folder / "config.yaml"
+    if done.is_file() and config.read_text(encoding="utf-8") == dump(run.config):
+        print(f"== {number} {run.name}: trained before", flush=True)
+        return
+    shutil.rmtree(run.folder, ignore_errors=True)
+    print(f"\n== {number} {run.name}", flush=True)
+    started = time.monotonic()
+    execute("train" if run.entry.mode == "online" else "fit", run.config)
+    done.write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
+
+
+def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
+    """The answers of every run, and of the policy that all started from."""
+    from rto.cluster.evaluate import evaluate_policies
+    from rto.cluster.scorer import RewardSources
+    from rto.cluster.stages import reward_sources
+    from rto.data.prompts import load_prompts
+    from rto.models.load import load_tokenizer
+    from rto.scoring.function import RewardFunction
+
+    tokenizer = load_tokenizer(str(base.actor.model_name_or_path))
+    data = replace(base.data, prompt_dataset=[plan.prompts], label_key=None)
+    prompts = load_prompts(data, tokenizer, max_prompt_len=base.max_prompt_len, seed=0)
+    sources = reward_sources(base, eos_text=str(tokenizer.eos_token))
+    if plan.judge is not None:
+        texts = [(plan.judge, RewardFunction(plan.judge))]
+        sources = RewardSources(texts=texts, weights=[1.0], eos_text=str(tokenizer.eos_token))
+        base = replace(base, reward=replace(base.reward, model_name_or_path=[], weights=None))
+    policies = {run.name: str(run.folder / "last") for run in runs}
+    found = evaluate_policies(
+        {"start": str(base.actor.model_name_or_path), **policies},
+        prompts,
+        config=base,
+        rewards=sources,
+        samples_per_prompt=plan.samples,
+        pad_token_id=int(str(tokenizer.pad_token_id)),
+        logs=plan.root / "logs",
+    )
+    costs = {run.name: _costs(run.folder) for run in runs}
+    return {name: _judged(each, costs.get(name, {})) for name, each in found.items()}
+
+
+def _judged(result: Any, costs: Mapping[str, float]) -> Judged:
+    from rto.evaluation.compare import Judged
+    from rto.types import Role
+
+    order = sorted(
+        range(len(result.rollouts)),
+        key=lambda i: (result.rollouts[i].prompt.id, result.rollouts[i].sample_index),
+    )
+    num_prompts = len({rollout.prompt.id for rollout in result.rollouts})
+    rewards = result.scored[Role.REWARD][order].numpy().reshape(num_prompts, -1)
+    return Judged(
+        rewards=rewards,
+        kl=float(result.kl.mean()),
+        length=float(result.scored.tokens.response_mask.sum(-1).float().mean()),
+        **costs,
+    )
+
+
+def _costs(folder: Path) -> dict[str, float]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+
+    def tokens(stage: str) -> float:
+        rate, seconds = f"rate/{stage}_tokens_per_s", f"time/{stage}"
+        return sum(row[rate] * row[seconds] for row in metrics if rate in row)
+
+    return {
+        "seconds": float((folder / "seconds").read_text(encoding="utf-8")),
+        "tokens_trained": tokens("update"),
+        "tokens_sampled": tokens("generate"),
+    }
+
+
+def chosen(
+    plan: Plan, runs: Sequence[Run], judged: Mapping[str, Judged], start: Judged
+) -> tuple[dict[str, list[Judged]], Judged]:
+    """The runs of each method at its best grid point, and the start, on the judging prompts.
+
+    Which point is best is told by other prompts than those that judge.
+    """
+    if len(plan.points) == 1:
+        return {
+            entry.label: [judged[run.name] for run in runs if run.entry == entry]
+            for entry in plan.entries
+        }, start
+
+    def part(result: Judged, first: int) -> Judged:
+        return replace(result, rewards=result.rewards[first::SELECTION_SHARE])
+
+    best: dict[str, list[Judged]] = {}
+    for entry in plan.entries:
+        by_point = {
+            point: [judged[r.name] for r in runs if r.entry == entry and r.point == point]
+            for point in plan.points
+        }
+        point = max(
+            by_point,
+            key=lambda p: sum(float(part(each, 0).rewards.mean()) for each in by_point[p]),
+        )
+        print(f"{entry.label}: {', '.join(f'{name} {value}' for name, value in point)}")
+        best[entry.label] = [part(each, 1) for each in by_point[point]]
+    return best, part(start, 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rto compare",
+        description=__doc__,
+        epilog="All other flags are those of rto train and rto fit, and hold for every method.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--algos", required=True, help="names, comma-separated; NAME:online trains online"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs per method")
+    parser.add_argument(
+        "--budget", type=int, default=4096, help="sequences that each run trains on"
+    )
+    parser.add_argument("--prompts", required=True, help="prompts that all policies answer")
+    parser.add_argument("--samples", type=int, default=2, help="answers to each prompt")
+    parser.add_argument("--judge", help="reward_func.py that judges; else the reward sources")
+    parser.add_argument(
+        "--grid", action="append", default=[], metavar="NAME=A,B", help="settings to search"
+    )
+    parser.add_argument("--output_dir", help="default runs/compare-<date>")
+    return parser
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    name, equals, values = text.partition("=")
+    if not equals or not values:
+        raise UserError(f"--grid {text!r}: write NAME=VALUE,VALUE")
+    return name, values.split(",")
