@@ -42,7 +42,8 @@ integration: install
 	$(BIN)/python -m pytest -m "integration and not learn"
 
 test-learn: install
-	$(BIN)/python -m pytest -m learn --timeout 3600
+	test -f runs/quickstart/summary.json || $(BIN)/rto quickstart
+	$(BIN)/python -m pytest -m learn -s
 
 lint: install
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ class Live:
 @pytest.fixture(scope="module")
 def live(trained: Trained) -> Iterator[Live]:
     config = configured("train", trained.online(actor__num_gpus_per_node=1))
-    prepared = prepare_online(config, build)
+    prepared = prepare_online(config, partial(build, "rto", mode="online"))
     with session(config, prepared.plan, logs=trained.root) as actors:
         yield Live(prepared, build_pipeline(prepared, actors))
 
