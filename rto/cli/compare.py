@@ -17,6 +17,7 @@ from rto.cli.parse import dump, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.protocols import Mode
+from rto.sections import DPOModel
 
 if TYPE_CHECKING:
     from rto.evaluation.compare import Judged, Row
@@ -33,6 +34,8 @@ class Entry:
     label: str
     algo: str
     mode: Mode
+    token_reward: bool = False
+    """Beside a method without a critic: RTO's token reward, from the DPO policy of the config."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def compare(plan: Plan) -> dict[str, Row]:
 
 
 def entries(names: str) -> list[Entry]:
-    """ "dpo,rpo,rpo:online" -> entries; a name given twice is compared with itself.
+    """Entries of "dpo,rpo:online,grpo+rto"; a name given twice is compared with itself.
 
     Raises:
         UserError: no method of this name, or it does not train in this mode.
@@ -145,14 +148,16 @@ def entries(names: str) -> list[Entry]:
 
     found: list[Entry] = []
     for name in names.split(","):
-        algo, _, mode = name.partition(":")
+        plain, _, mode = name.partition(":")
+        algo, token_reward, _ = plain.partition("+rto")
         modes = card(algo).modes
         if mode and mode not in modes:
             raise UserError(f"--algos {name}: {algo} trains {', '.join(modes)}")
         label = name
         while label in {entry.label for entry in found}:
             label += "'"
-        found.append(Entry(label, algo, cast(Mode, mode or modes[0])))
+        rewarded = bool(token_reward) or algo == "rto"
+        found.append(Entry(label, algo, cast(Mode, mode or modes[0]), rewarded))
     return found
 
 
@@ -185,6 +190,7 @@ def _budgeted(config: RunConfig, plan: Plan, entry: Entry, seed: int, folder: st
         )
     return replace(
         config,
+        dpo=config.dpo if entry.token_reward else DPOModel(),
         algo=replace(config.algo, name=entry.algo),
         train=train,
         ckpt=replace(config.ckpt, output_dir=folder),
@@ -326,7 +332,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--algos", required=True, help="names, comma-separated; NAME:online trains online"
+        "--algos",
+        required=True,
+        help="names, comma-separated; NAME:online, NAME+rto (with the token reward)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs per method")
     parser.add_argument(
