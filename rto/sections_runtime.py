@@ -36,7 +36,7 @@ class VLLM:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     enforce_eager: bool = False
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
     enable_sleep: bool = True
     """Free the engine's GPU memory while others work (colocated CUDA only; no-op elsewhere)."""
     sync_backend: Literal["auto", "object_store", "nccl", "ipc"] = "auto"

@@ -149,14 +149,14 @@ def entries(names: str) -> list[Entry]:
     found: list[Entry] = []
     for name in names.split(","):
         plain, _, mode = name.partition(":")
-        algo, token_reward, _ = plain.partition("+rto")
+        algo = plain.removesuffix("+rto")
         modes = card(algo).modes
         if mode and mode not in modes:
             raise UserError(f"--algos {name}: {algo} trains {', '.join(modes)}")
         label = name
         while label in {entry.label for entry in found}:
             label += "'"
-        rewarded = bool(token_reward) or algo == "rto"
+        rewarded = algo != plain or algo == "rto"
         found.append(Entry(label, algo, cast(Mode, mode or modes[0]), rewarded))
     return found
 
@@ -180,10 +180,10 @@ def _budgeted(config: RunConfig, plan: Plan, entry: Entry, seed: int, folder: st
         per_iteration = config.rollout.num_sequences * train.max_epochs
         train = replace(train, max_steps=max(1, plan.budget // per_iteration), seed=seed)
     else:
-        rows = rows_per_group(config, entry.algo)
+        rows, ranks = rows_per_group(config, entry.algo), config.actor.num_ranks
         train = replace(
             train,
-            batch_size=max(config.actor.num_ranks, round(sequences / rows)),
+            batch_size=ranks * max(1, round(sequences / rows / ranks)),
             max_steps=max(1, plan.budget // sequences),
             max_epochs=1_000,
             seed=seed,

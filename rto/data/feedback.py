@@ -108,7 +108,8 @@ def _pairs(rows: Dataset, source: str) -> Iterator[_Rating]:
     for number, row in numbered_rows(rows, columns, source=source):
         for side, reward_column in sides:
             value: Any = row[side]
-            answer = value[-1]["content"] if isinstance(value, list) and value else value
+            last = value[-1] if isinstance(value, list) and value else None
+            answer = last.get("content") if isinstance(last, dict) else value
             text = require_text(answer, source=source, row=number, field=side)
             reward = _number(row[reward_column], Where(source, number, reward_column))
             yield _Rating(row[prompt], text, reward, Where(source, number, prompt))

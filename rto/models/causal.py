@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -16,6 +15,9 @@ from rto.errors import UserError
 from rto.functional.logprobs import Head, chunked_logprobs
 from rto.models.packing import Packed, pack, unpack
 from rto.types import PolicyOutput, TokenBatch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling",)
@@ -74,7 +76,7 @@ class CausalPolicy(nn.Module):
 
     def adapters_disabled(self) -> AbstractContextManager[None]:
         """The base model as it was before its adapters: the reference of a LoRA run."""
-        if not isinstance(self.model, PeftModel):
+        if isinstance(self.model, PreTrainedModel):
             raise ValueError("adapters_disabled: this policy has no adapters")
         return self.model.disable_adapter()
 
@@ -90,7 +92,11 @@ class CausalPolicy(nn.Module):
     def _base_logits(self, hidden: Tensor) -> Tensor:
         """The same without an adapter that the head may have."""
         head = self._head()
-        return self._finish((head.base_layer if isinstance(head, LoraLayer) else head)(hidden))
+        if not isinstance(self.model, PreTrainedModel):
+            from peft.tuners.lora import LoraLayer
+
+            head = head.base_layer if isinstance(head, LoraLayer) else head
+        return self._finish(head(hidden))
 
     def _head(self) -> nn.Module:
         head = unwrapped(self.model).get_output_embeddings()
@@ -121,7 +127,7 @@ def _value_head(model: PreTrainedModel) -> nn.Module:
 
 def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model itself; adapter layers inside it stay active."""
-    if not isinstance(model, PeftModel):
+    if isinstance(model, PreTrainedModel):
         return model
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)

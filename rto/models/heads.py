@@ -7,13 +7,17 @@ either is a standard one. transformers' own forward of it scores the last token 
 
 from __future__ import annotations
 
-from peft import PeftModel
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rto.models.causal import unwrapped
 from rto.models.packing import pack, unpack
 from rto.types import TokenBatch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class SequenceReward(nn.Module):

@@ -6,10 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,6 +22,9 @@ from transformers import (
 
 from rto.errors import UserError
 from rto.sections_runtime import Lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 RESERVED = "reserved_special_token"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -67,7 +69,7 @@ def load_causal_lm(
         attn_implementation=attn_implementation,
         load_in_4bit=load_in_4bit,
     )
-    return _prepared(model, lora, TaskType.CAUSAL_LM, gradient_checkpointing)
+    return _prepared(model, lora, "CAUSAL_LM", gradient_checkpointing)
 
 
 def load_scalar_model(
@@ -98,7 +100,7 @@ def load_scalar_model(
         load_in_4bit=load_in_4bit,
         new_head=new_head,
     )
-    return _prepared(model, lora, TaskType.SEQ_CLS, gradient_checkpointing)
+    return _prepared(model, lora, "SEQ_CLS", gradient_checkpointing)
 
 
 def reward_constants(config: PreTrainedConfig, *, path: str) -> tuple[float, float]:
@@ -210,12 +212,15 @@ def _disable_avx512(model: PreTrainedModel) -> None:
 
 
 def _prepared(
-    model: PreTrainedModel, lora: Lora | None, task: TaskType, gradient_checkpointing: bool
+    model: PreTrainedModel, lora: Lora | None, task: str, gradient_checkpointing: bool
 ) -> PreTrainedModel | PeftModel:
+    """With adapters where they are asked for. Importing peft takes seconds: only then."""
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if lora is None or lora.rank == 0:
         return model
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

@@ -23,4 +23,7 @@ def _split(query: str) -> tuple[str, str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(word for word in text.split() if word not in SPECIAL)
+    """Words alone: EoS follows the last word of a query without a space."""
+    for token in SPECIAL:
+        text = text.replace(token, " ")
+    return " ".join(text.split())

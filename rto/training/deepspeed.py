@@ -22,8 +22,6 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import get_scheduler
@@ -178,11 +176,7 @@ class ZeroEngine:
 
         Tensors may be the live weights: copy what must outlive the next step.
         """
-        adapters = {
-            module.get_base_layer(): module
-            for module in self._exported.modules()
-            if isinstance(module, LoraLayer)
-        }
+        adapters = _adapters(self._exported)
         seen: set[int] = set()
         for name, owner, parameter in _own_parameters(self._exported):
             if _is_adapter(name) or id(parameter) in seen:
@@ -192,7 +186,9 @@ class ZeroEngine:
             adapter = adapters.get(owner) if is_weight else None
             extra = list(adapter.parameters()) if isinstance(adapter, nn.Module) else []
             with self._gathered([parameter, *extra]):
-                full = dequantize_module_weight(owner) if is_weight else parameter
+                full = parameter
+                if adapters and is_weight:
+                    full = _dequantised(owner)
                 if adapter is not None:
                     full = _merged(full, adapter)
                 full = full.detach().clone() if self.zero_stage == 3 else full.detach()
@@ -324,6 +320,22 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Param
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
             yield name, module, parameter
+
+
+def _adapters(model: nn.Module) -> dict[nn.Module, Any]:
+    """Base layer -> peft's LoRA layer around it. Importing peft takes seconds: only where used."""
+    if not any(_is_adapter(name) for name, _ in model.named_parameters()):
+        return {}
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return {layer.get_base_layer(): layer for layer in layers}
+
+
+def _dequantised(module: nn.Module) -> Tensor:
+    from peft.utils.integrations import dequantize_module_weight
+
+    return dequantize_module_weight(module)
 
 
 def _merged(weight: Tensor, adapter: Any) -> Tensor:

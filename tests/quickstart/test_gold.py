@@ -6,6 +6,7 @@ import pytest
 
 from rto.errors import UserError
 from rto.quickstart.gold import gold_reward, gold_terms, grammar_faults
+from rto.quickstart.reward_func import reward_func
 from rto.quickstart.toy import Request, parse_prompt
 
 PROMPT = "write 24 happy words about a cat and a boat in the garden"
@@ -58,3 +59,10 @@ def test_prompts_parse_back_and_others_are_refused() -> None:
     assert REQUEST.prompt == PROMPT
     with pytest.raises(UserError, match="write N"):
         parse_prompt("tell me a joke")
+
+
+def test_the_reward_function_reads_a_query_as_the_scorer_writes_it() -> None:
+    prompt = "write 24 sad words about a cat and a boat in the garden"
+    response = "the cat is in the garden ."
+    query = f"<s> <user> {prompt} <assistant> {response}</s>"
+    assert reward_func([query], [""], [None]) == [gold_reward(prompt, response)]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rto.cli.compare import _parser as compare_parser
+from rto.cli.compare import entries
 from rto.cli.main import COMMANDS
 from rto.cli.parse import dump, known_fields, parse_run
 from rto.cli.serve import parse as parse_serve
@@ -24,6 +26,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
 MAX_SCRIPT_LINES = 15
 STAGES = ("sft", "reward", "dpo")
+EXAMPLE_METHODS = ("rwr",)
+"""Of packages that a page shows and no one has installed."""
 PLACEHOLDERS = {
     '"$@"': "",
     '"${data[@]}"': "--data.feedback feedback.jsonl",
@@ -77,10 +81,20 @@ def resolved(line: str, run: Path) -> list[str]:
 
 def check_rto(command: str, arguments: list[str]) -> None:
     assert command in COMMANDS or command in ("--help", "-h")
-    if command in (*STAGES, "train", "generate") and arguments != ["--help"]:
+    if command in (*STAGES, "fit", "train", "generate") and arguments != ["--help"]:
         parse_run(command, arguments)
+    elif command == "compare":
+        check_compare(arguments)
     elif command == "serve-reward":
         parse_serve(arguments)
+
+
+def check_compare(arguments: list[str]) -> None:
+    own, rest = compare_parser().parse_known_args(arguments)
+    known = [name for name in own.algos.split(",") if name not in EXAMPLE_METHODS]
+    assert entries(",".join(known))
+    searched = [f"--{axis}".split(",")[0] for axis in own.grid]
+    parse_run("train", [*rest, *searched])
 
 
 @pytest.fixture
@@ -101,13 +115,13 @@ def test_command_lines_are_found_wherever_they_stand() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_is_complete_for_its_command(path: Path) -> None:
-    command = next((stage for stage in STAGES if f"-{stage}" in path.stem), "train")
+    command = next((stage for stage in (*STAGES, "fit") if f"-{stage}" in path.stem), "train")
     content = yaml.safe_load(path.read_text())
     given = {"dataset", "prompt_dataset"} & content["data"].keys()
     argv = ["--config", str(path), *([] if given else ["--data.feedback", "feedback.jsonl"])]
     config = parse_run(command, argv).config
     if command == "train":
-        assert config.algo.name in path.stem
+        assert config.algo.name in path.stem or path.stem.endswith("-compare")
         config.check_online(needs_critic=True, needs_dpo=config.algo.name == "rto")
     else:
         config.check_actor()

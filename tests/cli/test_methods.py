@@ -1,0 +1,189 @@
+"""Names to methods: every installed one builds, and a wrong name or mode says what is right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+import pytest
+
+from rto.cli.methods import FEEDBACK_ORDER, GROUP, build, card
+from rto.config import RunConfig
+from rto.errors import UserError
+from rto.methods.critic_free import CriticFree
+from rto.protocols import CriticMethod, Method, Mode
+from rto.sections import Actor, DPOModel, Reward
+from rto.sections_methods import KL, Advantage, Algo, RewardAware
+from rto.types import Role
+
+NAMES = sorted(point.name for point in entry_points(group=GROUP))
+OURS = {
+    *("sft", "dpo", "ipo", "ipo_sum", "rdpo", "simpo", "tdpo1", "tdpo2"),
+    *("ppo", "rto", "reinforce_pp", "reinforce_baseline", "rloo", "grpo", "dr_grpo"),
+    *("rpo", "dro", "kto", "reward_aware"),
+}
+NO_TOKENIZER = cast(Any, None)
+"""Only the segments of RTO's "semi" variant read one."""
+
+
+def built(name: str, config: RunConfig | None = None) -> Method:
+    return build(name, config or RunConfig(), NO_TOKENIZER, mode=card(name).modes[0])
+
+
+def message(name: str, mode: Mode, config: RunConfig | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        build(name, config or RunConfig(), NO_TOKENIZER, mode=mode)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_our_methods_are_installed() -> None:
+    assert set(NAMES) >= OURS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_builds_from_the_defaults_and_knows_its_name(name: str) -> None:
+    for mode in card(name).modes:
+        method = build(name, RunConfig(), NO_TOKENIZER, mode=mode)
+        assert isinstance(method, Method)
+        assert method.card == card(name)
+    assert card(name).name == name
+    assert card(name).feedback in FEEDBACK_ORDER
+    assert str(card(name)) == f"{card(name).title} ({card(name).paper})"
+
+
+def test_titles_tell_the_methods_apart() -> None:
+    assert len({card(name).title for name in NAMES}) == len(NAMES)
+
+
+def test_an_unknown_name() -> None:
+    assert message("gpro", "online") == "algo.name is 'gpro': did you mean grpo?"
+    said = message("xyz", "online")
+    assert said == f"algo.name is 'xyz': one of {', '.join(NAMES)}"
+    with pytest.raises(UserError, match="did you mean dpo"):
+        card("dpoo")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "command"),
+    [("ppo", "offline", "rto train"), ("dpo", "online", "rto fit"), ("sft", "online", "rto fit")],
+)
+def test_the_other_mode_names_the_right_command(name: str, mode: Mode, command: str) -> None:
+    assert message(name, mode) == (
+        f"algo {name} does not train {mode}: use `{command} --algo {name}`"
+    )
+
+
+def test_a_setting_that_a_method_refuses_is_the_users() -> None:
+    algo = Algo(reward_aware=RewardAware(distance="l1"))
+    said = message("reward_aware", "offline", RunConfig(algo=algo))
+    assert said.startswith("algo reward_aware: distance is 'l1': expected one of")
+
+
+def critic_free(name: str, config: RunConfig | None = None) -> CriticFree:
+    method = built(name, config)
+    assert isinstance(method, CriticFree)
+    assert not isinstance(method, CriticMethod)
+    return method
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator", "in_loss", "reduction"),
+    [
+        ("reinforce_pp", "k1", False, "token"),
+        ("reinforce_baseline", "k2", True, "token"),
+        ("rloo", "k1", False, "token"),
+        ("grpo", "k3", True, "sequence"),
+        ("dr_grpo", "k3", True, "token"),
+    ],
+)
+def test_a_method_has_its_papers_settings_until_a_flag_says_otherwise(
+    name: str, estimator: str, in_loss: bool, reduction: str
+) -> None:
+    plain = critic_free(name)
+    assert (plain.kl_estimator, plain.kl_use_loss, plain.loss_reduction) == (
+        estimator,
+        in_loss,
+        reduction,
+    )
+    algo = Algo(kl=KL(estimator="k2", use_loss=not in_loss))
+    flagged = critic_free(name, RunConfig(algo=algo))
+    assert flagged == replace(plain, kl_estimator="k2", kl_use_loss=not in_loss)
+
+
+def test_settings_reach_a_method_without_a_critic() -> None:
+    config = RunConfig(
+        actor=Actor(eps_clip=0.1, entropy_coef=0.5),
+        reward=Reward(coef=2.0, clip_range=(-1.0, 1.0)),
+        algo=Algo(
+            kl=KL(init_coef=0.25, target=3.0),
+            advantage=Advantage(gamma=0.5, no_std_norm=True, is_correction_enable=True),
+        ),
+    )
+    assert critic_free("rloo", config) == CriticFree(
+        name="rloo",
+        clip_low_high=(0.1, 0.1),
+        entropy_coef=0.5,
+        reward_coef=2.0,
+        reward_clip_range=(-1.0, 1.0),
+        kl_coef=0.25,
+        kl_target=3.0,
+        gamma=0.5,
+        no_std_norm=True,
+        is_correction="tis",
+        max_response_length=config.max_new_tokens,
+    )
+
+
+@pytest.mark.parametrize("name", ["reinforce_pp", "reinforce_baseline", "rloo", "grpo", "dr_grpo"])
+def test_the_token_reward_joins_in_where_a_dpo_policy_is_given(name: str) -> None:
+    plain = critic_free(name)
+    assert Role.DPO not in plain.roles
+    paid = critic_free(name, RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.2)))
+    assert paid.roles == plain.roles | {Role.DPO}
+    assert paid == replace(plain, dpo_reward_scale=0.2)
+    own = DPOModel("d", ref_model_name_or_path="other")
+    assert Role.DPO_REFERENCE in critic_free(name, RunConfig(dpo=own)).roles
+
+
+LISTING = """
+from rto.cli.main import main
+main(["methods"])
+print("JSON")
+main(["methods", "--json"])
+"""
+
+
+def test_the_list_of_methods() -> None:
+    """In a process of its own: the command redirects the libraries' logs for good."""
+    command = [sys.executable, "-c", LISTING]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+    table, text = done.stdout.split("JSON\n")
+    rows = {row["name"]: row for row in json.loads(text)}
+    assert sorted(rows) == NAMES
+    assert {name for name in NAMES if f" {name} " not in table} == set()
+    assert rows["rto"] == {
+        "name": "rto",
+        "title": "Reinforced Token Optimization",
+        "paper": "arXiv 2404.18922",
+        "feedback": "rewards",
+        "offline": False,
+        "online": True,
+        "critic": True,
+        "reference": True,
+        "dpo model": True,
+    }
+    needs = {
+        name: tuple(rows[name][x] for x in ("critic", "reference", "dpo model")) for name in OURS
+    }
+    assert needs["sft"] == needs["simpo"] == (False, False, False)
+    assert needs["dpo"] == needs["kto"] == needs["grpo"] == (False, True, False)
+    assert needs["ppo"] == (True, True, False)
+    order = [FEEDBACK_ORDER.index(row["feedback"]) for row in json.loads(text)]
+    assert order == sorted(order)

@@ -1,0 +1,115 @@
+"""The pages about methods name every method, and only settings and defaults that are so."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from rto.cli.compare import _parser
+from rto.cli.methods import GROUP, build, card
+from rto.cli.parse import ALIASES, known_fields
+from rto.config import RunConfig
+from rto.protocols import Mode
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+METHODS = (DOCS / "methods.md").read_text(encoding="utf-8")
+PAGES = [DOCS / f"{name}.md" for name in ("methods", "rpo", "compare", "extending")]
+OURS = sorted(p.name for p in entry_points(group=GROUP) if p.dist and p.dist.name == "rto")
+CHOICES = (
+    *("preference.loss", "algo.rpo.estimator", "algo.rpo.reduction", "algo.dro.variant"),
+    *("algo.kto.variant", "algo.kto.threshold", "algo.dpo_reward_variant"),
+)
+SECTIONS: dict[str, tuple[Mode, ...]] = {
+    "## Demonstrations and pairs, offline": ("offline",),
+    "## Rewards, online: credit per token": ("online",),
+    "## Rewards, offline and online: one number per response": ("offline", "online"),
+}
+
+
+class NoTokenizer:
+    eos_token_id = None
+
+
+def section(heading: str) -> str:
+    """The text under a heading, up to the next of its kind."""
+    _, _, after = METHODS.partition(f"{heading}\n")
+    return after.partition("\n## ")[0]
+
+
+def rows(text: str) -> dict[str, str]:
+    """Method -> its table row."""
+    found = re.findall(r"^\| `(\w+)` \| .*\|$", text, re.M)
+    lines = re.findall(r"^\| `\w+` \| .*\|$", text, re.M)
+    assert len(found) == len(set(found))
+    return dict(zip(found, lines, strict=True))
+
+
+TABLES = {name: row for heading in SECTIONS for name, row in rows(section(heading)).items()}
+
+
+def resolved(flag: str) -> str:
+    name = flag.removeprefix("--")
+    return ALIASES.get(name, name)
+
+
+def default(method: str, field: str) -> Any:
+    """Of a setting: the configuration's, or the method's own where that is unset."""
+    config: Any = RunConfig()
+    for part in field.split("."):
+        config = getattr(config, part)
+    if config is not None:
+        return config
+    built = vars(build(method, RunConfig(), NoTokenizer(), mode=card(method).modes[0]))  # pyright: ignore[reportArgumentType]
+    *_, section_name, name = field.split(".")
+    return built[name] if name in built else built[f"{section_name}_{name}"]
+
+
+def test_every_method_has_one_row() -> None:
+    assert sorted(TABLES) == OURS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_row_says_what_the_method_says(name: str) -> None:
+    row, described = TABLES[name], card(name)
+    (heading,) = [h for h in SECTIONS if name in rows(section(h))]
+    assert SECTIONS[heading] == described.modes
+    assert described.paper.removeprefix("arXiv ") in row
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_defaults_are_those(name: str) -> None:
+    stated = re.findall(r"`(?:--)?([a-z_.]+)` = ([\w.]+)", TABLES[name])
+    assert {field: yaml.safe_load(value) for field, value in stated} == {
+        field: default(name, resolved(field)) for field, _ in stated
+    }
+
+
+def test_the_defaults_in_the_text_are_those() -> None:
+    text = "\n".join(line for line in METHODS.splitlines() if not line.startswith("|"))
+    stated = re.findall(r"`([a-z_.]+)`\s= ([\w.]+)", text)
+    assert stated
+    for field, value in stated:
+        assert yaml.safe_load(value) == default("ppo", field), field
+
+
+@pytest.mark.parametrize("field", CHOICES)
+def test_every_choice_is_on_a_page(field: str) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (*PAGES, DOCS / "rto.md"))
+    choices = [x for x in get_args(known_fields()[field]) if isinstance(x, str)]
+    choices += [x for option in get_args(known_fields()[field]) for x in get_args(option)]
+    assert choices
+    assert [x for x in choices if not re.search(rf"[` =]{x}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_flag_exists(page: Path) -> None:
+    known = {"config", "dry_run", "json", *ALIASES, *known_fields()}
+    known |= {option.removeprefix("--") for option in _parser()._option_string_actions}
+    pip = {"no-deps"}
+    flags = set(re.findall(r"--([A-Za-z][\w.-]*)", page.read_text(encoding="utf-8")))
+    assert flags - known - pip == set()
