@@ -87,6 +87,12 @@ class Method(Targets, Protocol):
         """The fields of ``PolicyOutput`` that ``loss`` reads beside the log-probs."""
         ...
 
+    @property
+    def reward_scaling(self) -> RewardScaling:
+        """What stored rewards are put through: (r - mean) / std over the training rows, or
+        r / (std of the rewards less their prompt's mean)."""
+        ...
+
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput: ...
 
 
@@ -105,17 +111,6 @@ class ScoreMethod(Targets, Protocol):
 
     def score_loss(self, scores: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         """``scores`` [B]: the head's output at the last real token."""
-        ...
-
-
-@runtime_checkable
-class FeedbackMethod(Method, Protocol):
-    """A method that also trains offline, on stored responses with one reward each."""
-
-    @property
-    def reward_scaling(self) -> RewardScaling:
-        """What the training set's rewards are put through: (r - mean) / std over all rows, or
-        r / (std of the rewards less their prompt's mean)."""
         ...
 
 

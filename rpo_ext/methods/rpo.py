@@ -58,7 +58,8 @@ class RPO(PlainMethod):
 
     @property
     def roles(self) -> frozenset[Role]:
-        return frozenset({Role.REWARD, Role.REFERENCE})
+        sampler = {Role.SAMPLER} if self.estimator == "importance" else set()
+        return frozenset({Role.REWARD, Role.REFERENCE}) | sampler
 
     @property
     def reward_scaling(self) -> RewardScaling:
@@ -115,7 +116,11 @@ class RPO(PlainMethod):
                 return partitioning.importance_log_partition(
                     scaled=scaled,
                     ref_logprobs=ref_logprobs,
-                    sampler_logprobs=self._sampler_logprobs(batch),
+                    sampler_logprobs=reduce_logprobs(
+                        batch[Role.SAMPLER].double(),
+                        batch.tokens.response_mask,
+                        reduction=self.reduction,
+                    ),
                     group=group,
                 )
             case _:
@@ -123,12 +128,3 @@ class RPO(PlainMethod):
                     f"estimator is {self.estimator!r}: "
                     "expected uniform, ref, loo, batch_mean or importance"
                 )
-
-    def _sampler_logprobs(self, batch: ScoredBatch) -> Tensor:
-        sampler, mask = batch.tokens.sampler_logprobs, batch.tokens.response_mask
-        if not bool(sampler.masked_fill(~mask, 0).any()):
-            raise ValueError(
-                "estimator is 'importance' and the batch has no sampler log-probs, as stored "
-                "responses have none: use uniform, ref or loo"
-            )
-        return reduce_logprobs(sampler.double(), mask, reduction=self.reduction)

@@ -79,7 +79,7 @@ class Run:
 
 
 def main(argv: Sequence[str]) -> int:
-    arguments, base = _parser().parse_known_args(list(argv))
+    arguments, base = parser().parse_known_args(list(argv))
     root = Path(arguments.output_dir or f"runs/compare-{time.strftime('%Y%m%d-%H%M%S')}")
     plan = Plan(
         base=base,
@@ -112,6 +112,7 @@ def main(argv: Sequence[str]) -> int:
 def compare(plan: Plan) -> dict[str, Row]:
     """Train, judge and write everything; a run that a former call finished is not trained again."""
     from rto.cluster import launch
+    from rto.cluster.session import warm_actors
     from rto.evaluation.compare import differences, plot, summarise, write_json
     from rto.tracking.quiet import quiet
     from rto.tracking.run_folder import versions
@@ -123,8 +124,9 @@ def compare(plan: Plan) -> dict[str, Row]:
     base = parse_run("train", plan.base).config
     started = launch.start(base.ray, num_actors=MOST_ACTORS, log_dir=plan.root / "logs")
     try:
-        for number, run in enumerate(runs, 1):
-            _train(run, f"{number}/{len(runs)}")
+        with warm_actors():
+            for number, run in enumerate(runs, 1):
+                _train(run, f"{number}/{len(runs)}")
         judged = judge(plan, base, runs)
     finally:
         if started:
@@ -324,7 +326,7 @@ def chosen(
     return best, part(start, 1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rto compare",
         description=__doc__,

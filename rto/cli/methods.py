@@ -88,11 +88,23 @@ def main(argv: Sequence[str]) -> int:
 
 WIDTH = 120
 """Columns of the table where nobody's terminal sets them."""
+REPLACED = {
+    name: f"NVIDIA's name; write --algo reward_aware --algo.reward_aware.distance {distance}"
+    for name, distance in (
+        ("rpo_bwd_kl", "kl_target_policy"),
+        ("rpo_fwd_kl", "kl_policy_target"),
+        ("rpo_sq", "sqloo"),
+    )
+}
+"""Names of other programs, with what they are called here: `rpo` is another method."""
+
 FEEDBACK_ORDER = ("demonstrations", "pairs", "rewards")
 
 
 def _point(name: str) -> EntryPoint:
     known = _installed()
+    if name in REPLACED:
+        raise UserError(f"algo.name is {name!r}: {REPLACED[name]}")
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known))}"

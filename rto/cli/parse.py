@@ -33,6 +33,13 @@ ALIASES = {
 }
 """Short spellings of dotted names."""
 
+REPLACED = {
+    "rpo_alpha": "TRL's SFT term on the chosen response is --preference.nll_loss_coef",
+    "gt_reward_scale": "NVIDIA's name; write --algo.reward_aware.eta",
+    "ref_policy_kl_penalty": "NVIDIA's name; write --algo.reward_aware.beta",
+}
+"""Flags of other programs, with what they are called here."""
+
 PROMPT = "generate.prompt"
 """The flag whose values add up, and are taken as they stand: a prompt may hold any character."""
 
@@ -112,7 +119,8 @@ def normalise(argv: Sequence[str]) -> list[str]:
             files.append(f"--config={path}")
             continue
         if name != "dry_run" and name not in fields:
-            raise UserError(f"unknown flag --{name}{nearest(name, prefix='--')}")
+            hint = f": {REPLACED[name]}" if name in REPLACED else nearest(name, prefix="--")
+            raise UserError(f"unknown flag --{name}{hint}")
         if name == PROMPT:
             prompts += values or [_single(name, values)]
             continue

@@ -50,7 +50,10 @@ class TrainerSpec:
 
 @ray.remote
 class TrainerActor:
-    """One rank of the policy, of the critic, or of a reward model in training."""
+    """One rank of the policy, of the critic, or of a reward model in training.
+
+    ``start`` may be called again, for another run: the rank is built anew.
+    """
 
     def address(self) -> tuple[str, int]:
         """Where the ranks of this group meet."""
@@ -69,6 +72,9 @@ class TrainerActor:
         from rto.training.ranks import Rank, RankPlace
 
         prepare_process(device, share=ranks)
+        if "rank" in vars(self):
+            self.rank.close()
+            del self.rank
         self.rank = Rank(
             spec.kind,
             spec.model_path,
@@ -156,7 +162,15 @@ class EngineActor:
         self, model_path: str, config: RunConfig, door: Door, device: Device, index: int,
         *gpus: list[str],
     ) -> None:  # fmt: skip
-        """``gpus`` are those to use, one list per colocated rank; none: those Ray gives."""
+        """``gpus`` are those to use, one list per colocated rank; none: those Ray gives.
+
+        Called again, for another run of the same model, it keeps the engine: no rollout is drawn
+        from it before that run's weights are in it and proven.
+        """
+        settings = (model_path, config.ds.param_dtype, config.data.max_len, config.vllm, door)
+        if "engine" in vars(self) and self.settings == settings:
+            return
+        self.settings = settings
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
         vllm = config.vllm

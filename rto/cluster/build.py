@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
+from ray.actor import ActorHandle
+
 from rto.cluster.actors import Door, EngineActor, ScorerActor, TrainerActor, TrainerSpec
 from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
@@ -38,6 +41,8 @@ class Actors:
     watch: Watch = field(default_factory=Watch)
     policy_devices: list[Any] = field(default_factory=list)
     """References to the GPU ids of each policy rank, for the engines that share them."""
+    waiting: dict[str, Sequence[ActorHandle]] = field(default_factory=dict)
+    """Processes of an earlier run with the same plan, which a group of that name takes over."""
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> ActorGroup:
         group = self._create(name, TrainerActor)
@@ -76,6 +81,11 @@ class Actors:
         while self.starting:
             self.starting.pop(0).get(timeout=self.config.ray.start_timeout)
 
+    def renewed(self, config: RunConfig) -> Actors:
+        """For another run of the same plan: its groups begin with the processes of this one's."""
+        processes = {name: group.actors for name, group in self.groups.items()}
+        return Actors(config, self.placement, waiting={**self.waiting, **processes})
+
     def stop(self, name: str) -> None:
         """End a group that is no longer needed."""
         group = self.groups.pop(name)
@@ -86,6 +96,8 @@ class Actors:
     def kill(self) -> None:
         for group in self.groups.values():
             group.kill()
+        for process in (actor for actors in self.waiting.values() for actor in actors):
+            ray.kill(process)
 
     def _engine_devices(self, rank: int) -> list[Any]:
         """Colocated engines use the GPUs of the policy ranks that sit on their bundles."""
@@ -94,7 +106,7 @@ class Actors:
 
     def _create(self, name: str, actor: Any) -> ActorGroup:
         spec = self.placement.plan.groups[name]
-        handles = [
+        handles = self.waiting.pop(name, None) or [
             actor.options(**self.placement.options(name, rank)).remote()
             for rank in range(spec.num_actors)
         ]

@@ -24,6 +24,9 @@ from rto.rollout.digest import DigestRecorder, WeightReceipt
 from rto.rollout.requests import Sampling
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 
+VERSION = 0
+"""Of every policy: the seed of a request derives from it, and all policies get the same seeds."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -73,15 +76,15 @@ def evaluate_policies(
             run_seed=config.train.seed,
         )
         scorer = ClusterScorer(frozen=frozen, rewards=rewards)
-        for version, (name, path) in enumerate(policies.items()):
-            _hand_over(engines, path, version, dtype=dtype_of(config.ds.param_dtype))
-            rollouts = generator.generate(prompts, version)
+        for name, path in policies.items():
+            _hand_over(engines, path, dtype=dtype_of(config.ds.param_dtype))
+            rollouts = generator.generate(prompts, VERSION)
             tokens = collate(rollouts, pad_token_id=pad_token_id)
             results[name] = Evaluated(rollouts, scorer.score(tokens, rollouts, roles))
     return results
 
 
-def _hand_over(engines: ActorGroup, path: str, version: int, *, dtype: torch.dtype) -> None:
+def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
     """Give the engines the weights of a directory, with the proof that they arrived."""
     weights = {
         name: tensor.to(dtype)
@@ -95,7 +98,7 @@ def _hand_over(engines: ActorGroup, path: str, version: int, *, dtype: torch.dty
     receipts: list[WeightReceipt] = engines.call("receipt")
     for engine, receipt in enumerate(receipts):
         check_receipt(recorder.digests, receipt, engine=engine)
-    engines.call("accept", version)
+    engines.call("accept", VERSION)
 
 
 def _plan(config: RunConfig) -> Plan:

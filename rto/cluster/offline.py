@@ -48,6 +48,8 @@ class OfflineRun:
     train: Sequence[Sequence[Example]]
     held_out: Sequence[Sequence[Example]]
     num_steps: int
+    visited: Sequence[int]
+    """The numbers of the groups of ``train`` that some step holds."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set; a checkpoint made with others is not gone on from."""
 
@@ -60,7 +62,11 @@ class OfflineRun:
 def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) -> dict[str, float]:
     """Train, from ``found`` where there is one, export and evaluate; returns held-out metrics."""
     config = run.config
-    columns = {"loss": "actor/loss", "lr": "actor/lr", "update tok/s": "rate/update_tokens_per_s"}
+    columns = {
+        "loss": loss_metric(run),
+        "KL": "kl/sequence",
+        "update tok/s": "rate/update_tokens_per_s",
+    }
     with (
         session(config, run.plan, logs=folder.logs) as actors,
         LiveConsole(
@@ -108,6 +114,14 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         if run.kind == "score" and metrics:
             write_reward_constants(folder.last, mean=metrics["eval/mean"], std=metrics["eval/std"])
         return metrics
+
+
+def loss_metric(run: OfflineRun) -> str:
+    """The name under which the method logs its loss."""
+    if run.kind == "score":
+        return "reward_model/loss"
+    area = {"demonstrations": "sft", "pairs": "preference"}
+    return f"{area.get(run.method.card.feedback, run.method.card.name)}/loss"
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -160,14 +174,20 @@ def _stores(
         progress=console.stage,
     )
     roles = run.method.roles
-    train = store(run.train, roles, scorer=scorer, reference=reference)
+    train = store(run.train, roles, scorer=scorer, reference=reference, visited=run.visited)
     # Held-out figures need the policy's log-probs, and no rows that belong to no one.
     judged = (roles | {Role.POLICY}) - {Role.CRITIC, Role.UNRELATED}
     if Role.UNRELATED in roles:
         judged |= {Role.REFERENCE}
     held_out = None
     if run.held_out:
-        held_out = store(run.held_out, judged, scorer=scorer, reference=reference)
+        held_out = store(
+            run.held_out,
+            judged,
+            scorer=scorer,
+            reference=reference,
+            visited=range(len(run.held_out)),
+        )
     if frozen is not None:
         actors.stop("scorer")
     return train, held_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,20 +21,69 @@ def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
     """Ray, the plan's bundles, and an empty set of actors on them.
 
     Leaves Ray as it was found: a cluster that was already joined stays joined, without the run's
-    actors and bundles.
+    actors and bundles. Within ``warm_actors`` the processes wait for the next session.
     """
     started = launch.start(config.ray, num_actors=plan.num_actors, log_dir=logs)
     try:
-        from rto.cluster.build import Actors
-        from rto.cluster.placement import release, reserve
-
-        placement = reserve(plan, timeout=config.ray.start_timeout)
-        actors = Actors(config, placement)
+        actors = _actors(config, plan)
         try:
             yield actors
-        finally:
-            actors.kill()
-            release(placement)
+        except BaseException:
+            _tear_down(actors)
+            raise
+        if _warm.on:
+            _warm.waiting = actors
+        else:
+            _tear_down(actors)
     finally:
         if started:
             launch.stop()
+
+
+@contextmanager
+def warm_actors() -> Iterator[None]:
+    """Within it, a session that ends well leaves its processes to the next one of the same plan.
+
+    They have imported everything, which takes longer than a short run. What they hold of a run,
+    model, engine, weights, is built anew by the next one.
+    """
+    _warm.on = True
+    try:
+        yield
+    finally:
+        _warm.on = False
+        _drop_waiting()
+
+
+@dataclass
+class _Warm:
+    on: bool = False
+    waiting: Actors | None = None
+
+
+_warm = _Warm()
+
+
+def _actors(config: RunConfig, plan: Plan) -> Actors:
+    from rto.cluster.build import Actors
+    from rto.cluster.placement import reserve
+
+    waiting = _warm.waiting
+    if waiting is not None and waiting.placement.plan == plan:
+        _warm.waiting = None
+        return waiting.renewed(config)
+    _drop_waiting()
+    return Actors(config, reserve(plan, timeout=config.ray.start_timeout))
+
+
+def _drop_waiting() -> None:
+    if _warm.waiting is not None:
+        _tear_down(_warm.waiting)
+        _warm.waiting = None
+
+
+def _tear_down(actors: Actors) -> None:
+    from rto.cluster.placement import release
+
+    actors.kill()
+    release(actors.placement)

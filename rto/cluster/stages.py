@@ -30,7 +30,7 @@ from rto.functional.observe import OBSERVED
 from rto.methods.reward_model import RewardModel
 from rto.models.device import device_type
 from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer, reward_constants
-from rto.protocols import Feedback, FeedbackMethod, Method, Targets
+from rto.protocols import Feedback, Method, Targets
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
 from rto.sections import Data
@@ -236,6 +236,7 @@ def _offline(
         train=train,
         held_out=held_out,
         num_steps=batches.num_steps,
+        visited=batches.visited,
         constants=constants,
     )
 
@@ -244,7 +245,7 @@ def _scaled(
     config: RunConfig, method: Targets, train: Rows, held_out: Rows
 ) -> tuple[Rows, Rows, dict[str, float]]:
     """Rewards on the scale that the method asks for; the constants come from the training rows."""
-    if not isinstance(method, FeedbackMethod) or method.card.feedback != "rewards":
+    if not isinstance(method, Method) or method.card.feedback != "rewards":
         return train, held_out, {}
     asked = config.data.reward_scaling
     rated = [cast(RatedGroup, group) for group in train]

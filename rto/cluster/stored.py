@@ -104,18 +104,33 @@ def store(
     *,
     scorer: ClusterScorer,
     reference: Reference,
+    visited: Sequence[int],
 ) -> StoredScores:
-    """Everything that is known of ``groups`` before training, computed or read from the cache."""
+    """Everything that is known of ``groups`` before training, computed or read from the cache.
+
+    Only the groups numbered in ``visited`` can be asked for: a short run computes no more.
+    """
     rows = [row for group in groups for row in group]
+    first_row = [0, *accumulate(len(group) for group in groups)]
+    wanted = [row for group in visited for row in range(first_row[group], first_row[group + 1])]
+
+    def logprobs(rows: Sequence[Example]) -> list[Tensor]:
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for row, tensor in zip(
+            wanted, reference.logprobs([rows[row] for row in wanted]), strict=True
+        ):
+            found[row] = tensor
+        return found
+
     unrelated = unrelated_rows(groups) if Role.UNRELATED in roles else None
     return StoredScores(
         groups=groups,
         roles=roles,
         scorer=scorer,
         pad_token_id=reference.pad_token_id,
-        first_row=[0, *accumulate(len(group) for group in groups)],
-        reference=reference.logprobs(rows) if Role.REFERENCE in roles else None,
-        unrelated=None if unrelated is None else (unrelated, reference.logprobs(unrelated)),
+        first_row=first_row,
+        reference=logprobs(rows) if Role.REFERENCE in roles else None,
+        unrelated=None if unrelated is None else (unrelated, logprobs(unrelated)),
     )
 
 

@@ -45,6 +45,19 @@ class OfflineBatches:
         total = self.steps_per_epoch * epochs
         self.num_steps = total if max_steps is None else min(total, max_steps)
 
+    @property
+    def visited(self) -> list[int]:
+        """The numbers of the groups that some step holds, those before ``start_step`` included."""
+        whole, rest = divmod(self.num_steps, self.steps_per_epoch)
+        found: set[int] = set()
+        for epoch in range(whole + (rest > 0)):
+            steps = rest if epoch == whole else self.steps_per_epoch
+            order = permutation(len(self._groups), seed=self._seed, epoch=epoch)
+            found.update(order[: steps * self._batch_size])
+            if len(found) == len(self._groups):
+                break
+        return sorted(found)
+
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
         order: list[int] = []
         for step in range(self._start_step, self.num_steps):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from rto.protocols import Output
+from rto.protocols import Output, RewardScaling
 from rto.types import Role
 
 
@@ -27,6 +27,10 @@ class PlainMethod:
     @property
     def min_responses(self) -> int:
         return 1
+
+    @property
+    def reward_scaling(self) -> RewardScaling:
+        return "none"
 
     def adapt(self, metrics: Mapping[str, float]) -> Self:
         return self

@@ -66,7 +66,12 @@ def init_process_group(
     timeout: float,
     device: str,
 ) -> None:
-    """Join the ranks of one model; a collective that hangs fails after ``timeout`` seconds."""
+    """Join the ranks of one model; a collective that hangs fails after ``timeout`` seconds.
+
+    A process that is such a rank already stays in its group.
+    """
+    if dist.is_initialized() and (dist.get_rank(), dist.get_world_size()) == (rank, world_size):
+        return
     address = {"MASTER_ADDR": master_addr, "MASTER_PORT": str(master_port)}
     os.environ.update(address, RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
     deepspeed = _import_deepspeed(device)

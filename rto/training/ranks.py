@@ -151,6 +151,10 @@ class Rank:
         if self.place.rank == 0 and not self.sent_digests:
             raise ProofError("weight sync: the trainer sent no tensor")
 
+    def close(self) -> None:
+        """Give the memory back; the process group stays, for the rank that comes next."""
+        self.trainer.engine.close()
+
     def save(self, folder: str, tag: str) -> None:
         self.trainer.save(Path(folder), tag)
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from rto.cli.methods import FEEDBACK_ORDER, GROUP, build, card
+from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.methods.critic_free import CriticFree
@@ -67,6 +68,16 @@ def test_an_unknown_name() -> None:
     assert said == f"algo.name is 'xyz': one of {', '.join(NAMES)}"
     with pytest.raises(UserError, match="did you mean dpo"):
         card("dpoo")
+
+
+@pytest.mark.parametrize("name", ["rpo_bwd_kl", "rpo_fwd_kl", "rpo_sq"])
+def test_another_programs_name_for_a_method_is_told_ours(name: str) -> None:
+    said = message(name, "offline")
+    flags = said.partition("write ")[2].split()
+    assert flags[:2] == ["--algo", "reward_aware"]
+    config = parse_run("fit", flags).config
+    assert card(config.algo.name).name == "reward_aware"
+    assert built(config.algo.name, config).card == card("reward_aware")
 
 
 @pytest.mark.parametrize(

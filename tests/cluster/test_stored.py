@@ -114,8 +114,10 @@ def test_who_computes_the_reference_decides_the_role(reference: Reference) -> No
     assert by_policy.logprobs(ROWS)[0].tolist() == logprobs(ROWS[0], Role.POLICY)
 
 
-def make(reference: Reference, *roles: Role) -> StoredScores:
-    return store(GROUPS, frozenset(roles), scorer=reference.scorer, reference=reference)
+def make(reference: Reference, *roles: Role, visited: Sequence[int] = (0, 1, 2)) -> StoredScores:
+    return store(
+        GROUPS, frozenset(roles), scorer=reference.scorer, reference=reference, visited=visited
+    )
 
 
 @pytest.mark.parametrize("groups", [[0, 1, 2], [2, 0], [1], [2, 2, 1]])
@@ -140,6 +142,17 @@ def test_while_training_only_what_is_trained_is_asked(reference: Reference) -> N
     asked(reference).clear()
     score(frozen, [1, 2])
     assert asked(reference) == []
+
+
+def test_a_short_run_computes_only_the_groups_that_it_visits(reference: Reference) -> None:
+    """Groups 2 and 0 have 3 and 2 rows, and as many with unrelated responses."""
+    roles = (Role.REFERENCE, Role.UNRELATED)
+    scores = make(reference, *roles, visited=[0, 2])
+    assert asked(reference) == [(frozenset({Role.REFERENCE}), 5)] * 2
+    batch = score(scores, [2, 0])
+    expected = [logprobs(row, Role.REFERENCE) for g in (2, 0) for row in GROUPS[g]]
+    assert real(batch, Role.REFERENCE) == expected
+    assert batch[Role.UNRELATED].tolist() == pytest.approx(unrelated_by_hand([2, 0]))
 
 
 def unrelated_by_hand(groups: list[int]) -> list[float]:
@@ -176,7 +189,13 @@ def test_roles_that_stored_rows_cannot_have(reference: Reference) -> None:
 
 def test_rows_without_a_reward(reference: Reference) -> None:
     rows = [[Example((1,), (2,), True)]]
-    scores = store(rows, frozenset({Role.REWARD}), scorer=reference.scorer, reference=reference)
+    scores = store(
+        rows,
+        frozenset({Role.REWARD}),
+        scorer=reference.scorer,
+        reference=reference,
+        visited=[0],
+    )
     with pytest.raises(ValueError, match="these rows have no reward"):
         scores(collate_groups(rows, pad_token_id=0), [0])
 

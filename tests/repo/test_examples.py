@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rto.cli.compare import _parser as compare_parser
 from rto.cli.compare import entries
+from rto.cli.compare import parser as compare_parser
 from rto.cli.main import COMMANDS
 from rto.cli.parse import dump, known_fields, parse_run
 from rto.cli.serve import parse as parse_serve

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from rto.cli.compare import _parser
+from rto.cli.compare import parser
 from rto.cli.methods import GROUP, build, card
 from rto.cli.parse import ALIASES, known_fields
 from rto.config import RunConfig
@@ -109,7 +109,7 @@ def test_every_choice_is_on_a_page(field: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_flag_exists(page: Path) -> None:
     known = {"config", "dry_run", "json", *ALIASES, *known_fields()}
-    known |= {option.removeprefix("--") for option in _parser()._option_string_actions}
+    known |= {option.removeprefix("--") for option in parser()._option_string_actions}
     pip = {"no-deps"}
     flags = set(re.findall(r"--([A-Za-z][\w.-]*)", page.read_text(encoding="utf-8")))
     assert flags - known - pip == set()

@@ -45,8 +45,10 @@ def rated() -> Callable[..., ScoredBatch]:
             Role.UNRELATED: torch.tensor([1.0, -0.5, 0.25, 2.0, 0.0, -1.0, 0.5]),
             Role.REWARD: torch.tensor([1.0, -1.0, 0.5, 2.0, -0.25, 0.75, -1.5]),
         }
+        tokens = tokens_of(mask, GROUP, logprobs())
+        scores[Role.SAMPLER] = tokens.sampler_logprobs
         scores |= {Role(name): tensor for name, tensor in replaced.items()}
-        return ScoredBatch(tokens_of(mask, GROUP, logprobs()), scores)
+        return ScoredBatch(tokens, scores)
 
     return make
 
@@ -63,7 +65,11 @@ def tabular() -> Callable[..., ScoredBatch]:
             torch.arange(prompts).repeat_interleave(responses),
             sampler_logprobs.reshape(rows, 1),
         )
-        scores = {Role.REWARD: rewards.flatten(), Role.REFERENCE: ref_logprobs.reshape(rows, 1)}
+        scores = {
+            Role.REWARD: rewards.flatten(),
+            Role.REFERENCE: ref_logprobs.reshape(rows, 1),
+            Role.SAMPLER: tokens.sampler_logprobs,
+        }
         return ScoredBatch(tokens, scores)
 
     return make
