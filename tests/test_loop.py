@@ -33,6 +33,7 @@ class Counting:
     card: Card = Card("counting", "Counting", "none", "rewards", ("online",))
     roles: frozenset[Role] = frozenset({Role.POLICY, Role.REWARD})
     whole_groups: bool = False
+    min_responses: int = 1
 
     def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
         return TrainBatch(tokens=batch.tokens), {"reward/mean": 1.0, "shared/x": 1.0}

@@ -146,7 +146,7 @@ def entries(names: str) -> list[Entry]:
     Raises:
         UserError: no method of this name, or it does not train in this mode.
     """
-    from rto.cli.methods import card
+    from rto.cli.methods import card, takes_token_reward
 
     found: list[Entry] = []
     for name in names.split(","):
@@ -155,6 +155,8 @@ def entries(names: str) -> list[Entry]:
         modes = card(algo).modes
         if mode and mode not in modes:
             raise UserError(f"--algos {name}: {algo} trains {', '.join(modes)}")
+        if algo != plain and not takes_token_reward(algo):
+            raise UserError(f"--algos {name}: {algo} has no token reward; write {algo}")
         label = name
         while label in {entry.label for entry in found}:
             label += "'"
@@ -167,10 +169,10 @@ def planned_runs(plan: Plan) -> Iterator[Run]:
     """All runs, configured for the same budget."""
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
+        config = parse_run("train", [*plan.base, *flags]).config
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.
             seed = i + plan.seeds * entry.label.count("'")
-            config = parse_run("train", [*plan.base, *flags]).config
             run = Run(entry, seed, point, config)
             folder = str(plan.root / "runs" / run.name)
             yield replace(run, config=_budgeted(config, plan, entry, seed, folder))
@@ -354,6 +356,6 @@ def parser() -> argparse.ArgumentParser:
 
 def _axis(text: str) -> tuple[str, list[str]]:
     name, equals, values = text.partition("=")
-    if not equals or not values:
+    if not (name and equals and values):
         raise UserError(f"--grid {text!r}: write NAME=VALUE,VALUE")
     return name, values.split(",")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.sections import DPOModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +60,14 @@ def card(name: str) -> Card:
     """
     method: Method = _point(name).load()(RunConfig(), _NoTokenizer())
     return method.card
+
+
+def takes_token_reward(name: str) -> bool:
+    """Whether a DPO policy, where one is given, pays this method's tokens."""
+    from rto.types import Role
+
+    method: Method = _point(name).load()(RunConfig(dpo=DPOModel("given")), _NoTokenizer())
+    return Role.DPO in method.roles
 
 
 def main(argv: Sequence[str]) -> int:

@@ -70,8 +70,9 @@ class StoredScores:
     scorer: ClusterScorer
     pad_token_id: int
     first_row: Sequence[int]
-    reference: Sequence[Tensor] | None
-    unrelated: tuple[Sequence[Example], Sequence[Tensor]] | None
+    reference: Sequence[Tensor | None]
+    """Log-probs [T_i] of each row; None of a row that no step holds."""
+    unrelated: tuple[Sequence[Example], Sequence[Tensor | None]] | None
 
     def __call__(self, tokens: TokenBatch, groups: Sequence[int]) -> ScoredBatch:
         rows = [self.first_row[g] + i for g in groups for i in range(len(self.groups[g]))]
@@ -80,8 +81,8 @@ class StoredScores:
         if Role.REWARD in self.roles:
             rated = [row for g in groups for row in self.groups[g]]
             scores[Role.REWARD] = torch.tensor([_reward(row) for row in rated])
-        if Role.REFERENCE in self.roles and self.reference is not None:
-            scores[Role.REFERENCE] = _padded([self.reference[row] for row in rows])
+        if Role.REFERENCE in self.roles:
+            scores[Role.REFERENCE] = _padded(_known(self.reference, rows))
         if Role.UNRELATED in self.roles and self.unrelated is not None:
             scores[Role.UNRELATED] = self._unrelated(rows)
         missing = self.roles - scores.keys()
@@ -94,7 +95,7 @@ class StoredScores:
         examples, reference = self.unrelated
         tokens = collate_groups([[examples[row]] for row in rows], pad_token_id=self.pad_token_id)
         policy = self.scorer.score(tokens, [], frozenset({Role.POLICY}))[Role.POLICY]
-        theirs = torch.stack([reference[row].sum() for row in rows])
+        theirs = torch.stack([logprobs.sum() for logprobs in _known(reference, rows)])
         return policy.masked_fill(~tokens.response_mask, 0).sum(-1) - theirs
 
 
@@ -114,24 +115,35 @@ def store(
     first_row = [0, *accumulate(len(group) for group in groups)]
     wanted = [row for group in visited for row in range(first_row[group], first_row[group + 1])]
 
-    def logprobs(rows: Sequence[Example]) -> list[Tensor]:
-        found: list[Tensor] = [torch.empty(0)] * len(rows)
+    def logprobs(rows: Sequence[Example]) -> list[Tensor | None]:
+        found: list[Tensor | None] = [None] * len(rows)
         for row, tensor in zip(
             wanted, reference.logprobs([rows[row] for row in wanted]), strict=True
         ):
             found[row] = tensor
         return found
 
-    unrelated = unrelated_rows(groups) if Role.UNRELATED in roles else None
+    unrelated = None
+    if Role.UNRELATED in roles:
+        unrelated = unrelated_rows(groups, max_len=reference.config.data.max_len)
     return StoredScores(
         groups=groups,
         roles=roles,
         scorer=scorer,
         pad_token_id=reference.pad_token_id,
         first_row=first_row,
-        reference=logprobs(rows) if Role.REFERENCE in roles else None,
+        reference=logprobs(rows) if Role.REFERENCE in roles else (),
         unrelated=None if unrelated is None else (unrelated, logprobs(unrelated)),
     )
+
+
+def _known(logprobs: Sequence[Tensor | None], rows: Sequence[int]) -> list[Tensor]:
+    found = [logprobs[row] for row in rows]
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
+        row = rows[found.index(None)]
+        raise ValueError(f"row {row} was not among those whose log-probs were asked for")
+    return known
 
 
 def _reward(row: Example) -> float:

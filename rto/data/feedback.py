@@ -57,6 +57,17 @@ def load_feedback(source: str, *, split: str) -> Iterator[Feedback]:
         yield Feedback(rated[0].prompt, responses, rated[0].where)
 
 
+def merged(rows: Iterable[Feedback]) -> Iterator[Feedback]:
+    """The same with one row per prompt: sources may share prompts."""
+    prompts: dict[str, list[Feedback]] = {}
+    for row in rows:
+        prompts.setdefault(json.dumps(row.prompt, sort_keys=True), []).append(row)
+    for same in prompts.values():
+        responses = [rated for row in same for rated in row.responses]
+        best_first = tuple(sorted(responses, key=lambda rated: -rated[1]))
+        yield Feedback(same[0].prompt, best_first, same[0].where)
+
+
 PROMPT_COLUMNS = ("prompt", "instruction")
 REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from rto.data.examples import Example, Limit
-from rto.data.feedback import Feedback, load_feedback
+from rto.data.feedback import Feedback, load_feedback, merged
 from rto.data.templates import Template
 from rto.errors import UserError
 from rto.sections import Data
@@ -61,7 +61,7 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     if not sources:
         raise UserError("no rated responses: set data.feedback (or data.dataset)")
     limit = Limit(data.max_len, data.on_long_prompt)
-    rows = (row for name in sources for row in load_feedback(name, split=data.dataset_split))
+    rows = merged(row for name in sources for row in load_feedback(name, split=data.dataset_split))
     found = [
         (row, _tokens(row, template, limit)) for row in itertools.islice(rows, data.max_samples)
     ]
@@ -95,17 +95,22 @@ def reward_scale(groups: Sequence[RatedGroup], scaling: Scaling) -> RewardScale:
     return RewardScale(float(flat.mean()) if scaling == "zscore" else 0.0, std)
 
 
-def unrelated_rows(groups: Sequence[Sequence[Example]]) -> list[Example]:
+def unrelated_rows(groups: Sequence[Sequence[Example]], *, max_len: int) -> list[Example]:
     """Each row's prompt with a response to the next prompt: KTO's mismatched pairs, in row order.
 
-    The pairs are fixed for the data set, so their reference log-probs can be kept.
+    The pairs are fixed for the data set, so their reference log-probs can be kept. A response
+    that does not fit behind its new prompt is cut to ``max_len`` tokens in all.
     """
+    if len(groups) < 2:
+        raise UserError("unrelated responses need two prompts or more: give more rows")
     rotated = [*groups[1:], groups[0]]
     rows: list[Example] = []
     for group, other in zip(groups, rotated, strict=True):
         for i, row in enumerate(group):
             theirs = other[i % len(other)]
-            rows.append(Example(row.prompt_ids, theirs.response_ids, theirs.finished))
+            room = max_len - len(row.prompt_ids)
+            whole = theirs.finished and len(theirs.response_ids) <= room
+            rows.append(Example(row.prompt_ids, theirs.response_ids[:room], whole))
     return rows
 
 

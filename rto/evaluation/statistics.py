@@ -37,11 +37,8 @@ def bootstrap_runs(values: np.ndarray) -> Mean:
     """The mean of ``values`` [seeds, prompts]: runs and prompts are both resampled, so what differs
     between runs of one method widens the interval as what differs between prompts does."""
     rng = np.random.default_rng(0)
-    seeds, prompts = values.shape
-    runs = rng.integers(seeds, size=(BOOTSTRAPS, seeds))
-    columns = rng.integers(prompts, size=(BOOTSTRAPS, prompts))
-    resampled = np.array([values[r][:, c].mean() for r, c in zip(runs, columns, strict=True)])
-    return _interval(values, resampled)
+    columns = rng.integers(values.shape[1], size=(BOOTSTRAPS, values.shape[1]))
+    return _interval(values, _resampled(values, columns, rng))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> Mean:
@@ -52,14 +49,23 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> Mean:
     if theirs.shape[1] != prompts:
         raise ValueError(f"{prompts} prompts against {theirs.shape[1]}: need the same")
     columns = rng.integers(prompts, size=(BOOTSTRAPS, prompts))
-
-    def resampled(values: np.ndarray) -> np.ndarray:
-        runs = rng.integers(len(values), size=(BOOTSTRAPS, len(values)))
-        return np.array([values[r][:, c].mean() for r, c in zip(runs, columns, strict=True)])
-
-    gaps = resampled(ours) - resampled(theirs)
+    gaps = _resampled(ours, columns, rng) - _resampled(theirs, columns, rng)
     low, high = np.percentile(gaps, [2.5, 97.5])
     return Mean(float(ours.mean() - theirs.mean()), (float(low), float(high)))
+
+
+def _resampled(values: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means of ``values`` [seeds, prompts] over the given prompts and resampled runs.
+
+    Resampling n runs shows (n - 1) / n of the variance between runs: that part is scaled up. One
+    run shows none of it.
+    """
+    seeds = len(values)
+    widen = np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
+    means = np.array([values[:, picked].mean(1) for picked in columns])
+    picks = rng.integers(seeds, size=(len(columns), seeds))
+    centre = means.mean(1)
+    return centre + widen * (np.take_along_axis(means, picks, 1).mean(1) - centre)
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

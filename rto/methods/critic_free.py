@@ -41,6 +41,14 @@ class CriticFree(TokenReward):
     max_response_length: int = 1
     """The constant by which Dr. GRPO divides a response's loss, instead of its length."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == "dr_grpo" and self.loss_reduction != "token":
+            raise ValueError(
+                f"loss_reduction is {self.loss_reduction}: dr_grpo divides by a constant length, "
+                "leave it unset"
+            )
+
     @property
     def card(self) -> Card:
         title, paper = TITLES[self.name]
@@ -88,4 +96,5 @@ class CriticFree(TokenReward):
             return result
         # Of a mean over tokens, a sum over tokens per response and a constant.
         factor = norm.tokens / (norm.sequences * self.max_response_length)
-        return LossOutput(result.loss * factor, result.metrics)
+        loss = result.loss * factor
+        return LossOutput(loss, {**result.metrics, "policy/loss": loss.detach()})

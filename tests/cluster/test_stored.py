@@ -158,7 +158,7 @@ def test_a_short_run_computes_only_the_groups_that_it_visits(reference: Referenc
 def unrelated_by_hand(groups: list[int]) -> list[float]:
     """Sum of log pi - log pi_ref over the mismatched response, row by row."""
     first = {0: 0, 1: 2, 2: 3}
-    mismatched = unrelated_rows(GROUPS)
+    mismatched = unrelated_rows(GROUPS, max_len=Data().max_len)
     rows = [mismatched[first[g] + i] for g in groups for i in range(len(GROUPS[g]))]
     return [sum(logprobs(x, Role.POLICY)) - sum(logprobs(x, Role.REFERENCE)) for x in rows]
 
@@ -207,7 +207,7 @@ def texts(ids: Tensor, mask: Tensor) -> list[list[int]]:
 def test_online_each_prompt_meets_a_response_to_the_next() -> None:
     tokens = collate_groups(GROUPS, pad_token_id=0)
     got = with_unrelated_responses(tokens)
-    expected = unrelated_rows(GROUPS)
+    expected = unrelated_rows(GROUPS, max_len=Data().max_len)
     assert texts(got.prompt_ids, got.prompt_mask) == [list(row.prompt_ids) for row in expected]
     assert texts(got.response_ids, got.response_mask) == [list(x.response_ids) for x in expected]
     assert got.finished.tolist() == [row.finished for row in expected]

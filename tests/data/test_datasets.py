@@ -206,7 +206,8 @@ def test_offline_batches_resume_anywhere() -> None:
 
 
 def test_offline_batches_are_scored() -> None:
-    def score(tokens):
+    def score(tokens, rows):
+        assert sorted(rows) == [0, 1, 2]
         return ScoredBatch(tokens, {Role.REWARD: tokens.lengths.float()})
 
     source = OfflineBatches(pairs(3), batch_size=3, seed=0, epochs=1, pad_token_id=0, score=score)

@@ -11,9 +11,9 @@ import pytest
 from datasets import Dataset
 
 from rto.data.examples import Example
-from rto.data.feedback import Feedback, load_feedback
+from rto.data.feedback import Feedback, load_feedback, merged
 from rto.data.rated import Rated, RatedGroup, load_rated, reward_scale, unrelated_rows
-from rto.data.templates import Template
+from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.sections import Data
@@ -305,7 +305,7 @@ def test_rewards_equal_within_prompts_teach_nothing_within_prompts() -> None:
 def test_unrelated_rows_by_hand() -> None:
     """The next prompt's responses in turn, the first prompt's for the last."""
     groups = [group(0, 0, 0, prompt=1), group(0, 0, prompt=2), group(0, prompt=3)]
-    got = [(row.prompt_ids, row.response_ids) for row in unrelated_rows(groups)]
+    got = [(row.prompt_ids, row.response_ids) for row in unrelated_rows(groups, max_len=99)]
     assert got == [
         ((1,), (2, 0)),
         ((1,), (2, 1)),
@@ -319,12 +319,33 @@ def test_unrelated_rows_by_hand() -> None:
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 5), (4, 1, 3), (3,) * 7])
 def test_no_prompt_meets_its_own_response(sizes: tuple[int, ...]) -> None:
     groups = [group(*[0.0] * size, prompt=i) for i, size in enumerate(sizes)]
-    rows = unrelated_rows(groups)
+    rows = unrelated_rows(groups, max_len=99)
     assert [row.prompt_ids for row in rows] == [row.prompt_ids for g in groups for row in g]
     assert all(row.response_ids[0] != row.prompt_ids[0] for row in rows)
 
 
 def test_an_unrelated_response_that_was_cut_stays_unfinished() -> None:
     first, second = Example((1,), (4, EOS), True), Example((2,), (5, 5), False)
-    rows = unrelated_rows([(first,), (second,)])
+    rows = unrelated_rows([(first,), (second,)], max_len=99)
     assert [row.finished for row in rows] == [False, True]
+
+
+def test_an_unrelated_response_is_cut_to_fit_behind_its_new_prompt() -> None:
+    first, second = Example((1,), (4, EOS), True), Example((2, 2, 2), (5, EOS), True)
+    rows = unrelated_rows([(first,), (second,)], max_len=4)
+    assert [(row.response_ids, row.finished) for row in rows] == [((5, EOS), True), ((4,), False)]
+    with pytest.raises(UserError, match="two prompts or more"):
+        unrelated_rows([(first,)], max_len=4)
+
+
+def test_prompts_that_two_sources_share_are_one() -> None:
+    where = Where("a.jsonl", 0, "prompt")
+    rows = [
+        Feedback("p", (("b", 1.0), ("a", 0.0)), where),
+        Feedback("q", (("c", 2.0),), where),
+        Feedback("p", (("d", 0.5),), where),
+    ]
+    assert [(row.prompt, row.responses) for row in merged(rows)] == [
+        ("p", (("b", 1.0), ("d", 0.5), ("a", 0.0))),
+        ("q", (("c", 2.0),)),
+    ]

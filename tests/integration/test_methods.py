@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rto.cli.parse import parse_run
 from rto.cli.run import execute
 from rto.cluster import launch
+from rto.cluster.session import warm_actors
 from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
 from rto.sections_runtime import Cluster
@@ -74,7 +75,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     )
     (root / "reward.py").write_text(REWARD_FUNC)
     launch.start(Cluster(object_store_gib=0.3), num_actors=6, log_dir=root)
-    yield Workplace(root, data)
+    with warm_actors():
+        yield Workplace(root, data)
     launch.stop()
 
 
@@ -90,6 +92,17 @@ def test_rpo_on_one_and_two_ranks_is_one_run(place: Workplace) -> None:
     for before, after in zip(one, two, strict=True):
         assert after["rpo/loss"] == pytest.approx(before["rpo/loss"], rel=1e-4)
     assert one[1]["rpo/loss"] != one[0]["rpo/loss"]
+
+
+def test_a_run_in_processes_of_another_is_the_same_run(place: Workplace) -> None:
+    flags = ("--algo", "rpo", "--rpo_beta", "0.5", "--actor.num_gpus_per_node", "2")
+    again = place.fit("rpo_again", *flags)
+    with (place.root / "rpo2" / "metrics.jsonl").open() as file:
+        first = [json.loads(line) for line in file]
+    timed = ("time", "rate")
+    for before, after in zip(first, again, strict=True):
+        kept = {name for name in before if not name.startswith(timed)}
+        assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
 
 
 def test_dro_trains_a_value_network_beside_the_policy(place: Workplace) -> None:

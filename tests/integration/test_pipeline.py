@@ -350,7 +350,7 @@ def iterate(live: Live, method: RTO, **parts: Any) -> Silent:
 @pytest.mark.parametrize("variant", ["semi", "delayed", "shaping"])
 def test_the_variants_of_the_ablation_run(live: Live, variant: str) -> None:
     algo = replace(live.run.config.algo, dpo_reward_variant=variant)
-    method = build(replace(live.run.config, algo=algo), live.run.tokenizer)
+    method = build("rto", replace(live.run.config, algo=algo), live.run.tokenizer, mode="online")
     assert isinstance(method, RTO)
     metrics = iterate(live, method).metrics
     assert metrics["policy/grad_norm"] > 0
@@ -394,7 +394,7 @@ def flip_last_bit(weight: torch.Tensor) -> torch.Tensor:
 
 
 def test_one_flipped_bit_ends_the_run_and_is_named(live: Live) -> None:
-    method = build(live.run.config, live.run.tokenizer)
+    method = build("rto", live.run.config, live.run.tokenizer, mode="online")
     assert isinstance(method, RTO)
     with pytest.raises(ProofError, match=r"'model\.layers\.1\.mlp\.down_proj\.weight' differs"):
         iterate(live, method, sync=tampered(live, alter=flip_last_bit), generator=NoRollout())

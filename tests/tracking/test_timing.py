@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rto.protocols import Targets
+from rto.methods.base import PlainMethod
+from rto.protocols import Card, Targets
 from rto.tracking.timing import Timings
 from rto.types import (
     Prompt,
@@ -65,15 +66,15 @@ class Parts:
         return 1
 
 
-class NoTargets:
-    name = title = "none"
-    roles = frozenset({Role.REWARD})
+class NoTargets(PlainMethod):
+    card = Card("none", "none", "none", "rewards", ("online",))
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return frozenset({Role.REWARD})
 
     def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
         return TrainBatch(batch.tokens), {}
-
-    def adapt(self, metrics: object) -> NoTargets:
-        return self
 
 
 def one_iteration(parts: Parts, timings: Timings) -> None:
