@@ -13,6 +13,8 @@ import numpy as np
 
 from rto.evaluation.statistics import Mean, bootstrap_runs, difference, win_rate
 
+MARKERS = "osD^v"
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -117,25 +119,29 @@ def write_json(
 
 
 def plot(path: Path, methods: Mapping[str, Sequence[Judged]], start: Judged) -> None:
-    """Reward against KL to the reference: a point per run, a cross per method."""
+    """Reward against KL to the reference: a point per run, a large one per method."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    colours = pyplot.colormaps["tab20"](np.linspace(0, 1, 20))
-    axes.axhline(start.rewards.mean(), color="grey", linewidth=1, linestyle=":")
-    axes.annotate("start", (0, float(start.rewards.mean())), color="grey", fontsize=9, va="bottom")
+    colours = pyplot.colormaps["tab10"]
+    level = float(start.rewards.mean())
+    axes.axhline(level, color="grey", linewidth=1, linestyle=":")
+    axes.scatter(start.kl, level, color="black", s=40)
+    axes.annotate("start", (start.kl, level), xytext=(6, 4), textcoords="offset points")
     for i, (name, runs) in enumerate(methods.items()):
         x = np.array([run.kl for run in runs])
         y = np.array([run.rewards.mean() for run in runs])
-        colour = colours[i % len(colours)]
-        axes.scatter(x, y, color=colour, s=18, alpha=0.6)
-        axes.scatter(x.mean(), y.mean(), color=colour, marker="P", s=90, label=name)
+        colour, marker = colours(i % 10), MARKERS[i // 10 % len(MARKERS)]
+        axes.scatter(x, y, color=colour, s=16, alpha=0.5, marker=marker)
+        axes.scatter(x.mean(), y.mean(), color=colour, marker=marker, s=80, edgecolors="black")
         axes.annotate(name, (x.mean(), y.mean()), xytext=(6, 4), textcoords="offset points")
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_xlabel("KL to the reference (nats per response)")
     axes.set_ylabel("reward")
+    axes.set_title("small: one run, large: mean of a method's runs", fontsize=9)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
