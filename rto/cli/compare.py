@@ -7,6 +7,7 @@ import itertools
 import json
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from rto.config import RunConfig
 from rto.errors import UserError
 from rto.protocols import Mode
 from rto.sections import DPOModel
+from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
     from rto.evaluation.compare import Judged, Row
@@ -81,9 +83,13 @@ class Run:
 def main(argv: Sequence[str]) -> int:
     arguments, base = parser().parse_known_args(list(argv))
     root = Path(arguments.output_dir or f"runs/compare-{time.strftime('%Y%m%d-%H%M%S')}")
+    with tempfile.TemporaryDirectory() as logs:
+        # Libraries read its settings when they are imported, which looking a method up does.
+        quiet(Path(logs))
+        named = entries(arguments.algos)
     plan = Plan(
         base=base,
-        entries=entries(arguments.algos),
+        entries=named,
         seeds=arguments.seeds,
         budget=arguments.budget,
         prompts=arguments.prompts,
@@ -114,7 +120,6 @@ def compare(plan: Plan) -> dict[str, Row]:
     from rto.cluster import launch
     from rto.cluster.session import warm_actors
     from rto.evaluation.compare import differences, plot, summarise, write_json
-    from rto.tracking.quiet import quiet
     from rto.tracking.run_folder import versions
 
     plan.root.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
     config = run.config
     columns = {
         "loss": loss_metric(run),
-        "KL": "kl/sequence",
+        "log ratio": "kl/sequence",
         "update tok/s": "rate/update_tokens_per_s",
     }
     with (
