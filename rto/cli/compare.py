@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 from rto.cli.parse import dump, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.protocols import Mode
 from rto.sections import DPOModel
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
     from rto.evaluation.compare import Judged, Row
+    from rto.protocols import Mode
 
 MOST_ACTORS = 6
 SELECTION_SHARE = 2
@@ -166,7 +166,7 @@ def entries(names: str) -> list[Entry]:
         while label in {entry.label for entry in found}:
             label += "'"
         rewarded = algo != plain or algo == "rto"
-        found.append(Entry(label, algo, cast(Mode, mode or modes[0]), rewarded))
+        found.append(Entry(label, algo, cast("Mode", mode or modes[0]), rewarded))
     return found
 
 

@@ -1,24 +1,29 @@
-"""Rated responses, whatever layout they are stored in.
-
-- nested: {"prompt", "responses": [{"text", "reward"}, ...]}
-- flat: {"prompt" or "instruction", "response", "reward"}, one row per response
-- pairs: {"prompt", "chosen", "rejected", "chosen_reward", "rejected_reward"}, or with
-  "score_chosen" and "score_rejected"
-"""
+"""Rated responses by prompt, whatever layout they are stored in (see rto.data.layouts)."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, cast
 
+import numpy as np
 from datasets import Dataset
 
-from rto.data.sources import load_rows, numbered_rows, require_text
+from rto.data.layouts import (
+    Layout,
+    Row,
+    find_layout,
+    read_prompt,
+    read_reward,
+    read_text,
+    require_rated,
+)
+from rto.data.sources import load_rows
 from rto.data.templates import Where
-from rto.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,31 +35,32 @@ class Feedback:
     where: Where
 
 
-@dataclass(frozen=True)
-class _Rating:
-    """One response and its reward, and the prompt that it answers."""
-
-    prompt: object
-    text: str
-    reward: float
-    where: Where
-
-
-Adapter = Callable[[Dataset, str], Iterator[_Rating]]
-
-
-def load_feedback(source: str, *, split: str) -> Iterator[Feedback]:
+def load_feedback(source: str, *, split: str, layout: str | None = None) -> Iterator[Feedback]:
     """Prompts in the order of their first row, each with all its responses.
+
+    ``layout`` is a name of ``LAYOUTS``; without one the columns tell it. The rows stay on disk:
+    one prompt's are read at a time.
 
     Raises:
         UserError: names the row and the field that cannot be read.
     """
     rows = load_rows(source, split=split)
-    ratings = _layout(rows, source)(rows, source)
-    for rated in _by_prompt(ratings):
-        best_first = sorted(rated, key=lambda rating: -rating.reward)
-        responses = tuple((rating.text, rating.reward) for rating in best_first)
-        yield Feedback(rated[0].prompt, responses, rated[0].where)
+    found = find_layout(rows, source, name=layout)
+    require_rated(found, source)
+    yield from read_feedback(rows, found, source)
+
+
+def read_feedback(rows: Dataset, layout: Layout, source: str) -> Iterator[Feedback]:
+    """Prompts with their responses; where rewards only rank a row's two, each row for itself."""
+    prompt = layout.prompt_column(rows)
+    columns = rows.select_columns([prompt, *layout.columns])
+    for members in _by_prompt(columns, prompt) if layout.rated else _one_by_one(columns):
+        where = Where(source, members[0][0], prompt)
+        asked = read_prompt(members[0][1][prompt], where)
+        responses = [
+            rated for number, row in members for rated in _responses(row, layout, source, number)
+        ]
+        yield Feedback(asked, _best_first(responses), where)
 
 
 def merged(rows: Iterable[Feedback]) -> Iterator[Feedback]:
@@ -64,80 +70,42 @@ def merged(rows: Iterable[Feedback]) -> Iterator[Feedback]:
         prompts.setdefault(json.dumps(row.prompt, sort_keys=True), []).append(row)
     for same in prompts.values():
         responses = [rated for row in same for rated in row.responses]
-        best_first = tuple(sorted(responses, key=lambda rated: -rated[1]))
-        yield Feedback(same[0].prompt, best_first, same[0].where)
+        yield Feedback(same[0].prompt, _best_first(responses), same[0].where)
 
 
-PROMPT_COLUMNS = ("prompt", "instruction")
-REWARD_COLUMNS = (("chosen_reward", "rejected_reward"), ("score_chosen", "score_rejected"))
+def digest(*values: object) -> bytes:
+    """A number of 16 bytes that stands for these texts or lists of messages."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _layout(rows: Dataset, source: str) -> Adapter:
-    columns = set(rows.column_names)
-    if columns.intersection(PROMPT_COLUMNS):
-        if "responses" in columns:
-            return _nested
-        if {"response", "reward"} <= columns:
-            return _flat
-        if {"chosen", "rejected"} <= columns and any(columns.issuperset(x) for x in REWARD_COLUMNS):
-            return _pairs
-    raise UserError(
-        f"{source}: no known layout of feedback (columns: {', '.join(rows.column_names)}); give "
-        "prompt with responses, or prompt, response, reward, or prompt, chosen, rejected with "
-        "chosen_reward and rejected_reward"
-    )
+def _responses(row: Row, layout: Layout, source: str, number: int) -> Iterator[tuple[str, float]]:
+    answers = list(layout.answers(row))
+    if not answers:
+        raise Where(source, number, layout.columns[0]).error(
+            "is empty: give at least one rated response, or drop the row"
+        )
+    for answer in answers:
+        text = read_text(answer, source=source, row=number)
+        yield text, read_reward(answer, source=source, row=number)
 
 
-def _nested(rows: Dataset, source: str) -> Iterator[_Rating]:
-    prompt = _first(rows, PROMPT_COLUMNS)
-    for number, row in numbered_rows(rows, [prompt, "responses"], source=source):
-        where = Where(source, number, "responses")
-        if not row["responses"]:
-            raise where.error("is empty: give at least one {text, reward}")
-        for i, item in enumerate(row["responses"]):
-            field = f"responses[{i}]"
-            if not isinstance(item, dict) or not {"text", "reward"} <= item.keys():
-                raise Where(source, number, field).error("is not a {text, reward} pair")
-            text = require_text(item["text"], source=source, row=number, field=f"{field}.text")
-            reward = _number(item["reward"], Where(source, number, field))
-            yield _Rating(row[prompt], text, reward, Where(source, number, prompt))
+def _best_first(responses: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(responses, key=lambda rated: -rated[1]))
 
 
-def _flat(rows: Dataset, source: str) -> Iterator[_Rating]:
-    prompt = _first(rows, PROMPT_COLUMNS)
-    for number, row in numbered_rows(rows, [prompt, "response", "reward"], source=source):
-        text = require_text(row["response"], source=source, row=number, field="response")
-        reward = _number(row["reward"], Where(source, number, "reward"))
-        yield _Rating(row[prompt], text, reward, Where(source, number, prompt))
+def _by_prompt(rows: Dataset, prompt: str) -> Iterator[list[tuple[int, Row]]]:
+    """(row number, row) of each prompt, prompts in the order of their first row."""
+    prompts = (cast(Row, row)[prompt] for row in rows.select_columns([prompt]))
+    keys = np.fromiter((digest(value) for value in prompts), dtype="S16", count=len(rows))
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    first_row = first[group]
+    order = np.argsort(first_row, kind="stable")
+    numbered = zip(first_row[order], order, rows.select(order), strict=True)
+    for _, members in itertools.groupby(numbered, key=itemgetter(0)):
+        yield [(int(number), cast(dict[str, Any], row)) for _, number, row in members]
 
 
-def _pairs(rows: Dataset, source: str) -> Iterator[_Rating]:
-    prompt = _first(rows, PROMPT_COLUMNS)
-    rewards = next(names for names in REWARD_COLUMNS if set(names) <= set(rows.column_names))
-    sides = list(zip(("chosen", "rejected"), rewards, strict=True))
-    columns = [prompt, *(name for side in sides for name in side)]
-    for number, row in numbered_rows(rows, columns, source=source):
-        for side, reward_column in sides:
-            value: Any = row[side]
-            last = value[-1] if isinstance(value, list) and value else None
-            answer = last.get("content") if isinstance(last, dict) else value
-            text = require_text(answer, source=source, row=number, field=side)
-            reward = _number(row[reward_column], Where(source, number, reward_column))
-            yield _Rating(row[prompt], text, reward, Where(source, number, prompt))
-
-
-def _by_prompt(ratings: Iterable[_Rating]) -> list[list[_Rating]]:
-    prompts: dict[str, list[_Rating]] = {}
-    for rating in ratings:
-        prompts.setdefault(json.dumps(rating.prompt, sort_keys=True), []).append(rating)
-    return list(prompts.values())
-
-
-def _first(rows: Dataset, names: Iterable[str]) -> str:
-    return next(name for name in names if name in rows.column_names)
-
-
-def _number(value: object, where: Where) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise where.error(f"has reward {value!r}: must be a finite number")
-    return float(value)
+def _one_by_one(rows: Dataset) -> Iterator[list[tuple[int, Row]]]:
+    for number, row in enumerate(rows):
+        yield [(number, cast(dict[str, Any], row))]
