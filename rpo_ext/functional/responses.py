@@ -35,13 +35,13 @@ def reduce_logprobs(logprobs: Tensor, mask: Tensor, *, reduction: Reduction) -> 
 def sequence_kl(
     log_ratio: Tensor, mask: Tensor, *, reduction: Reduction, norm: LossNorm
 ) -> dict[str, Tensor]:
-    """``kl/sequence``: this shard's part of the mean summed log-ratio; log_ratio [B], mask [B, T].
+    """``policy/log_ratio``: this shard's part of the mean summed log-ratio [B]; mask [B, T].
 
     It estimates KL(pi || pi_ref) on responses drawn from the policy. On stored ones it is only
     how far the policy has moved on them.
     """
     summed = log_ratio if reduction == "sum" else log_ratio * mask.sum(-1)
-    return {"kl/sequence": summed.detach().sum() / norm.sequences}
+    return {"policy/log_ratio": summed.detach().sum() / norm.sequences}
 
 
 def moments(*, log_ratio: Tensor, target: Tensor, norm: LossNorm, area: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import shlex
 import shutil
 import tempfile
@@ -72,8 +73,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        values = "".join(f"-{name.rsplit('.', 1)[-1]}={value}" for name, value in self.point)
-        return f"{self.entry.label.replace(':', '-')}{values}-seed{self.seed}"
+        values = "".join(f"-{name.rsplit('.', 1)[-1]}-{value}" for name, value in self.point)
+        label = re.sub(r"[^\w.-]", "-", self.entry.label)
+        return f"{label}{values}-seed{self.seed}"
 
     @property
     def folder(self) -> Path:

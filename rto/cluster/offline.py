@@ -64,7 +64,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
     config = run.config
     columns = {
         "loss": loss_metric(run),
-        "log ratio": "kl/sequence",
+        "log ratio": "policy/log_ratio",
         "update tok/s": "rate/update_tokens_per_s",
     }
     with (

@@ -136,7 +136,7 @@ def test_runs_of_one_name_have_seeds_of_their_own(flags: list[str]) -> None:
 def test_folders_are_named_after_the_run(flags: list[str]) -> None:
     folders = [str(run.folder) for run in planned(flags, "rpo:online,grpo+rto", seeds=2)]
     assert folders == [
-        f"root/runs/{name}-seed{seed}" for name in ("rpo-online", "grpo+rto") for seed in (0, 1)
+        f"root/runs/{name}-seed{seed}" for name in ("rpo-online", "grpo-rto") for seed in (0, 1)
     ]
 
 
@@ -152,7 +152,7 @@ def test_a_grid_is_every_combination(flags: list[str]) -> None:
     found = {(r.config.actor.adam.lr, r.config.algo.kl.init_coef) for r in runs}
     assert found == {(1e-5, 0.1), (1e-5, 0.2), (1e-6, 0.1), (1e-6, 0.2)}
     assert len({run.name for run in runs}) == len(runs) == 4 * 2
-    assert runs[0].name == "ppo-lr=1e-5-init_coef=0.1-seed0"
+    assert runs[0].name == "ppo-lr-1e-5-init_coef-0.1-seed0"
 
 
 def test_a_grid_may_change_what_the_budget_buys(flags: list[str]) -> None:

@@ -194,7 +194,7 @@ def test_rpo_by_hand(rated) -> None:
     log_ratio = (batch[Role.POLICY] - batch[Role.REFERENCE]).masked_fill(~mask, 0).sum(-1)
     output = RPO(tau=2.0).loss(PolicyOutput(batch[Role.POLICY]), targets, NORM)
     torch.testing.assert_close(output.loss, 0.5 * (log_ratio - targets.targets).square().mean())
-    torch.testing.assert_close(output.metrics["kl/sequence"], log_ratio.mean())
+    torch.testing.assert_close(output.metrics["policy/log_ratio"], log_ratio.mean())
     measured = correlation({k: float(v) for k, v in output.metrics.items()}, area="rpo")
     expected = torch.corrcoef(torch.stack([log_ratio, targets.targets]))[0, 1]
     assert measured == pytest.approx(float(expected), abs=1e-5)
@@ -203,9 +203,11 @@ def test_rpo_by_hand(rated) -> None:
 
 def test_importance_needs_the_samplers_log_probs(rated) -> None:
     batch = rated(fill=math.nan)
-    stored = dataclasses.replace(batch.tokens, sampler_logprobs=torch.zeros(7, 5))
-    with pytest.raises(ValueError, match="has no sampler log-probs"):
-        RPO(estimator="importance").targets(ScoredBatch(stored, batch.scores))
+    method = RPO(estimator="importance")
+    assert Role.SAMPLER in method.roles - RPO().roles
+    stored = {role: scores for role, scores in batch.scores.items() if role is not Role.SAMPLER}
+    with pytest.raises(ValueError, match="no scores of role 'sampler'"):
+        method.targets(ScoredBatch(batch.tokens, stored))
 
 
 def test_rpo_at_its_fixed_point_has_no_gradient(rated) -> None:

@@ -105,7 +105,7 @@ def test_kl_of_sequences_does_not_depend_on_the_reduction() -> None:
     # summed log-ratios 4 and -1
     summed = sequence_kl(torch.tensor([4.0, -1.0]), mask, reduction="sum", norm=norm)
     averaged = sequence_kl(torch.tensor([2.0, -1.0]), mask, reduction="mean", norm=norm)
-    assert float(summed["kl/sequence"]) == float(averaged["kl/sequence"]) == 1.5
+    assert float(summed["policy/log_ratio"]) == float(averaged["policy/log_ratio"]) == 1.5
 
 
 def test_correlation_from_the_moments_of_two_shards() -> None:
