@@ -1,0 +1,303 @@
+"""`rto data check` and `rto data convert`: what a data set holds, and other layouts of it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rto.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
+    from rto.data.check import Measure, Report, Spread
+    from rto.data.layouts import Layout
+
+BLOCKS = " ▏▎▍▌▋▊▉█"
+WIDTH = 40
+WRITES = ("nested", "flat", "pairs", "unpaired")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(argv)
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
+    return options.run(options)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print what the data set holds; 0 where some of it can be used."""
+    from rich.console import Console
+
+    from rto.data import check as data_check
+
+    rows, layout = _open(options)
+    report = data_check.check(
+        rows,
+        layout,
+        source=options.source,
+        measure=_measure(options.model),
+        max_len=options.max_len,
+    )
+    said = data_check.unusable(report)
+    if said is not None:
+        raise UserError(said)
+    if options.json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        print_report(report, Console())
+    return 0
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Tables, and histograms of numbers."""
+    from rich.text import Text
+
+    from rto.tracking.console import table
+
+    console.print(
+        f"{report.source}: layout {report.layout}, {report.num_rows:,} rows, "
+        f"{report.num_prompts:,} prompts, {report.num_responses:,} responses",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    counts = report.responses_per_prompt
+    _print_histogram(console, "responses per prompt", [f"{n:,}" for n in counts], counts.values())
+    if report.rewards is not None:
+        spread = report.rewards
+        _print_histogram(console, "reward", bin_labels(spread), spread.counts)
+    spreads = {
+        "reward": report.rewards,
+        f"prompt ({report.unit})": report.prompt_length,
+        f"response ({report.unit})": report.response_length,
+    }
+    lines = [_spread_row(name, spread) for name, spread in spreads.items() if spread is not None]
+    if lines:
+        console.print(table(lines))
+    if report.truncated is not None:
+        said = f"cut at {report.max_len} {report.unit}: {report.truncated:.1%} of the responses"
+        console.print(said, highlight=False)
+    for line in finding_lines(report):
+        console.print(Text(line), soft_wrap=True)
+
+
+def finding_lines(report: Report) -> list[str]:
+    """Two lines a finding: what and where, and its first occurrence."""
+    if not report.findings:
+        return ["no findings"]
+    lines = ["findings"]
+    for finding in report.findings:
+        rows = ", ".join(map(str, finding.rows))
+        more = ", ..." if finding.more_rows else ""
+        lines.append(f"  {finding.severity:<7} {finding.count:>9,}  {finding.kind}: {rows}{more}")
+        lines.append(" " * 21 + finding.example.removeprefix(f"{report.source}: "))
+    return lines
+
+
+def histogram(labels: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """One line a bin: its label, a bar in eighths of a character, its count."""
+    margin, highest = max(map(len, labels)), max(counts)
+    return [
+        f"{label:>{margin}} {_bar(count / highest)} {count:,}"
+        for label, count in zip(labels, counts, strict=True)
+    ]
+
+
+def bin_labels(spread: Spread) -> list[str]:
+    """The value of each bin, or where it begins and ends."""
+    edges = [f"{edge:.4g}" for edge in spread.edges]
+    if spread.edges[-1] == spread.edges[-2]:
+        return edges[:-1]
+    return [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write the rows in another layout."""
+    from rto.data.convert import Conversion
+
+    paths = target_paths(options.target, split=options.split is not None)
+    rows, layout = _open(options)
+    conversion = Conversion(
+        rows=rows,
+        layout=layout,
+        source=options.source,
+        to=options.to,
+        normalise=options.normalise,
+        threshold=options.threshold,
+        duplicates=options.merge_duplicates,
+        split=options.split,
+        seed=options.seed,
+    )
+    for written in conversion.write(paths):
+        empty = f"; {written.num_empty:,} more make no pair" if written.num_empty else ""
+        num_prompts = written.num_prompts - written.num_empty
+        print(f"{written.path}: {written.num_rows:,} rows of {num_prompts:,} prompts{empty}")
+    return 0
+
+
+def target_paths(target: str, *, split: bool) -> list[Path]:
+    """Where the rows go: TARGET, or TARGET-train and TARGET-eval.
+
+    Raises:
+        UserError: not a .jsonl file, or one that is there already.
+    """
+    path = Path(target)
+    if path.suffix != ".jsonl":
+        raise UserError(f"data convert: the target {target} must end in .jsonl")
+    sides = ("-train", "-eval") if split else ("",)
+    paths = [path.with_name(f"{path.stem}{side}.jsonl") for side in sides]
+    for each in paths:
+        if each.exists():
+            raise UserError(f"data convert: {each} exists: remove it or choose another target")
+        if not each.parent.is_dir():
+            raise UserError(f"data convert: {each.parent} is not a directory: create it")
+    return paths
+
+
+def _open(options: argparse.Namespace) -> tuple[Dataset, Layout]:
+    from rto.data.layouts import find_layout
+    from rto.data.sources import load_rows
+
+    rows = load_rows(options.source, split=options.source_split)
+    return rows, find_layout(rows, options.source, name=options.layout)
+
+
+def _measure(model: str | None) -> Measure:
+    from rto.data.check import Tokens, Words
+    from rto.data.templates import Template
+
+    if model is None:
+        return Words()
+    from rto.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    return Tokens(Template(tokenizer, apply_chat_template=bool(tokenizer.chat_template)))
+
+
+def _print_histogram(
+    console: Console, title: str, labels: Sequence[str], counts: Iterable[int]
+) -> None:
+    from rich.text import Text
+
+    console.print(Text(f"\n{title}", style="bold"))
+    for line in histogram(labels, list(counts)):
+        console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _bar(share: float) -> str:
+    """At least an eighth for a share that is not 0."""
+    eighths = max(round(share * WIDTH * 8), 1 if share > 0 else 0)
+    return "█" * (eighths // 8) + BLOCKS[eighths % 8].strip()
+
+
+def _spread_row(name: str, spread: Spread) -> dict[str, object]:
+    shown = ("mean", "std", "min", "median", "p95", "max")
+    return {"": name, **{key: float(getattr(spread, key)) for key in shown}}
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """
+    Raises:
+        UserError: one line with the argument and the remedy.
+    """
+    parser = _parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [f"--{name}" for name in vars(options)], 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise UserError(f"data: unknown argument {unknown[0]}{hint}")
+    return options
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('rto ')}: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLine(prog="rto data", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="check|convert")
+    source = _OneLine(add_help=False)
+    source.add_argument("source", help="file, directory of save_to_disk, or hub id")
+    source.add_argument("--layout", metavar="NAME", help="instead of the one the columns tell")
+    source.add_argument(
+        "--source_split", default="train", metavar="NAME", help="split to read (%(default)s)"
+    )
+    checked = commands.add_parser(
+        "check", parents=[source], help="statistics and findings", allow_abbrev=False
+    )
+    checked.set_defaults(run=check)
+    checked.add_argument("--model", metavar="DIR_OR_ID", help="count in this model's tokens")
+    checked.add_argument(
+        "--max_len", type=_positive, metavar="N", help="limit of prompt and response together"
+    )
+    checked.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    written = commands.add_parser(
+        "convert", parents=[source], help="write another layout", allow_abbrev=False
+    )
+    written.set_defaults(run=convert)
+    _add_convert(written)
+    return parser
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET.jsonl", help="file to write")
+    parser.add_argument("--to", required=True, choices=WRITES, help="layout to write")
+    parser.add_argument(
+        "--normalise",
+        choices=("none", "zscore", "per_prompt"),
+        default="none",
+        help="rewards to mean 0 and variance 1, over the training split or by prompt (%(default)s)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="mean|median|VALUE",
+        help="lowest reward with label true, for --to unpaired (mean; 0.5 of labels)",
+    )
+    parser.add_argument(
+        "--merge_duplicates",
+        choices=("mean", "keep"),
+        default="mean",
+        help="equal responses to a prompt become one with their mean reward (%(default)s)",
+    )
+    parser.add_argument(
+        "--split",
+        type=_share,
+        metavar="RATIO",
+        help="share of the prompts that goes to TARGET-eval, the rest to TARGET-train",
+    )
+    parser.add_argument("--seed", type=int, default=42, help="of the split (%(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 on")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number") from error
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be between 0 and 1")
+    return value
+
+
+def _threshold(text: str) -> str | float:
+    if text in ("mean", "median"):
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: mean, median or a number") from error
