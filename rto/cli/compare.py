@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,13 +84,11 @@ class Run:
 def main(argv: Sequence[str]) -> int:
     arguments, base = parser().parse_known_args(list(argv))
     root = Path(arguments.output_dir or f"runs/compare-{time.strftime('%Y%m%d-%H%M%S')}")
-    with tempfile.TemporaryDirectory() as logs:
-        # Libraries read its settings when they are imported, which looking a method up does.
-        quiet(Path(logs))
-        named = entries(arguments.algos)
+    # Libraries read its settings when they are imported, which looking a method up does.
+    quiet(None)
     plan = Plan(
         base=base,
-        entries=named,
+        entries=entries(arguments.algos),
         seeds=arguments.seeds,
         budget=arguments.budget,
         prompts=arguments.prompts,

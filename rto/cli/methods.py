@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rto.config import RunConfig
@@ -77,9 +75,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     from rto.tracking.quiet import quiet
 
-    with tempfile.TemporaryDirectory() as logs:
-        quiet(Path(logs))
-        rows = [_describe(point) for point in _installed().values()]
+    quiet(None)
+    rows = [_describe(point) for point in _installed().values()]
     rows.sort(key=lambda row: (FEEDBACK_ORDER.index(row["feedback"]), row["online"], row["name"]))
     if arguments.json:
         print(json.dumps(rows, indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,12 +85,11 @@ def _way_on(folder: RunFolder) -> str:
 def _command(command: str, argv: Sequence[str]) -> int:
     parsed = parse_run(command, argv)
     if parsed.dry_run:
-        with tempfile.TemporaryDirectory() as logs:
-            quiet(Path(logs))
-            run, _ = _prepare(command, parsed.config)
-            from rto.cli.plan import print_plan
+        quiet(None)
+        run, _ = _prepare(command, parsed.config)
+        from rto.cli.plan import print_plan
 
-            print_plan(run)
+        print_plan(run)
         return 0
     finished = execute(command, parsed.config)
     _print_results(finished)

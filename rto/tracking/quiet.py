@@ -45,8 +45,8 @@ class _FileLogger(logging.Logger):
             super().addHandler(hdlr)
 
 
-def quiet(logs: Path) -> None:
-    """Send the libraries' loggers and Python's warnings to one file each in ``logs``.
+def quiet(logs: Path | None) -> None:
+    """Send the libraries' loggers and Python's warnings to one file each in ``logs``, or nowhere.
 
     Call it before the libraries are imported: they read ``QUIET_ENV`` then. A variable that the
     user has set stays.
@@ -55,7 +55,7 @@ def quiet(logs: Path) -> None:
         os.environ.setdefault(name, value)
     logging.captureWarnings(True)
     for name in (*LIBRARIES, "py.warnings"):
-        _to_file(_file_logger(name), logs / f"{name}.log")
+        _redirect(_file_logger(name), None if logs is None else logs / f"{name}.log")
 
 
 def escape_control(text: str) -> str:
@@ -86,12 +86,14 @@ def _file_logger(name: str) -> logging.Logger:
         logging.setLoggerClass(default)
 
 
-def _to_file(logger: logging.Logger, path: Path) -> None:
+def _redirect(logger: logging.Logger, path: Path | None) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         if isinstance(handler, logging.FileHandler):
             handler.close()
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    logger.addHandler(handler)
+    handler = logging.NullHandler()
+    if path is not None:
+        handler = logging.FileHandler(path, delay=True, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.handlers.append(handler)
     logger.propagate = False

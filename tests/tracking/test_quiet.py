@@ -46,3 +46,15 @@ def test_libraries_speak_to_files_and_we_to_the_console(tmp_path: Path) -> None:
 )
 def test_control_characters_are_shown_not_obeyed(text: str, expected: str) -> None:
     assert escape_control(text) == expected
+
+
+def test_nowhere_is_neither_a_file_nor_the_console(tmp_path: Path) -> None:
+    code = CHATTER.replace("Path(sys.argv[1])", "None")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path
+    )
+    assert "a library speaks" not in done.stderr
+    assert "a warning is raised" not in done.stderr
+    assert "we speak" in done.stderr
+    assert list(tmp_path.iterdir()) == []
