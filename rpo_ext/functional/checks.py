@@ -39,11 +39,3 @@ def require_responses(group: Tensor, *, minimum: int, what: str) -> None:
             f"{what} needs {minimum} responses per prompt, "
             f"group {int(numbers[at])} has {int(sizes[at])}"
         )
-
-
-def require_rows(**tensors: Tensor) -> None:
-    """Raise unless all are [B]: a [B, 1] would broadcast to [B, B] without an error."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"{listed}: need [B]")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpo_ext.functional.checks import require_rows
-from rpo_ext.functional.segments import segment_mean
+from rto.functional.segments import require_rows, segment_mean
 from rto.types import LossNorm, LossOutput
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rpo_ext.functional.checks import require_rows
 from rto.functional.masked import masked_mean, masked_sum
+from rto.functional.segments import require_rows
 from rto.types import LossNorm
 
 Reduction = Literal["sum", "mean"]

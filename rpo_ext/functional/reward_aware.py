@@ -13,8 +13,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rpo_ext.functional.checks import require_responses, require_rows
-from rpo_ext.functional.segments import (
+from rpo_ext.functional.checks import require_responses
+from rto.functional.segments import (
+    require_rows,
     segment_log_softmax,
     segment_max,
     segment_mean,

@@ -10,8 +10,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rpo_ext.functional.checks import require_responses, require_rows
-from rpo_ext.functional.segments import segment_logsumexp, segment_logsumexp_others, segment_size
+from rpo_ext.functional.checks import require_responses
+from rto.functional.segments import (
+    require_rows,
+    segment_logsumexp,
+    segment_logsumexp_others,
+    segment_size,
+)
 from rto.types import LossNorm, LossOutput
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rpo_ext.functional.checks import require_responses, require_rows
-from rpo_ext.functional.segments import segment_mean, segment_size, sum_over_groups
+from rpo_ext.functional.checks import require_responses
+from rto.functional.segments import require_rows, segment_mean, segment_size, sum_over_groups
 from rto.types import LossNorm, LossOutput
 
 

@@ -15,7 +15,7 @@ from rpo_ext.functional.checks import (
 )
 from rpo_ext.functional.responses import Reduction, moments, reduce_logprobs, sequence_kl
 from rpo_ext.functional.reward_aware import Distance, parse_distance
-from rpo_ext.functional.segments import segment_max, segment_mean, segment_size, sum_over_groups
+from rto.functional.segments import segment_max, segment_mean, segment_size, sum_over_groups
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
 from rto.protocols import Card, RewardScaling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import re
@@ -173,20 +174,21 @@ def planned_runs(plan: Plan) -> Iterator[Run]:
     """All runs, configured for the same budget."""
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
-        config = parse_run("train", [*plan.base, *flags]).config
+        config = _budgeted(parse_run("train", [*plan.base, *flags]).config, plan, entry)
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.
             seed = i + plan.seeds * entry.label.count("'")
             run = Run(entry, seed, point, config)
             folder = str(plan.root / "runs" / run.name)
-            yield replace(run, config=_budgeted(config, plan, entry, seed, folder))
+            train, ckpt = replace(config.train, seed=seed), replace(config.ckpt, output_dir=folder)
+            yield replace(run, config=replace(config, train=train, ckpt=ckpt))
 
 
-def _budgeted(config: RunConfig, plan: Plan, entry: Entry, seed: int, folder: str) -> RunConfig:
+def _budgeted(config: RunConfig, plan: Plan, entry: Entry) -> RunConfig:
     train, sequences = config.train, config.train.batch_size
     if entry.mode == "online":
         per_iteration = config.rollout.num_sequences * train.max_epochs
-        train = replace(train, max_steps=max(1, plan.budget // per_iteration), seed=seed)
+        train = replace(train, max_steps=max(1, plan.budget // per_iteration))
     else:
         rows, ranks = rows_per_group(config, entry.algo), config.actor.num_ranks
         train = replace(
@@ -194,30 +196,32 @@ def _budgeted(config: RunConfig, plan: Plan, entry: Entry, seed: int, folder: st
             batch_size=ranks * max(1, round(sequences / rows / ranks)),
             max_steps=max(1, plan.budget // sequences),
             max_epochs=1_000,
-            seed=seed,
         )
     return replace(
         config,
         dpo=config.dpo if entry.token_reward else DPOModel(),
         algo=replace(config.algo, name=entry.algo),
         train=train,
-        ckpt=replace(config.ckpt, output_dir=folder),
     )
 
 
 def rows_per_group(config: RunConfig, algo: str) -> float:
     """Sequences that one unit of an offline batch holds, on average."""
     from rto.cli.methods import card
-    from rto.data.feedback import load_feedback
 
     feedback = card(algo).feedback
     if feedback != "rewards":
         return {"demonstrations": 1, "pairs": 2}[feedback]
     sources = config.data.dataset or [str(config.data.feedback)]
+    return _mean_responses(tuple(sources), config.data.dataset_split)
+
+
+@functools.cache
+def _mean_responses(sources: tuple[str, ...], split: str) -> float:
+    from rto.data.feedback import load_feedback
+
     counts = [
-        len(row.responses)
-        for source in sources
-        for row in load_feedback(source, split=config.data.dataset_split)
+        len(row.responses) for source in sources for row in load_feedback(source, split=split)
     ]
     return sum(counts) / len(counts)
 

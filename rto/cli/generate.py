@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +41,12 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory() as logs:
-        quiet(Path(logs))
-        questions = prepare(model, parsed.config)
-        template = "applied" if questions.chat_template else "none"
-        console.print(f"{model}: chat template {template}", style="dim", markup=False)
-        if not parsed.dry_run:
-            show(console, options.prompt, answer(questions, parsed.config), options.num_samples)
+    quiet(None)
+    questions = prepare(model, parsed.config)
+    template = "applied" if questions.chat_template else "none"
+    console.print(f"{model}: chat template {template}", style="dim", markup=False)
+    if not parsed.dry_run:
+        show(console, options.prompt, answer(questions, parsed.config), options.num_samples)
     return 0
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
 from rto.data.examples import Example, collate_groups
 from rto.data.offline import OfflineBatches
+from rto.functional.segments import segment_mean
 from rto.loop import fit
 from rto.models.load import write_reward_constants
 from rto.protocols import Feedback, Method, Output, Targets
@@ -298,13 +298,7 @@ def within_group_correlation(x: Tensor, y: Tensor, group: Tensor) -> float:
 
     0 where one of them does not vary within any group.
     """
-    index = group.unique(return_inverse=True)[1]
-    counts = index.bincount().double()
-
-    def centred(values: Tensor) -> Tensor:
-        sums = torch.zeros_like(counts).scatter_add(0, index, values.double())
-        return values.double() - (sums / counts)[index]
-
-    x, y = centred(x), centred(y)
+    x, y = x.double(), y.double()
+    x, y = x - segment_mean(x, group), y - segment_mean(y, group)
     size = (x.square().sum() * y.square().sum()).sqrt()
     return float((x * y).sum() / size) if size > 0 else 0.0

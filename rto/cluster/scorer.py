@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rto.cluster.groups import ActorGroup, Pending
 from rto.cluster.sharding import shard_rows, unshard
+from rto.data.rated import unrelated_partners
 from rto.scoring.combine import combine
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 
@@ -115,17 +116,9 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
     Raises:
         ValueError: all rows answer one prompt.
     """
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(tokens.group.tolist()):
-        members.setdefault(group, []).append(row)
-    if len(members) < 2:
+    if len(tokens.group.unique()) < 2:
         raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
-    groups = list(members.values())
-    theirs = list(range(len(tokens)))
-    for own, other in zip(groups, [*groups[1:], groups[0]], strict=True):
-        for i, row in enumerate(own):
-            theirs[row] = other[i % len(other)]
-    responses = tokens.take(theirs)
+    responses = tokens.take(unrelated_partners(tokens.group.tolist()))
     return dataclasses.replace(
         responses,
         prompt_ids=tokens.prompt_ids,

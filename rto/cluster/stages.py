@@ -113,8 +113,6 @@ def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
 def frozen_models(config: RunConfig, roles: frozenset[Role]) -> Models:
     """What the scorer actors load for the roles of a method."""
     dpo = config.dpo
-    if Role.UNRELATED in roles:
-        roles |= {Role.REFERENCE}
     wanted = {
         Role.REFERENCE: config.reference_path,
         Role.DPO: dpo.model_name_or_path,

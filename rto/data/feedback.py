@@ -65,9 +65,9 @@ def read_feedback(rows: Dataset, layout: Layout, source: str) -> Iterator[Feedba
 
 def merged(rows: Iterable[Feedback]) -> Iterator[Feedback]:
     """The same with one row per prompt: sources may share prompts."""
-    prompts: dict[str, list[Feedback]] = {}
+    prompts: dict[bytes, list[Feedback]] = {}
     for row in rows:
-        prompts.setdefault(json.dumps(row.prompt, sort_keys=True), []).append(row)
+        prompts.setdefault(digest(row.prompt), []).append(row)
     for same in prompts.values():
         responses = [rated for row in same for rated in row.responses]
         yield Feedback(same[0].prompt, _best_first(responses), same[0].where)

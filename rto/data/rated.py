@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -14,9 +13,8 @@ from rto.data.examples import Example, Limit
 from rto.data.feedback import Feedback, load_feedback, merged
 from rto.data.templates import Template
 from rto.errors import UserError
+from rto.protocols import RewardScaling
 from rto.sections import Data
-
-Scaling = Literal["none", "zscore", "within_prompt"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     return RatedDataset(groups, len(found) - len(fitting), len(few))
 
 
-def reward_scale(groups: Sequence[RatedGroup], scaling: Scaling) -> RewardScale:
+def reward_scale(groups: Sequence[RatedGroup], scaling: RewardScaling) -> RewardScale:
     """The constants of a training set: over all rows, or of the rewards within a prompt."""
     if scaling == "none":
         return RewardScale()
@@ -103,15 +101,30 @@ def unrelated_rows(groups: Sequence[Sequence[Example]], *, max_len: int) -> list
     """
     if len(groups) < 2:
         raise UserError("unrelated responses need two prompts or more: give more rows")
-    rotated = [*groups[1:], groups[0]]
-    rows: list[Example] = []
-    for group, other in zip(groups, rotated, strict=True):
-        for i, row in enumerate(group):
-            theirs = other[i % len(other)]
-            room = max_len - len(row.prompt_ids)
-            whole = theirs.finished and len(theirs.response_ids) <= room
-            rows.append(Example(row.prompt_ids, theirs.response_ids[:room], whole))
-    return rows
+    rows = [row for group in groups for row in group]
+    numbers = [number for number, group in enumerate(groups) for _ in group]
+    mismatched: list[Example] = []
+    for row, partner in zip(rows, unrelated_partners(numbers), strict=True):
+        theirs, room = rows[partner], max_len - len(row.prompt_ids)
+        whole = theirs.finished and len(theirs.response_ids) <= room
+        mismatched.append(Example(row.prompt_ids, theirs.response_ids[:room], whole))
+    return mismatched
+
+
+def unrelated_partners(group: Sequence[int]) -> list[int]:
+    """For each row a row of the next prompt, those of the first prompt for the last.
+
+    ``group`` numbers the prompt of each row; prompts follow each other as they first appear.
+    """
+    members: dict[int, list[int]] = {}
+    for row, number in enumerate(group):
+        members.setdefault(number, []).append(row)
+    prompts = list(members.values())
+    partners = list(range(len(group)))
+    for own, others in zip(prompts, [*prompts[1:], prompts[0]], strict=True):
+        for i, row in enumerate(own):
+            partners[row] = others[i % len(others)]
+    return partners
 
 
 def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rto.functional.masked import check_masked, masked_var, zero_masked
+from rto.functional.segments import segment_mean, segment_size, segment_sum
 
 
 def gae(
@@ -50,18 +51,15 @@ def group_advantages(
     ``scale``, over the group's standard deviation plus 1e-4 (GRPO, arXiv 2402.03300, section
     4.1.2; TRL's epsilon, OpenRLHF's is 1e-9). The deviation is the unbiased one, as in both.
     """
-    index = group.unique(return_inverse=True)[1]
-    counts = index.bincount().to(rewards.dtype)
-    if bool((counts < 2).any()):
+    sizes = segment_size(rewards, group)
+    if bool((sizes < 2).any()):
         raise ValueError("a group has one response: a group baseline needs two or more")
-    sums = torch.zeros_like(counts).scatter_add(0, index, rewards)
-    centred = rewards - (sums / counts)[index]
+    centred = rewards - segment_mean(rewards, group)
     if baseline == "leave_one_out":
-        return centred * (counts / (counts - 1))[index]
+        return centred * (sizes / (sizes - 1))
     if not scale:
         return centred
-    squares = torch.zeros_like(counts).scatter_add(0, index, centred.square())
-    return centred / ((squares / (counts - 1)).sqrt()[index] + 1e-4)
+    return centred / ((segment_sum(centred.square(), group) / (sizes - 1)).sqrt() + 1e-4)
 
 
 def explained_variance(*, values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

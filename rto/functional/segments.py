@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rpo_ext.functional.checks import require_rows
-
 
 def segment_sum(values: Tensor, group: Tensor) -> Tensor:
     index, count = _index(values, group)
@@ -72,3 +70,11 @@ def _index(values: Tensor, group: Tensor) -> tuple[Tensor, int]:
     require_rows(values=values, group=group)
     numbers, index = group.unique(return_inverse=True)
     return index, len(numbers)
+
+
+def require_rows(**tensors: Tensor) -> None:
+    """Raise unless all are [B]: a [B, 1] would broadcast to [B, B] without an error."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{listed}: need [B]")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rpo_ext.functional.responses import correlation, moments, reduce_logprobs, sequence_kl
-from rpo_ext.functional.segments import (
+from rto.functional.segments import (
     segment_first,
     segment_log_softmax,
     segment_logsumexp,
