@@ -58,7 +58,7 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
         ),
         train=Train(
             batch_size=SAMPLES,
-            max_tokens_per_gpu=4096,
+            max_tokens_per_gpu=2048,
             max_steps=1 + steps,
             device="cpu",
             self_check=False,

@@ -75,6 +75,11 @@ class RunConfig:
     def max_prompt_len(self) -> int:
         return self.data.max_len - self.max_new_tokens
 
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps of an online iteration."""
+        return self.rollout.num_sequences // self.train.batch_size * self.train.max_epochs
+
     def check_actor(self) -> None:
         """Rules of every stage that trains a model."""
         require(

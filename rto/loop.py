@@ -16,7 +16,7 @@ from rto.protocols import (
     Tracker,
     WeightSync,
 )
-from rto.types import collate
+from rto.types import Role, collate
 
 AnyMethod = TypeVar("AnyMethod", bound=Targets)
 
@@ -36,12 +36,16 @@ def train(
 ) -> AnyMethod:
     """Online: sample, score, target, update, sync. Returns the method as it ended."""
     version = sync.push()
+    roles = method.roles | OBSERVED
+    if learner.scores_policy:
+        roles = method.roles | (OBSERVED - {Role.POLICY})
     for iteration in iterations:
         rollouts = generator.generate(prompts.draw(iteration), version)
         tokens = collate(rollouts, pad_token_id=pad_token_id)
-        scored = scorer.score(tokens, rollouts, method.roles | OBSERVED)
+        scored = scorer.score(tokens, rollouts, roles)
         batch, metrics = method.targets(scored)
         stats = learner.update(method, batch)
+        scored = scored.with_scores(stats.scores)
         version = sync.push()
         metrics = {**observe(scored), **metrics, **stats.metrics}
         method = method.adapt(metrics)

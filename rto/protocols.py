@@ -135,6 +135,12 @@ class Scorer(Protocol):
 
 
 class Learner(Protocol):
+    @property
+    def scores_policy(self) -> bool:
+        """Whether an update is one optimizer step. Its forward is then of the policy that sampled,
+        and ``StepStats.scores`` holds those log-probs: nobody needs to compute them before it."""
+        ...
+
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         """Minibatch epochs over ``batch``; shards and micro-batches never split a group."""
         ...

@@ -150,6 +150,9 @@ class ScoredBatch(Rows):
             raise ValueError(f"no scores of role '{role}' in this batch (it has: {have})")
         return self.scores[role]
 
+    def with_scores(self, scores: Mapping[Role, Tensor]) -> ScoredBatch:
+        return ScoredBatch(self.tokens, {**self.scores, **scores})
+
 
 @dataclass(frozen=True)
 class TrainBatch(Rows):
@@ -199,6 +202,8 @@ class StepStats:
     metrics: Mapping[str, float]
     optimizer_steps: int
     tokens: int
+    scores: Mapping[Role, Tensor] = field(default_factory=dict)
+    """What its forwards gave: see ``Learner.scores_policy``."""
 
 
 def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:

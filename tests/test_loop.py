@@ -47,6 +47,7 @@ class Diary:
     """Every part of the loop in one: notes each call with what identifies it."""
 
     version: int = 0
+    scores_policy: bool = False
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     sampled: list[TokenBatch] = field(default_factory=list)
 
@@ -77,7 +78,9 @@ class Diary:
 
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         self.notes.append(("update", method))
-        return StepStats({"policy/step": 1.0, "shared/x": 2.0}, optimizer_steps=1, tokens=2)
+        seen = torch.full(batch.tokens.response_ids.shape, -3.0)
+        scores = {Role.POLICY: seen} if self.scores_policy else {}
+        return StepStats({"policy/step": 1.0, "shared/x": 2.0}, 1, tokens=2, scores=scores)
 
     def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
         self.notes.append(("rollouts", iteration, len(rollouts)))
@@ -88,9 +91,9 @@ class Diary:
     def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
         self.notes.append(("after", iteration, method))
 
-    def run(self, iterations: range) -> Counting:
+    def run(self, iterations: range, method: Counting = Counting()) -> Counting:
         return train(
-            Counting(),
+            method,
             prompts=self,
             generator=self,
             scorer=self,
@@ -158,6 +161,18 @@ def test_the_batch_is_collated_with_the_pad_token_and_scored_for_the_methods_rol
     diary.run(range(1))
     assert diary.sampled[0].prompt_ids.tolist() == [[PAD, 1], [1, 1]]
     assert diary.of("score") == [(Counting().roles | {Role.REFERENCE},)]
+
+
+@pytest.mark.parametrize(("roles", "asked"), [({Role.REWARD}, False), ({Role.POLICY}, True)])
+def test_where_the_update_scores_the_policy_only_a_method_asks_for_it_before(
+    roles: set[Role], asked: bool
+) -> None:
+    diary = Diary(scores_policy=True)
+    diary.run(range(1), Counting(roles=frozenset(roles)))
+    ((scored,),) = diary.of("score")
+    assert (Role.POLICY in scored) is asked
+    ((_, logged),) = diary.of("log")
+    assert logged["kl/sequence"] == -3.0
 
 
 @dataclass(frozen=True)

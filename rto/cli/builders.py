@@ -154,7 +154,7 @@ def _actor_fields(config: RunConfig, **defaults: Any) -> dict[str, Any]:
         "kl_use_loss": algo.kl.use_loss,
         "loss_reduction": algo.loss_reduction,
     }
-    return {
+    fields = {
         "kl_coef": algo.kl.init_coef,
         "kl_target": algo.kl.target,
         "kl_horizon": algo.kl.horizon,
@@ -170,3 +170,5 @@ def _actor_fields(config: RunConfig, **defaults: Any) -> dict[str, Any]:
         **defaults,
         **{name: value for name, value in chosen.items() if value is not None},
     }
+    reads_before = not fields.get("kl_use_loss") or fields["is_correction"] is not None
+    return {**fields, "on_policy": config.steps_per_iteration == 1 and not reads_before}

@@ -87,9 +87,9 @@ class TrainerActor:
 
     def update(
         self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm],
-        extra: Objective | None = None,
+        extra: Objective | None = None, role: Role | None = None,
     ) -> StepStats:  # fmt: skip
-        return self.rank.update(method, batch, steps, norms, extra)
+        return self.rank.update(method, batch, steps, norms, extra, role=role)
 
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> torch.Tensor:
         """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from rto.cluster.groups import ActorGroup, Pending
 from rto.cluster.ptx import PretrainMix
+from rto.cluster.sharding import unshard
 from rto.protocols import Targets
 from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
-from rto.types import StepStats, TrainBatch
+from rto.types import Role, StepStats, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
+    one_step: bool = False
+    """A batch is one optimizer step: its forward is asked for as the policy's score."""
 
 
 @dataclass
@@ -41,20 +47,29 @@ class ClusterLearner:
         policy = {"policy": self.policy}
         return policy if self.critic is None else {**policy, "critic": self.critic}
 
+    @property
+    def scores_policy(self) -> bool:
+        return self.plan.one_step and (self.critic is None or self.freezing_steps <= 0)
+
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         frozen = self.critic is not None and self.updates < self.freezing_steps
         running = [] if frozen else [self._start(self.policy, method, batch)]
         if self.critic is not None:
             running.append(self._start(self.critic, method, batch))
         self.updates += 1
-        stats: list[StepStats] = [pending.get()[0] for pending in running]
+        parts: list[list[StepStats]] = [pending.get() for pending, _ in running]
+        stats = [ranks[0] for ranks in parts]
         return StepStats(
             metrics={name: value for each in stats for name, value in each.metrics.items()},
             optimizer_steps=stats[0].optimizer_steps,
             tokens=stats[0].tokens,
+            scores=_policy_scores(parts[0], running[0][1]) if self.scores_policy else {},
         )
 
-    def _start(self, group: ActorGroup, method: Targets, batch: TrainBatch) -> Pending:
+    def _start(
+        self, group: ActorGroup, method: Targets, batch: TrainBatch
+    ) -> tuple[Pending, list[list[int]]]:
+        """The running update and the rows of each rank."""
         tokens = batch.tokens
         steps: list[OptimizerStep] = []
         for epoch in range(self.plan.epochs):
@@ -71,17 +86,19 @@ class ClusterLearner:
             )
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]
-        extras = self._extras(len(steps), len(group)) if group is self.policy else []
+        is_policy = group is self.policy
+        extras = self._extras(len(steps), len(group)) if is_policy else [None] * len(group)
+        role = Role.POLICY if is_policy and self.scores_policy else None
         arguments = [
-            (method, batch.take(rows), local, norms, *extras[rank : rank + 1])
-            for rank, (rows, local) in enumerate(shares)
+            (method, batch.take(rows), local, norms, extra, role)
+            for extra, (rows, local) in zip(extras, shares, strict=True)
         ]
-        return group.start_each("update", arguments)
+        return group.start_each("update", arguments), [rows for rows, _ in shares]
 
-    def _extras(self, num_steps: int, num_ranks: int) -> list[Objective]:
+    def _extras(self, num_steps: int, num_ranks: int) -> Sequence[Objective | None]:
         """The ptx objective of each rank, where there is one."""
         if self.ptx is None or self.plan.batch_size is None:
-            return []
+            return [None] * num_ranks
         return self.ptx.objectives(
             self.updates,
             num_steps=num_steps,
@@ -89,3 +106,7 @@ class ClusterLearner:
             num_ranks=num_ranks,
             max_tokens=self.plan.max_tokens,
         )
+
+
+def _policy_scores(ranks: Sequence[StepStats], rows: list[list[int]]) -> Mapping[Role, Tensor]:
+    return {Role.POLICY: unshard([stats.scores[Role.POLICY] for stats in ranks], rows)}

@@ -57,11 +57,6 @@ class OnlineRun:
     iterations: int
     ptx: PretrainMix | None = None
 
-    @property
-    def steps_per_iteration(self) -> int:
-        config = self.config
-        return config.rollout.num_sequences // config.train.batch_size * config.train.max_epochs
-
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -136,7 +131,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
 def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
     """All actors, started at once and ready."""
     config, path = run.config, str(run.config.actor.model_name_or_path)
-    steps = run.iterations * run.steps_per_iteration
+    steps = run.iterations * config.steps_per_iteration
     door = choose_door(config, device=run.plan.device, colocated=run.plan.colocated)
     policy = actors.start_trainers(
         "policy", TrainerSpec("policy", path, steps, extras=run.method.outputs)
@@ -185,6 +180,7 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=config.train.max_epochs,
         seed=config.train.seed,
+        one_step=config.steps_per_iteration == 1,
     )
 
 

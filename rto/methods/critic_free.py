@@ -78,7 +78,7 @@ class CriticFree(TokenReward):
         whitened = self.name in ("reinforce_pp", "reinforce_baseline")
         train_batch = ActorBatch(
             tokens=batch.tokens,
-            old_logprobs=zero_masked(batch[Role.POLICY], mask),
+            old_logprobs=self._old_logprobs(batch),
             ref_logprobs=zero_masked(batch[Role.REFERENCE], mask),
             advantages=(
                 whiten(advantages, mask, scale=not self.no_std_norm) if whitened else advantages

@@ -12,8 +12,8 @@ from torch import Tensor
 from rto.functional import losses
 from rto.functional.kl import Estimator, adaptive_kl_coef, kl_penalty
 from rto.functional.losses import ISCorrection, Reduction
-from rto.functional.masked import masked_mean, masked_sum, masked_var
-from rto.functional.rewards import regularized_rewards, sentence_reward
+from rto.functional.masked import masked_mean, masked_sum, masked_var, zero_masked
+from rto.functional.rewards import place_at_end, regularized_rewards, sentence_reward
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
 from rto.protocols import Output
@@ -24,7 +24,8 @@ from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, Tra
 class ActorBatch(TrainBatch):
     """What the actor's loss reads; all [B, T], 0 where the response mask is False."""
 
-    old_logprobs: Tensor
+    old_logprobs: Tensor | None
+    """Of the policy that sampled; None where that is the policy of the update's forward."""
     ref_logprobs: Tensor
     advantages: Tensor
 
@@ -40,6 +41,9 @@ class PolicyGradient(PlainMethod):
     kl_estimator: Estimator = "k1"
     kl_use_loss: bool = False
     """Put the KL into the loss instead of the reward."""
+    on_policy: bool = False
+    """A rollout is used for one optimizer step: the ratio is 1 and its gradient that of the
+    log-probs, so nothing needs the policy's log-probs before the update."""
     gamma: float = 1.0
     no_std_norm: bool = False
     clip_low_high: tuple[float, float] = (0.2, 0.2)
@@ -52,9 +56,17 @@ class PolicyGradient(PlainMethod):
     is_correction: ISCorrection | None = None
     is_correction_threshold: tuple[float, float] = (0.5, 5.0)
 
+    def __post_init__(self) -> None:
+        if self.on_policy and (not self.kl_use_loss or self.is_correction is not None):
+            raise ValueError(
+                "on_policy: the KL in the reward and the importance correction read the policy's "
+                "log-probs before the update"
+            )
+
     @property
     def roles(self) -> frozenset[Role]:
-        return frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})
+        before = frozenset() if self.on_policy else {Role.POLICY}
+        return frozenset({Role.REFERENCE, Role.REWARD}) | before
 
     @property
     def outputs(self) -> frozenset[Output]:
@@ -62,12 +74,11 @@ class PolicyGradient(PlainMethod):
 
     def token_rewards(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward of each token [B, T] whose sum is maximised, and metrics of its parts."""
-        kl_coef = 0.0 if self.kl_use_loss else self.kl_coef
+        mask, sentence = batch.tokens.response_mask, self.sentence_term(batch)
+        if self.kl_use_loss:
+            return place_at_end(sentence, mask), {}
         rewards = regularized_rewards(
-            sentence=self.sentence_term(batch),
-            kl=self._kl(batch),
-            kl_coef=kl_coef,
-            mask=batch.tokens.response_mask,
+            sentence=sentence, kl=self._kl(batch), kl_coef=self.kl_coef, mask=mask
         )
         return rewards, {}
 
@@ -97,7 +108,7 @@ class PolicyGradient(PlainMethod):
         mask = batch.tokens.response_mask
         policy = losses.policy_loss(
             logprobs=output.logprobs,
-            old_logprobs=batch.old_logprobs,
+            old_logprobs=_sampled_from(output, batch),
             advantages=batch.advantages,
             mask=mask,
             norm=norm,
@@ -133,8 +144,14 @@ class PolicyGradient(PlainMethod):
             estimator=self.kl_estimator,
         )
 
+    def _old_logprobs(self, batch: ScoredBatch) -> Tensor | None:
+        """What the train batch says of them."""
+        if self.on_policy:
+            return None
+        return zero_masked(batch[Role.POLICY], batch.tokens.response_mask)
+
     def _sampler_weights(self, batch: ActorBatch) -> Tensor | None:
-        if self.is_correction is None:
+        if self.is_correction is None or batch.old_logprobs is None:
             return None
         return losses.sampler_weights(
             old_logprobs=batch.old_logprobs,
@@ -149,14 +166,20 @@ class PolicyGradient(PlainMethod):
     ) -> dict[str, float]:
         """What ``rto.functional.observe`` cannot know: token rewards and advantages [B, T], the KL
         by the method's own estimator, the clipping of the reward."""
-        mask, kl, reward = batch.tokens.response_mask, self._kl(batch), batch[Role.REWARD].float()
+        mask, reward = batch.tokens.response_mask, batch[Role.REWARD].float()
         low, high = self.reward_clip_range or (float("-inf"), float("inf"))
         observed = {
             "reward/clipped_share": ((reward < low) | (reward > high)).float().mean(),
             "return/mean": masked_sum(rewards, mask, dim=-1).mean(),
             "advantage/mean": masked_mean(advantages, mask),
             "advantage/std": masked_var(advantages, mask).sqrt(),
-            "kl/mean": masked_mean(kl, mask),
-            "kl/sequence": masked_sum(kl, mask, dim=-1).mean(),
         }
+        if not self.on_policy:
+            kl = self._kl(batch)
+            observed["kl/mean"] = masked_mean(kl, mask)
+            observed["kl/sequence"] = masked_sum(kl, mask, dim=-1).mean()
         return {**{name: float(value) for name, value in observed.items()}, "kl/coef": self.kl_coef}
+
+
+def _sampled_from(output: PolicyOutput, batch: ActorBatch) -> Tensor:
+    return output.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

@@ -53,7 +53,7 @@ class PPO(PolicyGradient):
         )
         train_batch = PPOBatch(
             tokens=batch.tokens,
-            old_logprobs=zero_masked(batch[Role.POLICY], mask),
+            old_logprobs=self._old_logprobs(batch),
             ref_logprobs=zero_masked(batch[Role.REFERENCE], mask),
             advantages=whiten(advantages, mask, scale=not self.no_std_norm),
             returns=returns,

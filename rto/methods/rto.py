@@ -42,6 +42,7 @@ class TokenReward(PolicyGradient):
     """Token ids that end a segment of the "semi" variant: sentence ends and EoS."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("dpo_reward_scale", "dpo_reward_clip"):
             if getattr(self, name) < 0:
                 raise ValueError(

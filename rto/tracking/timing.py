@@ -138,6 +138,10 @@ class _TimedLearner:
     inner: Learner
     timings: Timings
 
+    @property
+    def scores_policy(self) -> bool:
+        return self.inner.scores_policy
+
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         with self.timings.measure("update") as stage:
             stats = self.inner.update(method, batch)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rto.data.microbatch import plan_microbatches
 from rto.errors import UserError
-from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
+from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
     from rto.models.causal import CausalPolicy
@@ -73,25 +73,29 @@ class RankTrainer(ABC):
         """The tensor of ``output`` that other processes ask for."""
         return output
 
-    def update(self, *objectives: Objective) -> StepStats:
+    def update(self, *objectives: Objective, role: Role | None = None) -> StepStats:
         """Every optimizer step of the plan; step i descends the weighted sum of the losses.
 
-        Metrics are means over the optimizer steps, the same on every rank.
+        Metrics are means over the optimizer steps, the same on every rank. With a ``role``, the
+        model's output for the first objective's rows, from before its last step, comes along.
         """
         self.engine.train()
         sums: dict[str, Tensor] = {}
-        count = len(objectives[0].steps)
+        first, count = objectives[0], len(objectives[0].steps)
+        outputs = None if role is None else torch.zeros(first.batch.tokens.response_mask.shape)
         norm = rate = 0.0
         for step in range(count):
             for objective in objectives:
-                self._accumulate(objective, step, sums)
+                kept = outputs if objective is first else None
+                self._accumulate(objective, step, sums, kept)
             rate = self.engine.learning_rate
             norm += self.engine.step()
             self._update_ema()
         metrics = {name: value / count for name, value in self._all_reduced(sums).items()}
         tokens = round(metrics.pop("tokens") * count)
         metrics |= {f"{self.area}/grad_norm": norm / count, f"{self.area}/lr": rate}
-        return StepStats(metrics=metrics, optimizer_steps=count, tokens=tokens)
+        scores = {} if role is None or outputs is None else {role: outputs}
+        return StepStats(metrics=metrics, optimizer_steps=count, tokens=tokens, scores=scores)
 
     @torch.no_grad()
     def score(
@@ -146,8 +150,11 @@ class RankTrainer(ABC):
                 )
             self._ema = safetensors.torch.load_file(directory / tag / EMA_FILE)
 
-    def _accumulate(self, objective: Objective, step: int, sums: dict[str, Tensor]) -> None:
-        """Gradients and metrics of this rank's micro-batches of one optimizer step."""
+    def _accumulate(
+        self, objective: Objective, step: int, sums: dict[str, Tensor], outputs: Tensor | None
+    ) -> None:
+        """Gradients and metrics of this rank's micro-batches of one optimizer step; what the model
+        gave of their rows goes into ``outputs`` [B, T]."""
         micros = objective.steps[step]
         stand_in = next(micro for micro in micros if micro)
         for micro in micros:
@@ -157,6 +164,9 @@ class RankTrainer(ABC):
             )
             result = self.loss(objective.method, output, batch, objective.norms[step])
             self.engine.backward(result.loss * (objective.coef if micro else 0.0))
+            if micro and outputs is not None:
+                scores = self.scores(output).detach().float().cpu()
+                outputs[micro, : scores.shape[1]] = scores
             if micro:
                 seen = {**result.metrics, "tokens": batch.tokens.lengths.sum()}
                 for name, value in seen.items():

@@ -31,7 +31,7 @@ from rto.training.learner import (
     RankTrainer,
     ScoreTrainer,
 )
-from rto.types import LossNorm, StepStats, TokenBatch, TrainBatch
+from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
 Kind = Literal["policy", "critic", "score"]
 
@@ -96,10 +96,13 @@ class Rank:
         steps: Sequence[Sequence[Sequence[int]]],
         norms: Sequence[LossNorm],
         extra: Objective | None = None,
+        *,
+        role: Role | None = None,
     ) -> StepStats:
         temperature = self.config.rollout.temperature
         objective = Objective(method, batch, steps, norms, temperature=temperature)
-        stats = self.trainer.update(*([objective] if extra is None else [objective, extra]))
+        objectives = [objective] if extra is None else [objective, extra]
+        stats = self.trainer.update(*objectives, role=role)
         # The engine that shares this GPU needs the room that activations took.
         empty_cache(self.trainer.engine.device)
         return stats

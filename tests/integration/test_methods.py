@@ -157,6 +157,13 @@ def test_grpo_with_rtos_token_reward(place: Workplace) -> None:
     assert rows[0]["dpo/sum_std"] > 0
 
 
+def test_one_step_per_rollout_takes_the_policys_log_probs_from_the_update(place: Workplace) -> None:
+    (row, *_) = place.train("grpo_one_step", "--algo", "grpo", "--train.batch_size", "16")
+    assert row["policy/ratio"] == 1
+    assert row["kl/sequence"] == pytest.approx(0, abs=1e-4)
+    assert 0 < row["sampler/abs_diff_max"] < 1e-3
+
+
 def test_rpo_online_weighs_by_the_sampler(place: Workplace) -> None:
     rows = place.train("online_rpo", "--algo", "rpo", "--algo.rpo.estimator", "importance")
     assert rows[0]["sampler/abs_diff_mean"] < 1e-4

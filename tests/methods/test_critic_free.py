@@ -259,3 +259,30 @@ def test_identity(scored, name: Name):
     targets, _ = method.targets(scored())
     assert isinstance(targets, ActorBatch)
     assert not targets.advantages.requires_grad
+
+
+def test_one_step_per_rollout_needs_no_log_probs_from_before_it(scored):
+    batch = scored()
+    logprobs = batch[Role.POLICY]
+    without = ScoredBatch(batch.tokens, {r: x for r, x in batch.scores.items() if r != Role.POLICY})
+    found = []
+    for method, rows in (
+        (CriticFree(name="grpo", kl_use_loss=True), batch),
+        (CriticFree(name="grpo", kl_use_loss=True, on_policy=True), without),
+    ):
+        given = logprobs.clone().requires_grad_()
+        assert method.roles <= rows.scores.keys()
+        result = method.loss(PolicyOutput(given), method.targets(rows)[0], NORM)
+        result.loss.backward()
+        found.append((result.loss.item(), given.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    assert found[0][1] is not None
+    assert found[0][1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"kl_use_loss": True, "is_correction": "tis"}], ids=["kl_reward", "correction"]
+)
+def test_what_reads_the_policy_before_the_update_is_not_on_policy(fields):
+    with pytest.raises(ValueError, match="before the update"):
+        CriticFree(name="grpo", on_policy=True, **fields)
