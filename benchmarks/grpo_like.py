@@ -54,11 +54,14 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
         ),
         reward=Reward(func_path=str(Path(__file__).with_name("length_reward.py"))),
         rollout=RolloutSection(
-            batch_size=NUM_PROMPTS, n_samples_per_prompt=GROUP_SIZE, max_new_tokens=NEW_TOKENS
+            batch_size=NUM_PROMPTS,
+            n_samples_per_prompt=GROUP_SIZE,
+            max_new_tokens=NEW_TOKENS,
+            max_tokens_per_gpu=2048,
         ),
         train=Train(
             batch_size=SAMPLES,
-            max_tokens_per_gpu=2048,
+            max_tokens_per_gpu=1024,
             max_steps=1 + steps,
             device="cpu",
             self_check=False,
