@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from rto.functional.observe import OBSERVED, observe
+from rto.functional.observe import OBSERVED, observe, observe_stored
 from rto.protocols import (
     BatchSource,
     Generator,
@@ -67,7 +67,7 @@ def fit(
     for step, scored in batches:
         batch, metrics = method.targets(scored)
         stats = learner.update(method, batch)
-        metrics = {**metrics, **stats.metrics}
+        metrics = {**observe_stored(scored.with_scores(stats.scores)), **metrics, **stats.metrics}
         method = method.adapt(metrics)
         tracker.log(step, metrics)
         keeper.after(step, method, metrics)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rpo_ext.functional import value_regression as regression
 from rpo_ext.functional.checks import finite_rewards, require_positive
-from rpo_ext.functional.responses import Reduction, moments, reduce_logprobs, sequence_kl
+from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
 from rto.protocols import Card, Output, RewardScaling
@@ -126,14 +126,7 @@ class DRO(PlainMethod):
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = expect(batch, DROBatch)
         log_ratio = self._reduce(output.logprobs, batch) - batch.ref_logprobs
-        variant = self._loss(log_ratio, output, batch, norm)
-        observed = {
-            **moments(log_ratio=log_ratio, target=batch.rewards, norm=norm, area="dro"),
-            **sequence_kl(
-                log_ratio, batch.tokens.response_mask, reduction=self.reduction, norm=norm
-            ),
-        }
-        return LossOutput(variant.loss, {**variant.metrics, **observed})
+        return self._loss(log_ratio, output, batch, norm)
 
     def value_loss(self, values: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = expect(batch, BaselineBatch)

@@ -14,7 +14,7 @@ from rpo_ext.functional.kahneman_tversky import (
     matched_reference_point,
     mismatched_reference_point,
 )
-from rpo_ext.functional.responses import Reduction, moments, reduce_logprobs, sequence_kl
+from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
 from rto.protocols import Card, RewardScaling
@@ -105,9 +105,8 @@ class KTO(PlainMethod):
 
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = expect(batch, KTOBatch)
-        mask = batch.tokens.response_mask
         log_ratio = self._reduce(output.logprobs, batch) - batch.ref_logprobs
-        kto = kto_loss(
+        return kto_loss(
             log_ratio=log_ratio,
             reference_point=batch.reference_point,
             desirable=batch.desirable,
@@ -117,12 +116,6 @@ class KTO(PlainMethod):
             undesirable_weight=self.undesirable_weight,
             saturation=None if self.variant == "mismatched" else MATCHED_SATURATION,
         )
-        label = batch.desirable.to(log_ratio)
-        observed = {
-            **moments(log_ratio=log_ratio, target=label, norm=norm, area="kto"),
-            **sequence_kl(log_ratio, mask, reduction=self.reduction, norm=norm),
-        }
-        return LossOutput(kto.loss, {**kto.metrics, **observed})
 
     def _desirable(self, rewards: Tensor, group: Tensor) -> Tensor:
         match self.threshold:

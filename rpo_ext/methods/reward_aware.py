@@ -13,9 +13,9 @@ from rpo_ext.functional.checks import (
     require_positive,
     require_responses,
 )
-from rpo_ext.functional.responses import Reduction, moments, reduce_logprobs, sequence_kl
+from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rpo_ext.functional.reward_aware import Distance, parse_distance
-from rto.functional.segments import segment_max, segment_mean, segment_size, sum_over_groups
+from rto.functional.segments import segment_max, segment_size, sum_over_groups
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
 from rto.protocols import Card, RewardScaling
@@ -110,16 +110,9 @@ class RewardAware(PlainMethod):
         distance = self._distance(log_ratio, batch.rewards, group).sum() / norm.groups
         sft = -(distances.best(batch.rewards, group) * logprobs).sum() / norm.groups
         loss = distance + self.sft_weight * sft if self.sft_weight else distance
-        observed = {
-            **distances.observe(log_ratio=log_ratio, rewards=batch.rewards, group=group, norm=norm),
-            **moments(
-                log_ratio=log_ratio - segment_mean(log_ratio, group),
-                target=batch.rewards - segment_mean(batch.rewards, group),
-                norm=norm,
-                area="reward_aware",
-            ),
-            **sequence_kl(log_ratio, mask, reduction=self.reduction, norm=norm),
-        }
+        observed = distances.observe(
+            log_ratio=log_ratio, rewards=batch.rewards, group=group, norm=norm
+        )
         metrics = {"reward_aware/loss": distance.detach(), "reward_aware/sft": sft.detach()}
         return LossOutput(loss, {**metrics, **observed})
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rpo_ext.functional import reward_partitioning as partitioning
 from rpo_ext.functional.checks import finite_rewards, require_positive
-from rpo_ext.functional.responses import Reduction, moments, reduce_logprobs, sequence_kl
+from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
 from rto.protocols import Card, RewardScaling
@@ -88,14 +88,7 @@ class RPO(PlainMethod):
         mask = batch.tokens.response_mask
         logprobs = reduce_logprobs(output.logprobs, mask, reduction=self.reduction)
         log_ratio = logprobs - batch.ref_logprobs
-        regression = partitioning.partition_loss(
-            log_ratio=log_ratio, targets=batch.targets, norm=norm
-        )
-        observed = {
-            **moments(log_ratio=log_ratio, target=batch.targets, norm=norm, area="rpo"),
-            **sequence_kl(log_ratio, mask, reduction=self.reduction, norm=norm),
-        }
-        return LossOutput(regression.loss, {**regression.metrics, **observed})
+        return partitioning.partition_loss(log_ratio=log_ratio, targets=batch.targets, norm=norm)
 
     def _log_partition(self, batch: ScoredBatch, *, scaled: Tensor, ref_logprobs: Tensor) -> Tensor:
         group = batch.tokens.group

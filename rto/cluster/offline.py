@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind, TrainerSpec
@@ -22,7 +21,7 @@ from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
 from rto.data.examples import Example, collate_groups
 from rto.data.offline import OfflineBatches
-from rto.functional.segments import segment_mean
+from rto.functional.segments import within_group_correlation
 from rto.loop import fit
 from rto.models.load import write_reward_constants
 from rto.protocols import Feedback, Method, Output, Targets
@@ -65,6 +64,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
     columns = {
         "loss": loss_metric(run),
         "log ratio": "policy/log_ratio",
+        "correlation": "reward/correlation",
         "update tok/s": "rate/update_tokens_per_s",
     }
     with (
@@ -149,7 +149,7 @@ def _start(run: OfflineRun, actors: Actors) -> ClusterLearner:
     if Role.CRITIC in run.method.roles:
         spec = TrainerSpec("critic", config.critic.model_name_or_path or path, run.num_steps)
         critic = actors.start_trainers("critic", spec)
-    return ClusterLearner(policy, critic, _update_plan(config))
+    return ClusterLearner(policy, critic, _update_plan(config, run.method.card.feedback))
 
 
 def _outputs(method: Targets) -> frozenset[Output]:
@@ -246,13 +246,14 @@ def start_point(
     return keeper.resume(method, found), found.step + 1
 
 
-def _update_plan(config: RunConfig) -> UpdatePlan:
+def _update_plan(config: RunConfig, feedback: Feedback) -> UpdatePlan:
     return UpdatePlan(
         batch_size=None,
         max_tokens=config.train.max_tokens_per_gpu,
         max_sequences=config.train.micro_batch_size,
         epochs=1,
         seed=config.train.seed,
+        one_step=feedback == "rewards",
     )
 
 
@@ -291,14 +292,3 @@ def held_out_metrics(kind: Kind, feedback: Feedback, scored: ScoredBatch) -> dic
             ratio, scored[Role.REWARD], group
         )
     return metrics
-
-
-def within_group_correlation(x: Tensor, y: Tensor, group: Tensor) -> float:
-    """Pearson correlation of x and y [B], each less its mean over the rows of the group [B].
-
-    0 where one of them does not vary within any group.
-    """
-    x, y = x.double(), y.double()
-    x, y = x - segment_mean(x, group), y - segment_mean(y, group)
-    size = (x.square().sum() * y.square().sum()).sqrt()
-    return float((x * y).sum() / size) if size > 0 else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rto.functional.kl import kl_penalty
 from rto.functional.losses import sampler_mismatch
 from rto.functional.masked import masked_mean, masked_sum
+from rto.functional.segments import within_group_correlation
 from rto.types import Role, ScoredBatch
 
 OBSERVED = frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})
@@ -34,3 +35,21 @@ def observe(batch: ScoredBatch) -> dict[str, float]:
         ),
     }
     return {"response/num": len(tokens), **{name: float(x) for name, x in observed.items()}}
+
+
+def observe_stored(batch: ScoredBatch) -> dict[str, float]:
+    """How far the policy has moved on stored responses, and whether it follows their rewards.
+
+    ``policy/log_ratio`` is the mean log pi/pi_ref of a response in nats, ``reward/correlation``
+    Pearson's of it and the reward within prompts. Nothing where one of the scores is missing.
+    """
+    if not batch.scores.keys() >= OBSERVED:
+        return {}
+    log_ratio = batch[Role.POLICY] - batch[Role.REFERENCE]
+    summed = masked_sum(log_ratio, batch.tokens.response_mask, dim=-1)
+    return {
+        "policy/log_ratio": float(summed.mean()),
+        "reward/correlation": within_group_correlation(
+            summed, batch[Role.REWARD], batch.tokens.group
+        ),
+    }

@@ -66,6 +66,17 @@ def sum_over_groups(values: Tensor, group: Tensor) -> Tensor:
     return (values / segment_size(values, group)).sum()
 
 
+def within_group_correlation(x: Tensor, y: Tensor, group: Tensor) -> float:
+    """Pearson correlation of x and y [B], each less its mean over the rows of the group [B].
+
+    0 where one of them does not vary within any group.
+    """
+    x, y = x.double(), y.double()
+    x, y = x - segment_mean(x, group), y - segment_mean(y, group)
+    size = (x.square().sum() * y.square().sum()).sqrt()
+    return float((x * y).sum() / size) if size > 0 else 0.0
+
+
 def _index(values: Tensor, group: Tensor) -> tuple[Tensor, int]:
     require_rows(values=values, group=group)
     numbers, index = group.unique(return_inverse=True)

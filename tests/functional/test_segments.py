@@ -1,4 +1,4 @@
-"""Reductions per prompt, the reduction over tokens, and the correlation from moments."""
+"""Reductions per prompt, the correlation within prompts, and the reduction over tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rpo_ext.functional.responses import correlation, moments, reduce_logprobs, sequence_kl
+from rpo_ext.functional.responses import reduce_logprobs
 from rto.functional.segments import (
     segment_first,
     segment_log_softmax,
@@ -18,8 +18,8 @@ from rto.functional.segments import (
     segment_size,
     segment_sum,
     sum_over_groups,
+    within_group_correlation,
 )
-from rto.types import LossNorm
 
 VALUES = torch.tensor([1.0, -1.0, 0.5, 2.0, 0.0], dtype=torch.float64)
 GROUP = torch.tensor([3, 1, 3, 1, 1])
@@ -99,26 +99,12 @@ def test_a_long_bf16_response_is_summed_in_fp32() -> None:
     assert float(total) == -3984.375
 
 
-def test_kl_of_sequences_does_not_depend_on_the_reduction() -> None:
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    norm = LossNorm(tokens=3, sequences=2, groups=1)
-    # summed log-ratios 4 and -1
-    summed = sequence_kl(torch.tensor([4.0, -1.0]), mask, reduction="sum", norm=norm)
-    averaged = sequence_kl(torch.tensor([2.0, -1.0]), mask, reduction="mean", norm=norm)
-    assert float(summed["policy/log_ratio"]) == float(averaged["policy/log_ratio"]) == 1.5
-
-
-def test_correlation_from_the_moments_of_two_shards() -> None:
+def test_correlation_within_prompts_does_not_see_their_means() -> None:
     torch.manual_seed(0)
-    x = torch.randn(9, dtype=torch.float64)
-    y = 0.5 * x + torch.randn(9, dtype=torch.float64)
-    norm = LossNorm(tokens=9, sequences=9, groups=3)
-    parts = [
-        moments(log_ratio=x[rows], target=y[rows], norm=norm, area="rpo")
-        for rows in (slice(0, 4), slice(4, 9))
-    ]
-    metrics = {name: float(parts[0][name] + parts[1][name]) for name in parts[0]}
-    expected = float(torch.corrcoef(torch.stack([x, y]))[0, 1])
-    assert correlation(metrics, area="rpo") == pytest.approx(expected)
-    constant = moments(log_ratio=torch.zeros(9), target=y.float(), norm=norm, area="a")
-    assert correlation({name: float(v) for name, v in constant.items()}, area="a") == 0.0
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    x, y = torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    centred = [v - v.view(2, 3).mean(1).repeat_interleave(3) for v in (x, y)]
+    expected = float(torch.corrcoef(torch.stack(centred))[0, 1])
+    shift = torch.tensor([5.0, 5.0, 5.0, -7.0, -7.0, -7.0])
+    assert within_group_correlation(x + shift, y - shift, group) == pytest.approx(expected)
+    assert within_group_correlation(torch.ones(6), y, group) == 0.0

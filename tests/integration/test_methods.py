@@ -87,10 +87,14 @@ def test_rpo_on_one_and_two_ranks_is_one_run(place: Workplace) -> None:
     two = place.fit("rpo2", "--algo", "rpo", "--rpo_beta", "0.5", "--actor.num_gpus_per_node", "2")
     assert cached.stat().st_mtime_ns == written
     # The policy starts at the reference, so the first loss is that of the targets alone.
-    assert one[0]["rpo/log_ratio"] == pytest.approx(0, abs=1e-5)
-    assert one[0]["rpo/loss"] == pytest.approx(one[0]["rpo/target_square"] / 2, rel=1e-5)
+    assert one[0]["policy/log_ratio"] == pytest.approx(0, abs=1e-4)
+    square = one[0]["rpo/target_mean"] ** 2 + one[0]["rpo/target_std"] ** 2
+    assert one[0]["rpo/loss"] == pytest.approx(square / 2, rel=1e-4)
     for before, after in zip(one, two, strict=True):
         assert after["rpo/loss"] == pytest.approx(before["rpo/loss"], rel=1e-4)
+    for name in ("policy/log_ratio", "reward/correlation"):
+        assert two[-1][name] == pytest.approx(one[-1][name], rel=1e-2)
+        assert one[-1][name] != 0
     assert one[1]["rpo/loss"] != one[0]["rpo/loss"]
 
 

@@ -9,7 +9,6 @@ import pickle
 import pytest
 import torch
 
-from rpo_ext.functional.responses import correlation
 from rpo_ext.methods.dro import DRO
 from rpo_ext.methods.kto import KTO
 from rpo_ext.methods.reward_aware import RewardAware
@@ -194,10 +193,6 @@ def test_rpo_by_hand(rated) -> None:
     log_ratio = (batch[Role.POLICY] - batch[Role.REFERENCE]).masked_fill(~mask, 0).sum(-1)
     output = RPO(tau=2.0).loss(PolicyOutput(batch[Role.POLICY]), targets, NORM)
     torch.testing.assert_close(output.loss, 0.5 * (log_ratio - targets.targets).square().mean())
-    torch.testing.assert_close(output.metrics["policy/log_ratio"], log_ratio.mean())
-    measured = correlation({k: float(v) for k, v in output.metrics.items()}, area="rpo")
-    expected = torch.corrcoef(torch.stack([log_ratio, targets.targets]))[0, 1]
-    assert measured == pytest.approx(float(expected), abs=1e-5)
     assert metrics["rpo/target_std"] == pytest.approx(float(targets.targets.std(correction=0)))
 
 
