@@ -40,6 +40,10 @@ TARGETS = {
     "first_step_seconds": Target(60, "lower", "quickstart"),
     "rto_help_seconds": Target(1.5, "lower", "rto_help"),
     "grpo_like_samples_ratio": Target(2, "higher", "grpo_like"),
+    "dpo_step_ratio": Target(2, "higher", "preference"),
+    "dpo_memory_ratio": Target(1, "lower", "preference"),
+    "kto_step_ratio": Target(2, "higher", "preference"),
+    "kto_memory_ratio": Target(1, "lower", "preference"),
 }
 
 

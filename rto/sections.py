@@ -234,6 +234,8 @@ class Data:
     feedback: str | None = None
     """Rows of {prompt, responses: [{text, reward}]}, or of {prompt, response, reward}: read as
     rated responses, prompts, SFT rows or pairs."""
+    layout: str | None = None
+    """Layout of the rated responses, one of docs/data.md; their columns tell it when unset."""
     on_few_responses: Literal["filter", "error"] = "filter"
     """A prompt with fewer rated responses than the method needs."""
     reward_scaling: Literal["auto", "none", "zscore", "within_prompt"] = "auto"

@@ -213,16 +213,15 @@ def rows_per_group(config: RunConfig, algo: str) -> float:
     if feedback != "rewards":
         return {"demonstrations": 1, "pairs": 2}[feedback]
     sources = config.data.dataset or [str(config.data.feedback)]
-    return _mean_responses(tuple(sources), config.data.dataset_split)
+    return _mean_responses(tuple(sources), config.data.dataset_split, config.data.layout)
 
 
 @functools.cache
-def _mean_responses(sources: tuple[str, ...], split: str) -> float:
+def _mean_responses(sources: tuple[str, ...], split: str, layout: str | None) -> float:
     from rto.data.feedback import load_feedback
 
-    counts = [
-        len(row.responses) for source in sources for row in load_feedback(source, split=split)
-    ]
+    rows = (row for name in sources for row in load_feedback(name, split=split, layout=layout))
+    counts = [len(row.responses) for row in rows]
     return sum(counts) / len(counts)
 
 

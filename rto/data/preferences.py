@@ -62,7 +62,7 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
 
 def _rated(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
     """The best response against each one with a lower reward."""
-    for row in load_feedback(source, split=data.dataset_split):
+    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
         best, highest = row.responses[0]
         for text, reward in row.responses[1:]:
             if reward < highest:

@@ -94,7 +94,7 @@ def _read(source: str, data: Data, template: Template) -> list[Prompt]:
 
 
 def _rated(source: str, data: Data, template: Template) -> list[Prompt]:
-    rows = load_feedback(source, split=data.prompt_split)
+    rows = load_feedback(source, split=data.prompt_split, layout=data.layout)
     return [_prompt(row.prompt, row.where, template, label=None) for row in rows]
 
 

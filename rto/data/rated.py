@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     if not sources:
         raise UserError("no rated responses: set data.feedback (or data.dataset)")
     limit = Limit(data.max_len, data.on_long_prompt)
-    rows = merged(row for name in sources for row in load_feedback(name, split=data.dataset_split))
+    read = functools.partial(load_feedback, split=data.dataset_split, layout=data.layout)
+    rows = merged(row for name in sources for row in read(name))
     found = [
         (row, _tokens(row, template, limit)) for row in itertools.islice(rows, data.max_samples)
     ]

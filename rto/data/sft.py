@@ -30,7 +30,7 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
     elif data.feedback is not None:
         found = [
             _answered(row.prompt, row.responses[0][0], template, limit, row.where)
-            for row in load_feedback(data.feedback, split=data.dataset_split)
+            for row in load_feedback(data.feedback, split=data.dataset_split, layout=data.layout)
         ]
     else:
         raise UserError("no rows: set data.dataset (or data.feedback)")

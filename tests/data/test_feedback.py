@@ -12,7 +12,10 @@ from datasets import Dataset
 
 from rto.data.examples import Example
 from rto.data.feedback import Feedback, load_feedback, merged
+from rto.data.preferences import load_pairs
+from rto.data.prompts import load_prompts
 from rto.data.rated import Rated, RatedGroup, load_rated, reward_scale, unrelated_rows
+from rto.data.sft import load_examples
 from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
@@ -349,3 +352,32 @@ def test_prompts_that_two_sources_share_are_one() -> None:
         ("p", (("b", 1.0), ("d", 0.5), ("a", 0.0))),
         ("q", (("c", 2.0),)),
     ]
+
+
+def test_the_rewards_are_those_of_the_layout_asked_for(tmp_path: Path, template: Template) -> None:
+    both = [
+        {"prompt": "w0", "response": f"w{i}", "reward": 1.0 * i, "completion": "w9", "label": i > 0}
+        for i in range(3)
+    ]
+    source = write(tmp_path / "f.jsonl", both)
+    found = {
+        layout: [row.reward for row in load_rated(data, template, min_responses=1).groups[0]]
+        for layout in (None, "unpaired")
+        for data in [Data(feedback=source, max_len=8, layout=layout)]
+    }
+    assert found == {None: [2, 1, 0], "unpaired": [1, 1, 0]}
+
+
+@pytest.mark.parametrize(
+    "load_with",
+    [
+        lambda data, template: load_rated(data, template, min_responses=1),
+        lambda data, template: load_pairs(data, template, seed=0),
+        lambda data, template: load_examples(data, template, seed=0),
+        lambda data, template: load_prompts(data, template.tokenizer, max_prompt_len=8, seed=0),
+    ],
+)
+def test_every_reader_takes_the_layout(tmp_path: Path, template: Template, load_with: Any) -> None:
+    source = write(tmp_path / "f.jsonl", FLAT)
+    with pytest.raises(UserError, match="layout nemo needs the column"):
+        load_with(Data(feedback=source, max_len=8, layout="nemo"), template)

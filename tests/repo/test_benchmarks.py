@@ -19,6 +19,10 @@ def test_the_targets_are_those_that_the_project_promises() -> None:
         "first_step_seconds": ("lower", 60),
         "rto_help_seconds": ("lower", 1.5),
         "grpo_like_samples_ratio": ("higher", 2),
+        "dpo_step_ratio": ("higher", 2),
+        "dpo_memory_ratio": ("lower", 1),
+        "kto_step_ratio": ("higher", 2),
+        "kto_memory_ratio": ("lower", 1),
     }
     for target in TARGETS.values():
         assert importlib.util.find_spec(f"benchmarks.{target.module}") is not None
