@@ -1,0 +1,79 @@
+"""The studies behind docs/results: exact computations against enumeration, and the program."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks.studies import token_reward
+from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
+
+LENGTH, VOCABULARY = 3, 3
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return Task.make(length=LENGTH, vocabulary=VOCABULARY, seed=1)
+
+
+def everything() -> Responses:
+    ids = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
+    start = torch.full((len(ids), 1), VOCABULARY)
+    return Responses(ids, torch.cat([start, ids[:, :-1]], dim=1))
+
+
+def test_values_are_those_of_all_responses(task: Task) -> None:
+    policy = torch.randn(task.reference.shape, generator=torch.Generator().manual_seed(3))
+    policy = policy.log_softmax(-1)
+    every = everything()
+    logprobs = every.look_up(policy).sum(-1)
+    log_ratio = logprobs - every.look_up(task.reference).sum(-1)
+    reward, kl = task.value(policy)
+    assert float(logprobs.exp().sum()) == pytest.approx(1)
+    assert reward == pytest.approx(
+        float((logprobs.exp() * every.true_reward(task)).sum()), abs=1e-5
+    )
+    assert kl == pytest.approx(float((logprobs.exp() * log_ratio).sum()), abs=1e-5)
+    assert task.best() == pytest.approx(float(every.true_reward(task).max()), abs=1e-5)
+
+
+def test_samples_and_pairs_are_of_the_reference(task: Task) -> None:
+    rng = torch.Generator().manual_seed(0)
+    drawn = sample(task.reference, 20_000, rng)
+    assert float(drawn.true_reward(task).mean()) == pytest.approx(
+        task.value(task.reference)[0], abs=0.03
+    )
+    reward = sample_pairs(task, 5000, rng).true_reward(task)
+    gap = reward[0::2] - reward[1::2]
+    wins = ((gap > 0) + 0.5 * (gap == 0)).mean()
+    assert float(wins) == pytest.approx(float(gap.abs().sigmoid().mean()), abs=0.03)
+
+
+def test_dpo_and_the_reward_model_find_the_reward(task: Task) -> None:
+    rng = torch.Generator().manual_seed(0)
+    pairs = sample_pairs(task, 4000, rng)
+    dpo = fit_dpo(task, pairs, beta=0.5, steps=80, lr=0.1)
+    model = fit_reward(task, pairs, steps=80, lr=0.1)
+    drawn = sample(task.reference, 4000, rng)
+    found = [
+        (drawn.look_up(dpo) - drawn.look_up(task.reference)).sum(-1),
+        model[drawn.before, drawn.ids].sum(-1),
+        drawn.true_reward(task),
+    ]
+    assert float(torch.corrcoef(torch.stack(found))[:2, 2].min()) > 0.9
+
+
+def test_the_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
+    arguments = ["token_reward", "--quick", "--seeds", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    token_reward.main()
+    found = json.loads((tmp_path / "token_reward.json").read_text())
+    assert len(found["blocks"]) == 4
+    for rows in found["blocks"].values():
+        assert [row["arm"] for row in rows] == list(token_reward.ARMS)
+        assert rows[0]["final_minus_ppo"] == [0, 0, 0]
+    assert "| rto |" in capsys.readouterr().out
