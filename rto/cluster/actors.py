@@ -67,11 +67,12 @@ class TrainerActor:
 
     def start(
         self, spec: TrainerSpec, config: RunConfig, device: Device, rank: int, ranks: int,
-        meeting: tuple[str, int],
+        meeting: tuple[str, int], share: int,
     ) -> None:  # fmt: skip
+        """``share`` trainers, of the policy and of the critic, compute at the same time."""
         from rto.training.ranks import Rank, RankPlace
 
-        prepare_process(device, share=ranks)
+        prepare_process(device, share=share)
         if "rank" in vars(self):
             self.rank.close()
             del self.rank

@@ -15,6 +15,9 @@ from rto.cluster.placement import Placement
 from rto.config import RunConfig
 from rto.types import Role
 
+TRAINED = ("policy", "critic")
+"""Groups that compute at the same time, in updates and in scoring."""
+
 
 @dataclass(frozen=True)
 class Models:
@@ -49,10 +52,12 @@ class Actors:
         if name == "policy" and self.placement.plan.colocated:
             # Asked before `start`, which keeps an actor busy until its model is loaded.
             self.policy_devices = [actor.devices.remote() for actor in group.actors]
-        ranks = len(group)
+        ranks, plan = len(group), self.placement.plan
+        share = sum(plan.groups[each].num_actors for each in TRAINED if each in plan.groups)
         meeting = group.actors[0].address.remote()
-        device = self.placement.plan.device
-        arguments = [(spec, self.config, device, rank, ranks, meeting) for rank in range(ranks)]
+        arguments = [
+            (spec, self.config, plan.device, rank, ranks, meeting, share) for rank in range(ranks)
+        ]
         self.starting.append(group.start_each("start", arguments))
         return group
 
