@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rto.cli.parse import dump, parse_run
+from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.sections import DPOModel
@@ -229,8 +229,7 @@ def _train(run: Run, number: str) -> None:
     from rto.cli.run import execute
 
     done = run.folder / "seconds"
-    config = run.folder / "config.yaml"
-    if done.is_file() and config.read_text(encoding="utf-8") == dump(run.config):
+    if done.is_file() and _config_of(run.folder) == run.config:
         print(f"== {number} {run.name}: trained before", flush=True)
         return
     shutil.rmtree(run.folder, ignore_errors=True)
@@ -238,6 +237,15 @@ def _train(run: Run, number: str) -> None:
     started = time.monotonic()
     execute("train" if run.entry.mode == "online" else "fit", run.config)
     done.write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
+
+
+def _config_of(folder: Path) -> RunConfig | None:
+    """What a run was configured with, fields that are new since then at their defaults; None where
+    this version cannot read it."""
+    try:
+        return parse_run("train", ["--config", str(folder / "config.yaml")]).config
+    except UserError:
+        return None
 
 
 def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
