@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rto.errors import UserError
@@ -28,6 +29,8 @@ SCALES = {
     "kl": ("policy", "reference"),
 }
 """Token scores: the log-probs of the first role minus those of the next one that is there."""
+
+SUMS = {"dpo": "DPO reward", "kl": "log π/π_ref"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ def read_response(row: Mapping[str, Any], iteration: int) -> Response:
         if role in by_token and reference is not None:
             pairs = zip(by_token[role], by_token[reference], strict=True)
             tokens[name] = [round(a - b, 4) for a, b in pairs]
-    scores = {f"{name} sum": sum(values) for name, values in tokens.items()}
+    scores = {role: v for role, v in roles.items() if isinstance(v, (int, float))}
+    scores |= {SUMS[name]: sum(values) for name, values in tokens.items()}
     scores |= {f"log π {role}": v["sum"] for role, v in roles.items() if _has_sum(v)}
-    scores |= {role: v for role, v in roles.items() if isinstance(v, (int, float))}
     if "critic" in by_token:
         tokens["value"] = by_token["critic"]
+        scores["mean value"] = fmean(by_token["critic"])
     return Response(
         prompt_id=row["prompt_id"],
         iteration=iteration,
