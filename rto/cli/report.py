@@ -22,14 +22,18 @@ def main(argv: Sequence[str]) -> int:
     from rto.report.page import write_report
 
     paths = [Path(path) for path in options.runs]
-    target = Path(options.output) if options.output else default_target(paths)
+    target = checked(Path(options.output)) if options.output else default_target(paths)
+    size = write_report(paths, target)
+    print(f"report: {target} ({size / 1e6:.1f} MB)")
+    return 0
+
+
+def checked(target: Path) -> Path:
     if not target.parent.is_dir():
         raise UserError(f"report: --output {target}: no folder {target.parent}: make it first")
     if target.is_dir():
         raise UserError(f"report: --output {target}: is a folder: name a file")
-    size = write_report(paths, target)
-    print(f"report: {target} ({size / 1e6:.1f} MB)")
-    return 0
+    return target
 
 
 def default_target(paths: Sequence[Path]) -> Path:

@@ -179,11 +179,11 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 def labelled(values: Sequence[float]) -> list[tuple[float, str]]:
     """Tick values and labels, as short as tells neighbours apart."""
     largest = max((abs(value) for value in values), default=0.0)
-    if largest == 0 or 1e-3 <= largest < 1e5:
-        step = min((b - a for a, b in pairwise(values)), default=largest or 1.0)
+    if len(values) > 1 and 1e-3 <= largest < 1e5:
+        step = min(b - a for a, b in pairwise(values))
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         return [(value, f"{value + 0.0:,.{digits}f}") for value in values]
-    return [(value, "0" if value == 0 else f"{value:.2g}") for value in values]
+    return [(value, f"{value:.3g}") for value in values]
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,11 @@ class Bar:
     width: float
     parts: list[tuple[str, float, float, float]]
     """(stage, top, height, seconds)."""
+
+    @property
+    def tip(self) -> str:
+        where = f"{self.first}" if self.first == self.last else f"{self.first}–{self.last}"
+        return "\n".join([where, *(f"{stage}\t{s:.3g} s" for stage, _, _, s in self.parts)])
 
 
 @dataclass(frozen=True)
