@@ -17,7 +17,7 @@ TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend
 endif
 
 .NOTPARALLEL:
-.PHONY: install quickstart test unit integration test-learn lint types bench
+.PHONY: browser install quickstart test unit integration test-learn lint types bench
 
 install: $(STAMP)
 
@@ -31,11 +31,18 @@ $(STAMP): setup.py $(wildcard requirements/*.txt)
 quickstart: install
 	$(BIN)/rto quickstart
 
+# A real browser for the tests of the report; without one they are skipped, but not where CI=true.
+browser:
+	@if which chromium chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && which apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; \
+	else echo "make: no chromium, and no root with apt-get to install it" >&2; fi
+
 test: lint types unit integration
 
 unit integration test-learn: export OMP_NUM_THREADS = 1
 
-unit: install
+unit: install browser
 	$(BIN)/python -m pytest -n 2 -m "not learn and not integration"
 
 integration: install

@@ -31,6 +31,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["rto", "rto.*", "rpo_ext", "rpo_ext.*"]),
+    package_data={"rto.report": ["templates/*"]},
     install_requires=pins("base"),
     extras_require={name: pins(name) for name in ("cpu", "cuda", "eval", "dev")},
     entry_points={

@@ -29,6 +29,7 @@ COMMANDS = {
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "report": Command("run folders as one HTML file", "rto.cli.report:main"),
     "data": Command("check a data set of feedback, or convert it", "rto.cli.data:main"),
     "serve-reward": Command("serve a reward model or function over HTTP", "rto.cli.serve:main"),
     "methods": Command("list the methods that --algo knows", "rto.cli.methods:main"),

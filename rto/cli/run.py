@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rto.cli.parse import dump, parse_run
+from rto.cli.report import add_report
 from rto.config import RunConfig
 from rto.errors import ActorLost, UserError
 from rto.tracking.quiet import quiet
@@ -61,11 +62,22 @@ def execute(command: str, config: RunConfig) -> Finished:
                 shutil.rmtree(path)
             raise
         folder.write_config(dump(config))
+        about = _about(command, run)
+        folder.write_about({**about, "status": "running"})
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         try:
-            return Finished(folder.path, work(run, folder, found))
+            metrics = work(run, folder, found)
         except ActorLost as error:
             raise ActorLost(f"{error}; {_way_on(folder)}") from error
+        folder.write_about({**about, "status": "finished", "results": metrics})
+        add_report(folder.path)
+        return Finished(folder.path, metrics)
+
+
+def _about(command: str, run: Any) -> dict[str, Any]:
+    card = run.method.card
+    data = asdict(run.intake)
+    return {"command": command, "method": card.name, "title": str(card), "data": data}
 
 
 def _find_checkpoint(run: Any, folder: RunFolder) -> Any:

@@ -59,8 +59,10 @@ class ClusterLearner:
         self.updates += 1
         parts: list[list[StepStats]] = [pending.get() for pending, _ in running]
         stats = [ranks[0] for ranks in parts]
+        trained = 0 if frozen else len({row for rows in running[0][1] for row in rows})
+        metrics = {name: value for each in stats for name, value in each.metrics.items()}
         return StepStats(
-            metrics={name: value for each in stats for name, value in each.metrics.items()},
+            metrics={**metrics, "response/trained": trained},
             optimizer_steps=stats[0].optimizer_steps,
             tokens=stats[0].tokens,
             scores=_policy_scores(parts[0], running[0][1]) if self.scores_policy else {},

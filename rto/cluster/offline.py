@@ -20,6 +20,7 @@ from rto.cluster.session import session
 from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
 from rto.data.examples import Example, collate_groups
+from rto.data.intake import Intake
 from rto.data.offline import OfflineBatches
 from rto.functional.segments import within_group_correlation
 from rto.loop import fit
@@ -51,6 +52,7 @@ class OfflineRun:
     """The numbers of the groups of ``train`` that some step holds."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set; a checkpoint made with others is not gone on from."""
+    intake: Intake = Intake()
 
     @property
     def models(self) -> Models:

@@ -20,6 +20,7 @@ from rto.cluster.self_check import few, self_check
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
 from rto.config import RunConfig
+from rto.data.intake import Intake
 from rto.data.sampler import PromptSampler
 from rto.functional.observe import OBSERVED
 from rto.loop import train
@@ -56,6 +57,7 @@ class OnlineRun:
     rewards: RewardSources
     iterations: int
     ptx: PretrainMix | None = None
+    intake: Intake = Intake()
 
 
 @dataclass(frozen=True)

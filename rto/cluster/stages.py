@@ -18,6 +18,7 @@ from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.config import RunConfig
 from rto.data.examples import Example, split_by_prompt
+from rto.data.intake import HELD_OUT, NOT_REACHED, TOO_FEW, TOO_LONG, Intake, Loaded
 from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
@@ -37,6 +38,7 @@ from rto.sections import Data
 from rto.types import Role
 
 Rows = Sequence[Sequence[Example]]
+UNITS: dict[Feedback, str] = {"demonstrations": "rows", "pairs": "pairs", "rewards": "prompts"}
 MethodBuilder = Callable[[RunConfig, PreTrainedTokenizerBase], Method]
 
 
@@ -62,6 +64,8 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
     total = sampler.iterations_per_epoch * config.train.num_episodes
+    iterations = min(total, config.train.max_steps or total)
+    drawn = sampler.num_drawn(iterations)
     device = device_type(config.train.device)
     plan = plan_actors(
         config,
@@ -79,8 +83,14 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         prompts=prompts,
         models=models,
         rewards=reward_sources(config, eos_text=str(tokenizer.eos_token)),
-        iterations=min(total, config.train.max_steps or total),
+        iterations=iterations,
         ptx=pretrain_mix(config, tokenizer),
+        intake=Intake(
+            "prompts",
+            len(prompts) + prompts.num_too_long,
+            drawn,
+            {TOO_LONG: prompts.num_too_long, NOT_REACHED: len(prompts) - drawn},
+        ),
     )
 
 
@@ -179,26 +189,36 @@ def _template(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Template]:
 
 def _rows(
     feedback: Feedback, config: RunConfig, template: Template, *, min_responses: int = 1
-) -> Callable[[Data], Rows]:
+) -> Callable[[Data], Loaded]:
     """How the rows of one kind of feedback are read."""
     seed = config.train.seed
     match feedback:
         case "demonstrations":
-            return lambda data: load_examples(data, template, seed=seed).examples
+            return lambda data: _demonstrations(data, template, seed)
         case "pairs":
-            return lambda data: load_pairs(data, template, seed=seed).pairs
+            return lambda data: _pairs(data, template, seed)
         case "rewards":
             return lambda data: _rated(data, template, min_responses)
 
 
-def _rated(data: Data, template: Template, min_responses: int) -> Rows:
+def _demonstrations(data: Data, template: Template, seed: int) -> Loaded:
+    found = load_examples(data, template, seed=seed)
+    return Loaded(found.examples, {TOO_LONG: found.num_too_long})
+
+
+def _pairs(data: Data, template: Template, seed: int) -> Loaded:
+    found = load_pairs(data, template, seed=seed)
+    return Loaded(found.pairs, {TOO_LONG: found.num_too_long})
+
+
+def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
     found = load_rated(data, template, min_responses=min_responses)
     if found.num_too_few:
         print(
             f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
             f"left out, {len(found.groups)} remain"
         )
-    return found.groups
+    return Loaded(found.groups, {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few})
 
 
 def _offline(
@@ -206,9 +226,10 @@ def _offline(
     method: Targets,
     kind: Kind,
     tokenizer: PreTrainedTokenizerBase,
-    load: Callable[[Data], Rows],
+    load: Callable[[Data], Loaded],
 ) -> OfflineRun:
-    train, held_out, constants = _scaled(config, method, *_split(config, load))
+    loaded = load(config.data)
+    train, held_out, constants = _scaled(config, method, *_split(config, load, loaded))
     batches = OfflineBatches(
         train,
         batch_size=config.train.batch_size,
@@ -236,6 +257,16 @@ def _offline(
         num_steps=batches.num_steps,
         visited=batches.visited,
         constants=constants,
+        intake=Intake(
+            UNITS[method.card.feedback],
+            len(loaded.rows) + sum(loaded.filtered.values()),
+            len(batches.visited),
+            {
+                **loaded.filtered,
+                HELD_OUT: len(loaded.rows) - len(train),
+                NOT_REACHED: len(train) - len(batches.visited),
+            },
+        ),
     )
 
 
@@ -253,14 +284,13 @@ def _scaled(
     return [scale.apply(group) for group in rated], apart, constants
 
 
-def _split(config: RunConfig, load: Callable[[Data], Rows]) -> tuple[Rows, Rows]:
+def _split(config: RunConfig, load: Callable[[Data], Loaded], loaded: Loaded) -> tuple[Rows, Rows]:
     """Rows to train on and rows held out: a file of their own, or a share of the prompts."""
-    data = config.data
-    rows = load(data)
+    data, rows = config.data, loaded.rows
     if not rows:
         raise UserError("the dataset has no usable row: check data.max_len and the columns")
     if data.eval_dataset is not None:
-        return rows, load(replace(data, dataset=[data.eval_dataset], dataset_probs=None))
+        return rows, load(replace(data, dataset=[data.eval_dataset], dataset_probs=None)).rows
     if data.eval_ratio == 0:
         return rows, []
     return split_by_prompt(rows, ratio=data.eval_ratio, seed=config.train.seed)

@@ -34,6 +34,18 @@ class PromptSampler:
         self._epoch = -1
         self._order: list[int] = []
 
+    def num_drawn(self, iterations: int) -> int:
+        """Distinct prompts of the first ``iterations`` iterations."""
+        found: set[int] = set()
+        for start in range(0, iterations, self.iterations_per_epoch):
+            epoch = start // self.iterations_per_epoch
+            order = permutation(len(self._prompts), seed=self._seed, epoch=epoch)
+            batches = min(iterations - start, self.iterations_per_epoch)
+            found.update(order[: batches * self._batch_size])
+            if len(found) == len(self._prompts):
+                break
+        return len(found)
+
     def draw(self, iteration: int) -> list[Prompt]:
         epoch, batch = divmod(iteration, self.iterations_per_epoch)
         if epoch != self._epoch:

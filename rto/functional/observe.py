@@ -13,8 +13,9 @@ OBSERVED = frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})
 
 
 def observe(batch: ScoredBatch) -> dict[str, float]:
-    """Rewards, the k1 estimate of KL(policy || reference), lengths, and the gap between the
-    sampler's log-probs and the trainer's."""
+    """Rewards, the k1 estimate of KL(policy || reference), lengths, the mean surprisal -log pi of a
+    sampled token (at temperature 1 and top_p 1 an estimate of the entropy), and the gap between
+    the sampler's log-probs and the trainer's."""
     tokens, reward = batch.tokens, batch[Role.REWARD].float()
     mask, lengths = tokens.response_mask, tokens.response_mask.sum(-1).float()
     kl = kl_penalty(
@@ -29,6 +30,7 @@ def observe(batch: ScoredBatch) -> dict[str, float]:
         "kl/mean": masked_mean(kl, mask),
         "kl/sequence": masked_sum(kl, mask, dim=-1).mean(),
         "response/length": lengths.mean(),
+        "response/surprisal": -masked_mean(batch[Role.POLICY], mask),
         "response/truncated_share": (~tokens.finished).float().mean(),
         **sampler_mismatch(
             logprobs=batch[Role.POLICY], sampler_logprobs=tokens.sampler_logprobs, mask=mask

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rto.cli.parse import parse_run
+from rto.cli.report import add_report
 from rto.cluster import launch
 from rto.config import RunConfig
 from rto.errors import UserError
@@ -81,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     }
     (root / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     report(rows, gain, seconds, total, root)
+    add_report(root)
     return 0
 
 

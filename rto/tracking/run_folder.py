@@ -1,6 +1,6 @@
 """The run folder: what a run leaves behind, owned by one process at a time.
 
-config.yaml  versions.json  metrics.jsonl  rollouts/  checkpoints/  last/  best/  logs/
+config.yaml  versions.json  run.json  metrics.jsonl  rollouts/  checkpoints/  last/  best/  logs/
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from rto.errors import UserError
 
@@ -113,6 +114,10 @@ class RunFolder:
 
     def write_config(self, text: str) -> None:
         write_atomic(self.config, text)
+
+    def write_about(self, about: Mapping[str, Any]) -> None:
+        """``run.json``: what runs here, on which data, and how it ended."""
+        write_atomic(self.path / "run.json", json.dumps(about, indent=2) + "\n")
 
     def close(self) -> None:
         """Give the folder free. A process that ends gives it free too."""

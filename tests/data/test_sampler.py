@@ -39,3 +39,10 @@ def test_permutation_is_one() -> None:
 def test_too_few_prompts() -> None:
     with pytest.raises(UserError, match="rollout.batch_size is 11, but there are 10 prompts"):
         PromptSampler(PROMPTS, batch_size=11, seed=0)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3, 4, 7, 40])
+def test_drawn_prompts_are_counted_once(iterations: int) -> None:
+    sampler = PromptSampler(PROMPTS, batch_size=3, seed=5)
+    drawn = {x for i in range(iterations) for x in ids(sampler, i)}
+    assert sampler.num_drawn(iterations) == len(drawn)

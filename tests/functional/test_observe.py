@@ -40,6 +40,7 @@ def test_figures_by_hand() -> None:
         "kl/sequence": (1.5 + 0.0) / 2,
         "response/num": 2,
         "response/length": 1.5,
+        "response/surprisal": (1.0 + 2.0 + 1.0) / 3,
         "response/truncated_share": 0.5,
         "sampler/abs_diff_mean": 0.5 / 3,
         "sampler/abs_diff_max": 0.5,

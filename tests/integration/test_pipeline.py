@@ -264,6 +264,9 @@ def test_the_policy_moved_and_the_sampler_followed_it(
     rows = metrics_of(staged[2])
     assert rows[0]["kl/mean"] == pytest.approx(0, abs=1e-5)
     assert abs(rows[2]["kl/mean"]) > 1e-5
+    assert all(row["response/trained"] == row["response/num"] for row in rows)
+    assert json.loads((staged[2] / "run.json").read_text())["status"] == "finished"
+    assert (staged[2] / "report.html").read_text().startswith("<!doctype html>")
     assert all(row["sampler/abs_diff_max"] < 1e-3 for row in rows)
     assert all(row["sync/probe_max_abs_diff"] < 1e-3 for row in rows)
 

@@ -16,6 +16,7 @@ from rto.cli.compare import entries
 from rto.cli.compare import parser as compare_parser
 from rto.cli.main import COMMANDS
 from rto.cli.parse import dump, known_fields, parse_run
+from rto.cli.report import parse as parse_report
 from rto.cli.serve import parse as parse_serve
 from rto.config import RunConfig
 
@@ -87,6 +88,8 @@ def check_rto(command: str, arguments: list[str]) -> None:
         check_compare(arguments)
     elif command == "serve-reward":
         parse_serve(arguments)
+    elif command == "report":
+        parse_report(arguments)
 
 
 def check_compare(arguments: list[str]) -> None:

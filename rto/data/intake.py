@@ -1,0 +1,31 @@
+"""What became of the rows of a data set: used, or left out for a named reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rto.data.examples import Example
+
+TOO_LONG = "prompt too long for data.max_len"
+TOO_FEW = "too few responses"
+HELD_OUT = "held out (data.eval_ratio)"
+NOT_REACHED = "not reached (train.max_steps, last batch)"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Groups of examples that can be used, and how many could not, by reason."""
+
+    rows: Sequence[Sequence[Example]]
+    filtered: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Of ``read`` units (rows, pairs, prompts) of the data set, ``used`` are in some batch."""
+
+    unit: str = "rows"
+    read: int = 0
+    used: int = 0
+    filtered: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,125 @@
+"""What a reader of a run should know before its curves: accounting of samples, and warnings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rto.report.collect import Run
+
+CUT_SHARE = 0.1
+CLIP_SHARE = 0.3
+GAP = {"fp32": 1e-3}
+OTHER_GAP = 0.1
+"""Largest mean |engine - trainer| log-prob that passes as rounding, as the weight sync has it."""
+TAIL = 10
+"""Iterations at the end of a run that a warning speaks of."""
+LEVELS = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) \d+ \S+: (.*)")
+
+
+@dataclass(frozen=True)
+class Account:
+    """What came in, what was trained on, and what was left out, by reason.
+
+    ``unexplained`` is drawn - trained - filtered; None where the run did not record ``trained``.
+    """
+
+    unit: str
+    drawn: int
+    trained: int | None
+    filtered: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unexplained(self) -> int | None:
+        if self.trained is None:
+            return None
+        return self.drawn - self.trained - sum(self.filtered.values())
+
+
+def accounts(run: Run) -> list[Account]:
+    """Of the data set that the run read, and of the responses it sampled."""
+    found: list[Account] = []
+    data: Mapping[str, Any] | None = run.about.get("data")
+    if data is not None:
+        found.append(Account(data["unit"], data["read"], data["used"], data["filtered"]))
+    if run.is_online:
+        rows = [row for row in run.metrics if "response/num" in row]
+        known = all("response/trained" in row for row in rows)
+        trained = sum(int(row["response/trained"]) for row in rows) if known else None
+        drawn = sum(int(row["response/num"]) for row in rows)
+        waiting = sum(
+            int(row["response/num"] - row["response/trained"])
+            for row in rows
+            if known and "policy/loss" not in row
+        )
+        reasons = {"critic alone was trained (critic.freezing_steps)": waiting} if waiting else {}
+        found.append(Account("responses", drawn, trained, reasons))
+    return found
+
+
+def warnings(run: Run) -> list[str]:
+    """One sentence each, the most serious first."""
+    return [*run.missing, *_ending(run), *_accounting(run), *_figures(run), *_logged(run)]
+
+
+def _ending(run: Run) -> Iterator[str]:
+    if run.about and run.about.get("status") != "finished":
+        yield f"the run has not finished: {len(run.metrics)} iterations are there"
+    if run.versions.get("git_commit", "").endswith("-dirty"):
+        yield "the code was not as committed: git_commit ends in -dirty"
+
+
+def _accounting(run: Run) -> Iterator[str]:
+    for account in accounts(run):
+        if account.unexplained:
+            yield f"{account.unexplained} {account.unit} are unaccounted for"
+
+
+def _figures(run: Run) -> Iterator[str]:
+    gap, limit = _tail(run, "sampler/abs_diff_mean"), allowed_gap(run.config)
+    if gap is not None and gap > limit:
+        yield (
+            f"engine and trainer differ by {gap:.2g} in log-prob per token (limit {limit:g}): the "
+            "samples are not the policy's own"
+        )
+    cut = _tail(run, "response/truncated_share")
+    if cut is not None and cut > CUT_SHARE:
+        yield f"{cut:.0%} of the last responses are cut: raise rollout.max_new_tokens"
+    explained = _tail(run, "critic/explained_variance")
+    if explained is not None and explained < 0:
+        yield f"the critic explains less than a constant would (explained variance {explained:.2f})"
+    clipped = _tail(run, "policy/clip_share")
+    if clipped is not None and clipped > CLIP_SHARE:
+        yield f"{clipped:.0%} of the ratios are clipped: the steps may be too large"
+
+
+def allowed_gap(config: Mapping[str, str]) -> float:
+    given = config.get("vllm.logprob_tolerance", "null")
+    if given != "null":
+        return float(given)
+    return GAP.get(config.get("ds.param_dtype", ""), OTHER_GAP)
+
+
+def _tail(run: Run, key: str) -> float | None:
+    """Mean of the metric over the last iterations that have it."""
+    values = run.column(key)[1][-TAIL:]
+    return fmean(values) if values else None
+
+
+def _logged(run: Run) -> Iterator[str]:
+    for path in sorted((run.path / "logs").glob("*.log")):
+        said = logged_problems(path)
+        if said:
+            times = "once" if len(said) == 1 else f"{len(said)} times"
+            yield f"logs/{path.name} warns {times}, first: {said[0][:200]}"
+
+
+def logged_problems(path: Path) -> Sequence[str]:
+    """Messages of the warnings and errors in a log file of the run."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = (LEVELS.match(line) for line in file)
+        return [match[2] for match in found if match is not None]

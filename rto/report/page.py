@@ -1,0 +1,208 @@
+"""Runs as one HTML file that needs nothing else: no request leaves it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from rto.report import curves, findings, samples
+from rto.report.collect import Run, find_runs, read_runs
+from rto.report.evaluation import find_evaluations
+from rto.tracking.console import duration, figure
+from rto.tracking.run_folder import write_atomic
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_BYTES = 3_000_000
+NUM_SAMPLES = 24
+TOKENS = 40_000
+POINTS = 200
+CLOSING = ("reward/mean", "kl/sequence", "response/length")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table over runs; ``differs`` where its cells are not all equal."""
+
+    name: str
+    cells: list[str]
+
+    @property
+    def differs(self) -> bool:
+        return len(set(self.cells)) > 1
+
+
+def write_report(paths: Sequence[Path], target: Path) -> int:
+    """Report of the run folders that ``paths`` name, at ``target``; returns its bytes.
+
+    Raises:
+        UserError: a path is no run folder, or a file in it is not what a run writes.
+    """
+    text = render(read_runs(find_runs(paths)))
+    write_atomic(target, text)
+    return len(text.encode())
+
+
+def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES) -> str:
+    """The page. Samples and points of curves are halved until it fits ``max_bytes``."""
+    found = [samples.first_and_last(run) for run in runs]
+    share = 1.0
+    while True:
+        text = _render(runs, found, share)
+        if len(text.encode()) <= max_bytes or share < 1 / 64:
+            return text
+        share /= 2
+
+
+def _render(
+    runs: Sequence[Run], found: Sequence[Mapping[str, samples.Before]], share: float
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "duration": duration}
+    sections = curves.sections(runs, points=max(8, int(POINTS * share)))
+    chosen = samples.choose(found, count=NUM_SAMPLES, tokens=int(TOKENS * share))
+    style, script = (_asset(name) for name in ("page.css", "page.js"))
+    numbers = {chart.key: chart for section in sections for chart in section.charts}
+    payload = {
+        "runs": [run.name for run in runs],
+        "charts": {key: chart_values(chart) for key, chart in numbers.items()},
+        "samples": sample_values(runs, found, chosen),
+    }
+    return environment.get_template("page.html").render(
+        runs=runs,
+        curves=curves,
+        style=style,
+        script=script,
+        policy=security_policy(style, script),
+        payload=embedded(payload),
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        overview=overview(runs),
+        versions=table(runs, [run.versions for run in runs]),
+        settings=table(runs, [run.config for run in runs]),
+        sections=sections,
+        timelines=[t for i, run in enumerate(runs) if (t := curves.timeline(i, run)) is not None],
+        evaluations=find_evaluations(runs),
+        accounts=[(i, each) for i, run in enumerate(runs) for each in findings.accounts(run)],
+        warnings=[(i, said) for i, run in enumerate(runs) for said in findings.warnings(run)],
+        num_samples=len(chosen),
+        num_prompts=len({text for each in found for text in each}),
+    )
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def security_policy(style: str, script: str) -> str:
+    """Only this style and this script run, and nothing is fetched."""
+    hashes = {
+        name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for name, text in (("style", style), ("script", script))
+    }
+    allowed = "; ".join(f"{name}-src 'sha256-{value}'" for name, value in hashes.items())
+    return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; {allowed}"
+
+
+def embedded(payload: Mapping[str, Any]) -> str:
+    """JSON that is safe inside a script element: no character of it can end the element."""
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def table(runs: Sequence[Run], columns: Sequence[Mapping[str, str]]) -> list[Row]:
+    """One row for each name that any run has, in order of appearance; an absent cell is a dash."""
+    names = {name: None for column in columns for name in column}
+    return [Row(name, [column.get(name, "–") for column in columns]) for name in names]
+
+
+def overview(runs: Sequence[Run]) -> list[Row]:
+    """What ran, and how it ended."""
+    return [row for row in table(runs, [summary(run) for run in runs]) if set(row.cells) != {"–"}]
+
+
+def summary(run: Run) -> dict[str, str]:
+    found = {"method": run.about.get("title", run.kind) or "–"}
+    if "command" in run.about:
+        found |= {"command": f"rto {run.about['command']}", "status": run.about["status"]}
+    found["model"] = run.config.get("actor.model_name_or_path", "–")
+    if run.metrics:
+        unit = "iterations" if run.is_online else "steps"
+        began = run.metrics[0]["time"] - run.metrics[0].get("time/iteration", 0.0)
+        found["began"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
+        found["length"] = f"{len(run.metrics):,} {unit}"
+        found["training time"] = duration(run.metrics[-1]["time"] - began)
+    for key in CLOSING:
+        values = run.column(key)[1]
+        if values:
+            found[f"{key}, first → last"] = f"{figure(values[0])} → {figure(values[-1])}"
+    return found | {name: figure(value) for name, value in closing(run)}
+
+
+def closing(run: Run) -> Iterable[tuple[str, float]]:
+    """The held-out figures that a run ended with."""
+    results: Mapping[str, float] = run.about.get("results", {})
+    return [(name, value) for name, value in results.items() if name.startswith("eval/")]
+
+
+def chart_values(chart: curves.Chart) -> dict[str, Any]:
+    """What the pointer reads off a chart."""
+    return {
+        "range": chart.x_range,
+        "lines": [{"run": line.run, "x": line.x, "y": line.y} for line in chart.lines],
+    }
+
+
+def sample_values(
+    runs: Sequence[Run], found: Sequence[Mapping[str, samples.Before]], chosen: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The samples by prompt; of each run that has it, its first response and its last."""
+    tokenizers = [
+        samples.find_tokenizer(run) if each else None for run, each in zip(runs, found, strict=True)
+    ]
+    shown: list[dict[str, Any]] = []
+    for text in chosen:
+        answers = [
+            {
+                "run": i,
+                "responses": [
+                    response_values(response, tokenizers[i])
+                    for response in (each[text].first, each[text].last)
+                    if response is not None
+                ],
+            }
+            for i, each in enumerate(found)
+            if text in each
+        ]
+        shown.append({"prompt": text, "answers": answers})
+    return shown
+
+
+def response_values(response: samples.Response, tokenizer: Any) -> dict[str, Any]:
+    """Token texts where the tokenizer is there, else the plain text."""
+    values: dict[str, Any] = {
+        "iteration": response.iteration,
+        "length": response.length,
+        "finished": response.finished,
+        "scores": {name: round(value, 4) for name, value in response.scores.items()},
+        "text": response.text,
+    }
+    if tokenizer is not None:
+        values["pieces"] = samples.pieces(tokenizer, response.ids)
+        values["tokens"] = response.tokens
+        values["text"] = ""
+    return values

@@ -1,0 +1,212 @@
+"""Responses worth reading: a prompt's first beside its last, with scores of every token."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rto.errors import UserError
+from rto.report.collect import Run
+from rto.tracking.quiet import escape_control
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_TOKENS = 400
+"""Of a response; what is longer is cut, and the page says so."""
+MAX_PROMPT = 4000
+"""Characters of a prompt."""
+SCAN_BYTES = 32 * 2**20
+"""Of rollout files between the first and the last, compressed, that are searched for prompts."""
+SCALES = {
+    "dpo": ("dpo", "dpo_reference", "reference"),
+    "kl": ("policy", "reference"),
+}
+"""Token scores: the log-probs of the first role minus those of the next one that is there."""
+
+SUMS = {"dpo": "DPO reward", "kl": "log π/π_ref"}
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response. ``scores`` are numbers of the whole response, ``tokens`` of its first
+    ``MAX_TOKENS`` tokens: ``dpo`` is RTO's token reward before scale and clip, log pi_dpo / pi_ref.
+    """
+
+    prompt_id: int
+    iteration: int
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    length: int
+    finished: bool
+    scores: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def read_response(row: Mapping[str, Any], iteration: int) -> Response:
+    """A line of a rollout file; ``iteration`` counts from 1."""
+    roles = row["scores"]
+    by_token = {role: value["tokens"] for role, value in roles.items() if _has_tokens(value)}
+    tokens: dict[str, list[float]] = {}
+    for name, (role, *references) in SCALES.items():
+        reference = next((other for other in references if other in by_token), None)
+        if role in by_token and reference is not None:
+            pairs = zip(by_token[role], by_token[reference], strict=True)
+            tokens[name] = [round(a - b, 4) for a, b in pairs]
+    scores = {role: v for role, v in roles.items() if isinstance(v, (int, float))}
+    scores |= {SUMS[name]: sum(values) for name, values in tokens.items()}
+    scores |= {f"log π {role}": v["sum"] for role, v in roles.items() if _has_sum(v)}
+    if "critic" in by_token:
+        tokens["value"] = by_token["critic"]
+        scores["mean value"] = fmean(by_token["critic"])
+    return Response(
+        prompt_id=row["prompt_id"],
+        iteration=iteration,
+        prompt=clean(row["prompt"], MAX_PROMPT),
+        text=clean(row["response"], MAX_TOKENS * 10),
+        ids=tuple(row["response_ids"][:MAX_TOKENS]),
+        length=len(row["response_ids"]),
+        finished=bool(row["finished"]),
+        scores=scores,
+        tokens={name: values[:MAX_TOKENS] for name, values in tokens.items()},
+    )
+
+
+def _has_tokens(value: object) -> bool:
+    return isinstance(value, dict) and "tokens" in value
+
+
+def _has_sum(value: object) -> bool:
+    return isinstance(value, dict) and "sum" in value
+
+
+def clean(text: str, limit: int) -> str:
+    """Text of any origin, with control characters made visible, cut to ``limit`` characters."""
+    shown = escape_control(text[:limit])
+    return shown if len(text) <= limit else f"{shown} … ({len(text) - limit:,} more characters)"
+
+
+@dataclass(frozen=True)
+class Before:
+    """A prompt's first response in a run, and its last one where that is another iteration's."""
+
+    first: Response
+    last: Response | None = None
+
+
+def first_and_last(run: Run, *, scan_bytes: int = SCAN_BYTES) -> dict[str, Before]:
+    """By prompt: the responses of the first iteration and of the last.
+
+    A prompt of the first iteration that the last one does not have is looked for in the ones
+    between, latest first, up to ``scan_bytes``. Of a group the first response counts.
+    """
+    files = sorted((run.path / "rollouts").glob("iter_*.jsonl.gz"))
+    if not files:
+        return {}
+    first = _by_prompt(files[0])
+    if len(files) == 1:
+        return {text: Before(response) for text, response in first.items()}
+    last = _by_prompt(files[-1])
+    later = {text: last[text] for text in first.keys() & last.keys()}
+    for file in reversed(files[1:-1]):
+        scan_bytes -= file.stat().st_size
+        if scan_bytes < 0 or len(later) == len(first):
+            break
+        for text, response in _by_prompt(file, first.keys() - later.keys()).items():
+            later[text] = response
+    found = {text: Before(response, later.get(text)) for text, response in first.items()}
+    return found | {text: Before(r) for text, r in last.items() if text not in first}
+
+
+def _by_prompt(path: Path, wanted: set[str] | None = None) -> dict[str, Response]:
+    """The first response to each prompt of one rollout file."""
+    found: dict[str, Response] = {}
+    iteration = int(path.name.removeprefix("iter_").split(".")[0]) + 1
+    for number, row in _rows(path):
+        try:
+            text = clean(row["prompt"], MAX_PROMPT)
+            if text not in found and (wanted is None or text in wanted):
+                found[text] = read_response(row, iteration)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}:{number}: not a rollout ({type(error).__name__}: {error}): remove the file"
+            ) from error
+    return found
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, json.loads(line)
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}): remove the file") from error
+
+
+def choose(found: Sequence[Mapping[str, Before]], *, count: int, tokens: int) -> list[str]:
+    """Prompts to show, those with most responses to compare first, then spread evenly over reward.
+
+    ``found`` has one mapping per run. At most ``count``, and ``tokens`` tokens in all.
+    """
+    prompts = {text: None for each in found for text in each}
+    by_size: dict[int, list[str]] = {}
+    for text in prompts:
+        by_size.setdefault(len(responses(found, text)), []).append(text)
+    picked: list[str] = []
+    for size in sorted(by_size, reverse=True):
+        ranked = sorted(by_size[size], key=lambda text: (_reward(found, text), text))
+        picked += spread(ranked, count - len(picked))
+    shown: list[str] = []
+    for text in picked:
+        tokens -= sum(len(r.ids) for r in responses(found, text))
+        if tokens < 0 and shown:
+            break
+        shown.append(text)
+    return shown
+
+
+def responses(found: Sequence[Mapping[str, Before]], text: str) -> list[Response]:
+    pairs = [each[text] for each in found if text in each]
+    return [r for pair in pairs for r in (pair.first, pair.last) if r is not None]
+
+
+def _reward(found: Sequence[Mapping[str, Before]], text: str) -> float:
+    shown = responses(found, text)
+    return sum(r.scores.get("reward", 0.0) for r in shown) / len(shown)
+
+
+def spread(ranked: Sequence[str], count: int) -> list[str]:
+    """``count`` of the entries at even distances, both ends included."""
+    if count <= 0 or len(ranked) <= count:
+        return list(ranked[: max(count, 0)])
+    if count == 1:
+        return [ranked[len(ranked) // 2]]
+    return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
+
+
+def find_tokenizer(run: Run) -> Tokenizer | None:
+    """The tokenizer that the run exported, or that of the model it started from."""
+    folders = [run.path / "last", run.path / "best"]
+    if run.config.get("actor.model_name_or_path"):
+        folders.append(Path(run.config["actor.model_name_or_path"]))
+    for folder in folders:
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return None
+
+
+def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text of each token; "" for one that only completes a character with the next."""
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=False)
+    return [escape_control(stream.step(tokenizer, token) or "") for token in ids]

@@ -1,0 +1,53 @@
+"""Every row of a data set is used or left out for a reason, before any actor starts."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rto.cli.methods import build
+from rto.cli.parse import parse_run
+from rto.cluster.stages import prepare_fit, prepare_online
+from rto.data.intake import HELD_OUT, NOT_REACHED, TOO_LONG, Intake
+
+
+@pytest.fixture
+def flags(tiny_model_dir: Path, tmp_path: Path) -> list[str]:
+    """Twelve rows of which two are longer than 32 tokens."""
+    rows = [{"prompt": f"w{i}" + " w0" * (60 if i < 2 else 1), "answer": "w1"} for i in range(12)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    model = ["--actor.model_name_or_path", str(tiny_model_dir), "--ds.param_dtype", "fp32"]
+    ranks = ["--actor.num_gpus_per_node", "1", "--train.device", "cpu"]
+    data = ["--data.input_key", "prompt", "--data.max_len", "32", "--train.max_steps", "1"]
+    return [*model, *ranks, *data, "--data.path", str(path)]
+
+
+def given(flags: list[str], name: str) -> list[str]:
+    return [name if flag == "--data.path" else flag for flag in flags]
+
+
+def test_stored_rows(flags: list[str]) -> None:
+    """Ten fit; three tenths of them are held out; the one step of four rows uses four."""
+    argv = [
+        *given(flags, "--data.dataset"),
+        *("--data.output_key", "answer", "--data.eval_ratio", "0.3", "--train.batch_size", "4"),
+    ]
+    run = prepare_fit(parse_run("sft", argv).config, partial(build, "sft", mode="offline"))
+    left = {TOO_LONG: 2, HELD_OUT: 3, NOT_REACHED: 3}
+    assert run.intake == Intake("rows", 12, 4, left)
+
+
+def test_prompts(flags: list[str], tiny_reward_dir: Path) -> None:
+    argv = [
+        *given(flags, "--data.prompt_dataset"),
+        *("--reward.model_name_or_path", str(tiny_reward_dir), "--rollout.max_new_tokens", "8"),
+        *("--rollout.batch_size", "4", "--train.batch_size", "4"),
+        *("--ref.num_gpus_per_node", "1", "--critic.num_gpus_per_node", "1"),
+    ]
+    config = parse_run("train", ["--algo", "ppo", *argv]).config
+    run = prepare_online(config, partial(build, "ppo", mode="online"))
+    assert run.intake == Intake("prompts", 12, 4, {TOO_LONG: 2, NOT_REACHED: 6})
