@@ -88,12 +88,12 @@ def parse(argv: Sequence[str]) -> Options:
     flags = parser()
     given, rest = flags.parse_known_args(list(argv))
     _check_known(rest, [name for name in flags._option_string_actions if name.startswith("--")])
-    if given.prompts is None:
-        raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
     run = parse_run("eval", rest)
     model = _source(given.model, given.outputs, given.name, "--model", "--outputs")
     if model is None:
         raise UserError("no model: give --model RUN_OR_DIR, or its responses with --outputs FILE")
+    if given.prompts is None:
+        raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
     baseline = _source(
         given.baseline, given.baseline_outputs, given.baseline_name, "--baseline",
         "--baseline_outputs",
