@@ -48,7 +48,7 @@ class Job:
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     root = Path(options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
-    quiet(None if options.dry_run else root / "logs")
+    quiet(None)
     from rich.console import Console
 
     console = Console()
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if options.dry_run:
         return 0
     (root / "logs").mkdir(parents=True, exist_ok=True)
+    quiet(root / "logs")
     found = answers_of(job, root)
     save_answers(job, found, root)
     rewards = rewards_of(job, found)
