@@ -31,9 +31,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["rto", "rto.*", "rpo_ext", "rpo_ext.*"]),
-    package_data={"rto.report": ["templates/*"]},
+    package_data={"rto.evaluation": ["prompts/*.yaml"], "rto.report": ["templates/*"]},
     install_requires=pins("base"),
-    extras_require={name: pins(name) for name in ("cpu", "cuda", "eval", "dev")},
+    extras_require={
+        **{name: pins(name) for name in ("cpu", "cuda", "eval")},
+        "dev": [*pins("dev"), *pins("eval")],
+    },
     entry_points={
         "console_scripts": ["rto = rto.cli.main:main"],
         "rto.methods": [f"{name} = {target}" for name, target in METHODS.items()],

@@ -30,6 +30,12 @@ class RewardProtocolError(RuntimeError):
     exit_code = 76
 
 
+class JudgeError(RuntimeError):
+    """A judge's endpoint refused a request, or answered none of several attempts."""
+
+    exit_code = 76
+
+
 class ActorLost(RuntimeError):
     """A Ray actor died; the message names it and the last checkpoint."""
 

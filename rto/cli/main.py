@@ -8,7 +8,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rto.errors import ActorLost, ProofError, RewardProtocolError, TrainingDiverged, UserError
+from rto.errors import (
+    ActorLost,
+    JudgeError,
+    ProofError,
+    RewardProtocolError,
+    TrainingDiverged,
+    UserError,
+)
+
+ENDINGS = (UserError, ProofError, TrainingDiverged, RewardProtocolError, JudgeError, ActorLost)
+"""Errors that are one line and an exit code."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,9 @@ COMMANDS = {
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
     "report": Command("run folders as one HTML file", "rto.cli.report:main"),
+    "eval": Command(
+        "metrics and win rate of a model's responses, with intervals", "rto.cli.eval:main"
+    ),
     "data": Command("check a data set of feedback, or convert it", "rto.cli.data:main"),
     "serve-reward": Command("serve a reward model or function over HTTP", "rto.cli.serve:main"),
     "methods": Command("list the methods that --algo knows", "rto.cli.methods:main"),
@@ -44,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
-    except (UserError, ProofError, TrainingDiverged, RewardProtocolError, ActorLost) as error:
+    except ENDINGS as error:
         print(f"rto: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,66 @@ class Evaluated:
         return gap.masked_fill(~tokens.response_mask, 0).sum(-1)
 
 
+@dataclass(frozen=True)
+class Evaluator:
+    """An engine that takes the weights of one policy after another, and a scorer beside it."""
+
+    engines: ActorGroup
+    generator: EngineGenerator
+    scorer: ClusterScorer
+    roles: frozenset[Role]
+    param_dtype: torch.dtype
+
+    def load(self, path: str) -> None:
+        """Sample from the weights in this directory from here on.
+
+        Raises:
+            ProofError: they did not arrive as they were sent.
+        """
+        _hand_over(self.engines, path, dtype=self.param_dtype)
+
+    def answer(self, prompts: Sequence[Prompt], *, pad_token_id: int) -> Evaluated:
+        """The policy's responses, in the order of the prompts, and their scores."""
+        rollouts = self.generator.generate(prompts, VERSION)
+        tokens = collate(rollouts, pad_token_id=pad_token_id)
+        return Evaluated(rollouts, self.scorer.score(tokens, rollouts, self.roles))
+
+
+@contextmanager
+def evaluator(
+    first: str,
+    *,
+    config: RunConfig,
+    rewards: RewardSources | None = None,
+    samples_per_prompt: int = 1,
+    sampling: Sampling | None = None,
+    logs: Path,
+) -> Iterator[Evaluator]:
+    """An evaluator for policies of the architecture of ``first``, while the context lasts.
+
+    ``config`` names the reference and the reward models; what it has none of is not scored.
+    ``sampling`` is the rollout's where it is not given.
+    """
+    reference = {} if config.reference_path is None else {Role.REFERENCE: config.reference_path}
+    models = Models(reference, config.reward.model_name_or_path)
+    roles = frozenset(reference) | frozenset([] if rewards is None else [Role.REWARD])
+    config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
+    rollout = config.rollout
+    with session(config, _plan(config), logs=logs) as actors:
+        engines = actors.start_engines(first, "object_store")
+        frozen = actors.start_scorers(models) if models else None
+        actors.wait()
+        generator = EngineGenerator(
+            engines=engines,
+            sampling=sampling
+            or Sampling(config.max_new_tokens, rollout.temperature, rollout.top_p),
+            samples_per_prompt=samples_per_prompt,
+            run_seed=config.train.seed,
+        )
+        scorer = ClusterScorer(frozen=frozen, rewards=rewards or RewardSources())
+        yield Evaluator(engines, generator, scorer, roles, dtype_of(config.ds.param_dtype))
+
+
 def evaluate_policies(
     policies: Mapping[str, str],
     prompts: Sequence[Prompt],
@@ -58,29 +119,14 @@ def evaluate_policies(
     ``config`` names the reference and the reward models. Every policy sees the same prompts and
     seeds.
     """
-    first = next(iter(policies.values()))
-    models = Models({Role.REFERENCE: str(config.reference_path)}, config.reward.model_name_or_path)
-    roles = frozenset({Role.REFERENCE, Role.REWARD})
-    config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
     results: dict[str, Evaluated] = {}
-    with session(config, _plan(config), logs=logs) as actors:
-        engines = actors.start_engines(first, "object_store")
-        frozen = actors.start_scorers(models)
-        actors.wait()
-        generator = EngineGenerator(
-            engines=engines,
-            sampling=Sampling(
-                config.max_new_tokens, config.rollout.temperature, config.rollout.top_p
-            ),
-            samples_per_prompt=samples_per_prompt,
-            run_seed=config.train.seed,
-        )
-        scorer = ClusterScorer(frozen=frozen, rewards=rewards)
+    first = next(iter(policies.values()))
+    with evaluator(
+        first, config=config, rewards=rewards, samples_per_prompt=samples_per_prompt, logs=logs
+    ) as held:
         for name, path in policies.items():
-            _hand_over(engines, path, dtype=dtype_of(config.ds.param_dtype))
-            rollouts = generator.generate(prompts, VERSION)
-            tokens = collate(rollouts, pad_token_id=pad_token_id)
-            results[name] = Evaluated(rollouts, scorer.score(tokens, rollouts, roles))
+            held.load(path)
+            results[name] = held.answer(prompts, pad_token_id=pad_token_id)
     return results
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from rto.cli.compare import entries
 from rto.cli.compare import parser as compare_parser
+from rto.cli.eval_flags import parse as parse_eval
 from rto.cli.main import COMMANDS
 from rto.cli.parse import dump, known_fields, parse_run
 from rto.cli.report import parse as parse_report
@@ -86,6 +87,8 @@ def check_rto(command: str, arguments: list[str]) -> None:
         parse_run(command, arguments)
     elif command == "compare":
         check_compare(arguments)
+    elif command == "eval":
+        parse_eval(arguments)
     elif command == "serve-reward":
         parse_serve(arguments)
     elif command == "report":

@@ -1,0 +1,324 @@
+"""The flags of `rto eval`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+
+from rto.cli.parse import parse_run
+from rto.config import RunConfig
+from rto.errors import UserError
+from rto.sections import require
+
+if TYPE_CHECKING:
+    from rto.evaluation.endpoint import Endpoint
+    from rto.evaluation.metrics import MetricModels
+
+JudgeKind = Literal["reward", "vllm", "openai"]
+EXPORTS = ("last", "best")
+DESCRIPTION = """\
+Sample responses of a model, and of a baseline, to the same prompts with the same decoding and
+seeds, or read them from files; print metrics with intervals and the win rate by each judge."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A policy: a run, directory or hub id to sample from, or a file of its outputs."""
+
+    name: str
+    path: str
+    is_outputs: bool
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """``reward:DIR``, ``vllm:MODEL`` or ``openai:MODEL``."""
+
+    kind: JudgeKind
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The checked flags; see ``parser`` for what they mean."""
+
+    model: Source
+    baseline: Source | None
+    prompts: str
+    split: str
+    prompt_key: str | None
+    reference_key: str | None
+    max_prompts: int | None
+    reference: str | None
+    reward_models: Sequence[str]
+    metrics: Sequence[str] | None
+    metric_models: MetricModels
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    judges: Sequence[JudgeSpec]
+    judge_prompt: str
+    judge_url: str
+    judge_key_env: str
+    judge_options: Mapping[str, Any]
+    judge_max_tokens: int
+    judge_timeout: float
+    judge_concurrency: int
+    judge_prices: tuple[float, float] | None
+    output_dir: str | None
+    config: RunConfig
+    dry_run: bool
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """The options; flags with a dot, --config and --dry_run are those of a run.
+
+    Raises:
+        UserError: one line with the flag and the remedy.
+    """
+    flags = parser()
+    given, rest = flags.parse_known_args(list(argv))
+    _check_known(rest, [name for name in flags._option_string_actions if name.startswith("--")])
+    run = parse_run("eval", rest)
+    model = _source(given.model, given.outputs, given.name, "--model", "--outputs")
+    if model is None:
+        raise UserError("no model: give --model RUN_OR_DIR, or its responses with --outputs FILE")
+    if given.prompts is None:
+        raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
+    baseline = _source(
+        given.baseline, given.baseline_outputs, given.baseline_name, "--baseline",
+        "--baseline_outputs",
+    )  # fmt: skip
+    judges = [_judge(text) for text in given.judge]
+    require(
+        not judges or baseline is not None,
+        "--judge compares with a baseline: give --baseline RUN_OR_DIR or --baseline_outputs FILE",
+    )
+    require(
+        baseline is None or baseline.name != model.name,
+        f"model and baseline are both called {model.name}: give --name or --baseline_name",
+    )
+    _check_sampling(given, sampled=not model.is_outputs or (baseline and not baseline.is_outputs))
+    return Options(
+        model=model,
+        baseline=baseline,
+        prompts=given.prompts,
+        split=given.split,
+        prompt_key=given.prompt_key,
+        reference_key=given.reference_key,
+        max_prompts=given.max_prompts,
+        reference=given.reference,
+        reward_models=given.reward_model,
+        metrics=_metrics(given.metrics),
+        metric_models=_metric_models(given),
+        temperature=given.temperature,
+        top_p=given.top_p,
+        max_new_tokens=given.max_new_tokens,
+        judges=judges,
+        judge_prompt=given.judge_prompt,
+        judge_url=given.judge_url,
+        judge_key_env=given.judge_key_env,
+        judge_options=_judge_options(given.judge_options),
+        judge_max_tokens=given.judge_max_tokens,
+        judge_timeout=given.judge_timeout,
+        judge_concurrency=given.judge_concurrency,
+        judge_prices=_prices(given.judge_prices),
+        output_dir=given.output_dir,
+        config=run.config,
+        dry_run=run.dry_run,
+    )
+
+
+def endpoint_of(judge: JudgeSpec, options: Options) -> Endpoint:
+    """The endpoint that an ``openai:MODEL`` judge names."""
+    from rto.evaluation.endpoint import Endpoint
+
+    return Endpoint(
+        url=options.judge_url,
+        model=judge.target,
+        key=os.environ.get(options.judge_key_env),
+        key_env=options.judge_key_env,
+        options={
+            "temperature": 0,
+            "max_tokens": options.judge_max_tokens,
+            **options.judge_options,
+        },
+        timeout=options.judge_timeout,
+        concurrency=options.judge_concurrency,
+    )
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"eval: {message}")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _OneLine(
+        prog="rto eval",
+        description=DESCRIPTION,
+        epilog="Flags with a dot, such as --train.seed and --ds.param_dtype, are those of a run.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_policies(parser)
+    _add_metrics(parser)
+    _add_judges(parser)
+    return parser
+
+
+def _add_policies(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("policies and prompts").add_argument
+    add("--model", metavar="RUN_OR_DIR", help="run folder, model directory or hub id")
+    add("--outputs", metavar="FILE", help="the model's responses, instead of sampling them")
+    add("--name", help="what the model is called; its folder's name by default")
+    add("--baseline", metavar="RUN_OR_DIR", help="what the model is compared with")
+    add("--baseline_outputs", metavar="FILE", help="the baseline's responses")
+    add("--baseline_name", help="what the baseline is called")
+    add("--prompts", metavar="FILE_OR_HUB_ID", help="AlpacaEval, Arena-Hard, "
+        "MT-Bench, rated responses, or any column of prompts")  # fmt: skip
+    add("--split", default="train", help="of a hub id or a saved dataset (%(default)s)")
+    add("--prompt_key", metavar="COLUMN", help="the prompts' column")
+    add("--reference_key", metavar="COLUMN", help="the references' column")
+    add("--max_prompts", type=_positive, metavar="N", help="only the first N prompts")
+    add("--temperature", type=float, default=0.7, help="0 is greedy (%(default)s)")
+    add("--top_p", type=float, default=1.0, help="nucleus (%(default)s)")
+    add("--max_new_tokens", type=_positive, default=1024, help="longest response (%(default)s)")
+    add("--output_dir", metavar="DIR", help="runs/eval- and the time by default")
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("metrics").add_argument
+    add("--metrics", metavar="A,B", help="text metrics that must be computed; all that can be had "
+        "by default, `none` for none")  # fmt: skip
+    add("--reference", metavar="RUN_OR_DIR", help="model that the KL is measured to")
+    add("--reward_model", action="append", default=[], metavar="DIR", help="may be repeated")
+    add("--bertscore_model", default="roberta-large", help="hub id or directory (%(default)s)")
+    add("--bertscore_layers", type=_positive, metavar="N", help="layer that BERTScore reads")
+    add("--toxicity_model", metavar="DIR", help="text classifier; alt-profanity-check without it")
+    add("--toxicity_label", default="hate", help="its label for toxic text (%(default)s)")
+
+
+def _add_judges(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("judges").add_argument
+    add("--judge", action="append", default=[], metavar="KIND:MODEL", help="reward:DIR, "
+        "vllm:MODEL or openai:MODEL; may be repeated")  # fmt: skip
+    add("--judge_prompt", default="pairwise", help="pairwise, short or a YAML file (%(default)s)")
+    add("--judge_url", default="https://api.openai.com/v1", help="endpoint (%(default)s)")
+    add("--judge_key_env", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds "
+        "the endpoint's key (%(default)s)")  # fmt: skip
+    add("--judge_options", default="{}", metavar="JSON", help="joins each request; null removes")
+    add("--judge_max_tokens", type=_positive, default=1024, help="longest answer (%(default)s)")
+    add("--judge_timeout", type=float, default=120.0, help="seconds per attempt (%(default)s)")
+    add("--judge_concurrency", type=_positive, default=8, help="requests at once (%(default)s)")
+    add("--judge_prices", metavar="IN,OUT", help="per million tokens, for the cost that is shown")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be 1 or more")
+    return value
+
+
+def _check_known(rest: Sequence[str], known: Sequence[str]) -> None:
+    """What is left must be flags of a run: others are nearest to one of ours."""
+    for token in rest:
+        name = token.partition("=")[0]
+        if name.startswith("--") and "." not in name and name not in ("--config", "--dry_run"):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise UserError(f"eval: unknown flag {name}{hint}")
+
+
+def _source(
+    path: str | None, outputs: str | None, name: str | None, flag: str, outputs_flag: str
+) -> Source | None:
+    require(path is None or outputs is None, f"{flag} and {outputs_flag}: give one of them")
+    given = path or outputs
+    return None if given is None else Source(name or _name(given), given, path is None)
+
+
+def _name(path: str) -> str:
+    """The last part of a path that says something."""
+    parts = [part for part in Path(path).parts if part not in EXPORTS and part != "/"]
+    if parts and Path(parts[-1]).suffix in (".json", ".jsonl"):
+        stem = Path(parts[-1]).stem
+        generic = stem in ("model_outputs", "arena_hard", "mt_bench") and len(parts) > 1
+        return parts[-2] if generic else stem
+    return parts[-1] if parts else path
+
+
+def _judge(text: str) -> JudgeSpec:
+    kind, colon, target = text.partition(":")
+    for known in get_args(JudgeKind):
+        if kind == known and colon and target:
+            return JudgeSpec(known, target)
+    raise UserError(f"--judge {text}: write reward:DIR, vllm:MODEL or openai:MODEL")
+
+
+def _metrics(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    from rto.evaluation.metrics import METRICS
+
+    names = [name for name in text.split(",") if name != "none"]
+    for name in names:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(METRICS)}"
+            raise UserError(f"--metrics {name}: no such metric: {hint}")
+    return names
+
+
+def _metric_models(given: argparse.Namespace) -> MetricModels:
+    from rto.evaluation.metrics import MetricModels
+
+    return MetricModels(
+        bertscore=given.bertscore_model,
+        bertscore_layers=given.bertscore_layers,
+        toxicity=given.toxicity_model,
+        toxicity_label=given.toxicity_label,
+    )
+
+
+def _judge_options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--judge_options {text}: not JSON: {error}") from error
+    require(isinstance(options, dict), f"--judge_options {text}: give an object")
+    return options
+
+
+def _prices(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        read, written = map(float, text.split(","))
+    except ValueError as error:
+        raise UserError(f"--judge_prices {text}: write IN,OUT, two numbers") from error
+    return read, written
+
+
+def _check_sampling(given: argparse.Namespace, *, sampled: object) -> None:
+    require(given.temperature >= 0, f"--temperature {given.temperature}: 0 or more")
+    require(0 < given.top_p <= 1, f"--top_p {given.top_p}: must be in (0, 1]")
+    if given.reference is not None:
+        require(
+            bool(sampled),
+            "--reference: the KL needs the sampler's log-probs: give --model, not only --outputs",
+        )
+        require(
+            given.temperature > 0,
+            "--reference with --temperature 0: greedy decoding has no KL; sample, or leave it out",
+        )

@@ -1,0 +1,226 @@
+"""A chat model behind an OpenAI-compatible endpoint, asked many things at once.
+
+Faults that pass are retried. What was answered is kept in a file, so that a run that ends early
+pays for no answer twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from rto.data.templates import Message
+from rto.errors import JudgeError, UserError
+from rto.scoring.http import retry_after
+from rto.tracking.run_folder import write_atomic
+
+LONGEST_WAIT = 60.0
+"""Seconds: a longer Retry-After is cut to this."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that the endpoint says it read and wrote, and answers taken from the file instead."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    num_asked: int = 0
+    num_kept: int = 0
+
+    def cost(self, prices: tuple[float, float]) -> float:
+        """In the currency of ``prices``: per million tokens read, and written."""
+        return (self.prompt_tokens * prices[0] + self.completion_tokens * prices[1]) / 1e6
+
+    def __add__(self, other: Usage) -> Usage:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Usage(*(a + b for a, b in pairs))
+
+
+Progress = Callable[[int, int, Usage], None]
+"""Answers so far, answers in all, what they took."""
+
+
+class _PassingFault(Exception):
+    """A fault that may be gone at the next try, and how long the server asked to wait."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """``options`` join the body of each request; ``timeout`` bounds one attempt, in seconds."""
+
+    url: str
+    model: str
+    key: str | None = field(repr=False)
+    key_env: str = "OPENAI_API_KEY"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 120.0
+    attempts: int = 6
+    concurrency: int = 8
+    backoff: float = 1.0
+
+    def __post_init__(self) -> None:
+        url = httpx.URL(self.url)
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            raise UserError(
+                "--judge_url: needs http:// or https:// and a host, and no credentials: the key "
+                f"is read from {self.key_env}"
+            )
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise UserError(f"the key in {self.key_env} holds characters that no HTTP header can")
+        if self.timeout <= 0 or self.concurrency < 1 or self.attempts < 1:
+            raise UserError("--judge_timeout and --judge_concurrency must be positive")
+
+    @property
+    def name(self) -> str:
+        """As messages show it: without a query string."""
+        url = httpx.URL(self.url).copy_with(query=None, fragment=None)
+        return f"judge {self.model} at {url}"
+
+    def ask(
+        self, conversations: Sequence[list[Message]], *, kept: Path, progress: Progress
+    ) -> tuple[list[str], Usage]:
+        """The answer to each conversation, and what they took.
+
+        Raises:
+            JudgeError: a request was refused, or had no answer after all attempts.
+        """
+        return asyncio.run(self._all(conversations, _Kept(kept), progress))
+
+    async def _all(
+        self, conversations: Sequence[list[Message]], kept: _Kept, progress: Progress
+    ) -> tuple[list[str], Usage]:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        gate, usage, done = asyncio.Semaphore(self.concurrency), Usage(), 0
+
+        async def one(conversation: list[Message]) -> str:
+            nonlocal usage, done
+            body = {"model": self.model, "messages": conversation, **self.options}
+            body = {name: value for name, value in body.items() if value is not None}
+            mark = hashlib.sha256(json.dumps([self.url, body]).encode()).hexdigest()
+            text, spent = kept.get(mark), Usage(num_kept=1)
+            if text is None:
+                async with gate:
+                    text, spent = await self._persist(client, body)
+                kept.add(mark, text)
+            usage, done = usage + spent, done + 1
+            progress(done, len(conversations), usage)
+            return text
+
+        async with httpx.AsyncClient(headers=headers, timeout=self.timeout) as client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(each)) for each in conversations]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return [task.result() for task in tasks], usage
+
+    async def _persist(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
+        """One request, tried until it is answered or its attempts are used up."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_PassingFault),
+            wait=self._wait,
+            stop=stop_after_attempt(self.attempts),
+            reraise=True,
+        )
+        try:
+            return await retrying(self._attempt, client, body)
+        except _PassingFault as error:
+            raise JudgeError(
+                f"{self.name}: no answer in {self.attempts} attempts, the last: {error}; what was "
+                "answered is kept, give the same command again to go on"
+            ) from error
+
+    async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
+        try:
+            async with asyncio.timeout(self.timeout):
+                response = await client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise _PassingFault(f"no answer after {self.timeout:g} s") from error
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise _PassingFault(f"{type(error).__name__}: {error}") from error
+        self._check_status(response)
+        return _read(response)
+
+    def _check_status(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if status == 429 or status >= 500:
+            wait = retry_after(response.headers.get("Retry-After"), now=time.time())
+            raise _PassingFault(f"status {status}", wait)
+        if status in (401, 403):
+            given = "was refused" if self.key else "is missing"
+            raise JudgeError(
+                f"{self.name}: status {status}, the key {given}: set the environment variable "
+                f"{self.key_env}, or name another one with --judge_key_env"
+            )
+        if status != 200:
+            said = self._shown(response.text[:300])
+            raise JudgeError(f"{self.name}: status {status}: {said}")
+
+    def _shown(self, text: str) -> str:
+        """What the server said on one line, without the key, should it repeat that."""
+        shown = ascii(text)[1:-1]
+        return shown.replace(self.key, "[key]") if self.key else shown
+
+    def _wait(self, state: RetryCallState) -> float:
+        fault = state.outcome.exception() if state.outcome else None
+        if isinstance(fault, _PassingFault) and fault.wait is not None:
+            return min(fault.wait, LONGEST_WAIT)
+        return wait_random_exponential(multiplier=self.backoff, max=LONGEST_WAIT)(state)
+
+
+class _Kept:
+    """Answers on disk: a JSON line each, by the digest of what was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._texts: dict[str, str] = {}
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        whole, _, cut = text.rpartition("\n")
+        for line in whole.splitlines():
+            row = json.loads(line)
+            self._texts[row["asked"]] = row["text"]
+        if cut:
+            # A crash ended the last line: what it answered is asked again.
+            write_atomic(path, f"{whole}\n" if whole else "")
+
+    def get(self, mark: str) -> str | None:
+        return self._texts.get(mark)
+
+    def add(self, mark: str, text: str) -> None:
+        self._texts[mark] = text
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"asked": mark, "text": text}) + "\n")
+
+
+def _read(response: httpx.Response) -> tuple[str, Usage]:
+    """The first choice's text; none at all, as of a refusal, is an empty one."""
+    try:
+        content = response.json()
+        text = content["choices"][0]["message"]["content"]
+        used = content.get("usage") or {}
+        spent = Usage(int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)), 1)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        start = ascii(response.text[:80])[1:-1]
+        raise _PassingFault(f"not a chat completion: {start}") from error
+    if text is not None and not isinstance(text, str):
+        raise _PassingFault(f"not a chat completion: content is a {type(text).__name__}")
+    return text or "", spent

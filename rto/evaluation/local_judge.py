@@ -1,0 +1,53 @@
+"""A local chat model as a judge, on a vLLM engine in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rto.config import RunConfig
+from rto.data.templates import Message, Template, Where
+from rto.errors import UserError
+from rto.models.load import load_config, load_tokenizer
+from rto.rollout.requests import SampleRequest, Sampling
+
+
+def ask_local(
+    path: str, conversations: Sequence[list[Message]], config: RunConfig, *, max_new_tokens: int
+) -> list[str]:
+    """The model's greedy answer to each conversation.
+
+    Raises:
+        UserError: the model has no chat template, or a conversation fills its context.
+    """
+    from rto.rollout.vllm import VllmEngine
+
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        raise UserError(f"--judge vllm:{path}: the tokenizer has no chat template to ask it with")
+    template = Template(tokenizer, None, True)
+    texts = [
+        template.prompt(talk, Where(path, row, "judgement"))
+        for row, talk in enumerate(conversations)
+    ]
+    token_ids = [template.prompt_ids(text) for text in texts]
+    longest = max(map(len, token_ids))
+    found = load_config(path).to_dict()
+    context = found.get("max_position_embeddings") or longest + max_new_tokens
+    if longest >= context:
+        raise UserError(
+            f"--judge vllm:{path}: the longest judgement asks with {longest} tokens, its context "
+            f"is {context}: take another judge, a shorter --judge_prompt or --max_new_tokens"
+        )
+    engine = VllmEngine(
+        path,
+        dtype=config.ds.param_dtype,
+        max_model_len=min(context, longest + max_new_tokens),
+        seed=config.train.seed,
+        gpu_memory_utilization=config.vllm.gpu_memory_utilization,
+        enforce_eager=config.vllm.enforce_eager,
+        cpu_kvcache_gib=config.vllm.cpu_kvcache_gib,
+    )
+    engine.accept(0)
+    requests = [SampleRequest(ids, config.train.seed) for ids in token_ids]
+    samples = engine.generate(requests, Sampling(max_new_tokens, temperature=0.0), 0)
+    return [sample.text for sample in samples]

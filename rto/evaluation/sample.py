@@ -1,0 +1,194 @@
+"""Responses of several policies to the same questions, with one decoding and the same seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from rto.cluster.evaluate import Evaluator, evaluator
+from rto.config import RunConfig
+from rto.data.templates import Template
+from rto.errors import UserError
+from rto.evaluation.formats import Answers
+from rto.evaluation.questions import Question, rendered
+from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer
+from rto.rollout.requests import Sampling
+from rto.types import Prompt
+
+NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model directory, its tokenizer and how many tokens it reads."""
+
+    name: str
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+    architecture: Mapping[str, object]
+
+    @property
+    def template(self) -> Template:
+        return Template(self.tokenizer, None, bool(self.tokenizer.chat_template))
+
+    def shares_engine(self, other: Policy) -> bool:
+        """One engine can take the weights of both and reads the same token ids."""
+        same_ids = self.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+        return same_ids and self.architecture == other.architecture
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One policy's answers; ``kl`` [N] is log(pi / pi_ref) of each, in nats, where a reference was
+    given."""
+
+    answers: Answers
+    kl: np.ndarray | None
+
+
+def load_policy(name: str, path: str) -> Policy:
+    """What can be checked of a policy before an engine starts; a hub id is fetched.
+
+    Raises:
+        UserError: no decoder-only model, or one without safetensors.
+    """
+    found = load_config(path).to_dict()
+    if found.get("is_encoder_decoder"):
+        raise UserError(
+            f"{path}: an encoder-decoder model ({found.get('model_type')}); this command samples "
+            "from decoder-only models, give its responses with --outputs"
+        )
+    folder = _local(path)
+    if not any(Path(folder).glob("*.safetensors")):
+        raise UserError(f"{path}: no *.safetensors in it: save the model with save_pretrained")
+    return Policy(
+        name=name,
+        path=folder,
+        tokenizer=load_tokenizer(path),
+        context=found.get("max_position_embeddings"),
+        architecture={k: v for k, v in found.items() if k not in NOT_ARCHITECTURE},
+    )
+
+
+def sample(
+    policies: Sequence[Policy],
+    questions: Sequence[Question],
+    *,
+    config: RunConfig,
+    sampling: Sampling,
+    source: str,
+    logs: Path,
+) -> dict[str, Sampled]:
+    """Every policy's answers by name. Policies that share an architecture share an engine.
+
+    ``config.ref`` names the KL reference, or none.
+    """
+    if config.reference_path is not None:
+        for policy in policies:
+            reference = load_tokenizer(config.reference_path)
+            both = {policy.path: policy.tokenizer, config.reference_path: reference}
+            assert_same_tokenizer(both, ends_alike=[config.reference_path])
+    found: dict[str, Sampled] = {}
+    for group in _groups(policies):
+        prompts = {p.name: _prompts(p, questions, [()] * len(questions), source) for p in group}
+        max_len = _max_len(group[0], prompts, questions, sampling)
+        sized = replace(config, data=replace(config.data, max_len=max_len))
+        with evaluator(group[0].path, config=sized, sampling=sampling, logs=logs) as held:
+            for policy in group:
+                held.load(policy.path)
+                found[policy.name] = _converse(
+                    held, policy, questions, prompts[policy.name], max_len, source
+                )
+    return found
+
+
+def _converse(
+    held: Evaluator,
+    policy: Policy,
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+    max_len: int,
+    source: str,
+) -> Sampled:
+    """All first turns, then the second turns of the questions that have one, and so on."""
+    turns: list[tuple[str, ...]] = [()] * len(questions)
+    finished = [True] * len(questions)
+    kl = np.zeros(len(questions))
+    pad = int(str(policy.tokenizer.pad_token_id))
+    while prompts:
+        _check_room(prompts, max_len, source)
+        result = held.answer(prompts, pad_token_id=pad)
+        for rollout in result.rollouts:
+            turns[rollout.prompt.id] += (rollout.text,)
+            finished[rollout.prompt.id] = rollout.finished
+        if held.roles:
+            kl[[rollout.prompt.id for rollout in result.rollouts]] += result.kl.numpy()
+        prompts = _prompts(policy, questions, turns, source)
+    answers = Answers(policy.name, turns, finished)
+    return Sampled(answers, kl if held.roles else None)
+
+
+def _prompts(
+    policy: Policy,
+    questions: Sequence[Question],
+    answered: Sequence[tuple[str, ...]],
+    source: str,
+) -> list[Prompt]:
+    """The next turn of every question that has one left; ids are the questions' places."""
+    template = policy.template
+    texts = {
+        i: rendered(question, turns, template, source)
+        for i, (question, turns) in enumerate(zip(questions, answered, strict=True))
+        if len(turns) < len(question.turns)
+    }
+    return [
+        Prompt(id=i, token_ids=template.prompt_ids(text), text=text, source=source)
+        for i, text in texts.items()
+    ]
+
+
+def _groups(policies: Sequence[Policy]) -> list[list[Policy]]:
+    groups: list[list[Policy]] = []
+    for policy in policies:
+        group = next((each for each in groups if each[0].shares_engine(policy)), None)
+        if group is None:
+            groups.append([policy])
+        else:
+            group.append(policy)
+    return groups
+
+
+def _max_len(
+    policy: Policy,
+    prompts: Mapping[str, Sequence[Prompt]],
+    questions: Sequence[Question],
+    sampling: Sampling,
+) -> int:
+    """What the longest conversation can need, within the model's context."""
+    longest = max(len(prompt.token_ids) for prompt in itertools.chain(*prompts.values()))
+    rounds = max(len(question.turns) for question in questions)
+    needed = rounds * (longest + sampling.max_new_tokens)
+    return min(needed, policy.context or needed)
+
+
+def _check_room(prompts: Sequence[Prompt], max_len: int, source: str) -> None:
+    worst = max(prompts, key=lambda prompt: len(prompt.token_ids))
+    if len(worst.token_ids) >= max_len:
+        raise UserError(
+            f"{source}: prompt {worst.id} has {len(worst.token_ids)} tokens, which fill the "
+            f"model's context of {max_len}: drop it, or take a model with a longer context"
+        )
+
+
+def _local(path: str) -> str:
+    if Path(path).is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(path, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt"])

@@ -1,0 +1,153 @@
+"""All figures of one policy, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rto.data.templates import Template, Where
+from rto.evaluation.formats import Answers
+from rto.evaluation.judge import Pair, WinRate
+from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
+from rto.evaluation.questions import Question, joined, messages
+
+MODEL_METRICS = ("kl", "reward")
+"""Metrics that need more than texts: a KL reference, a reward model."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Metrics by name, and why others are missing."""
+
+    metrics: Mapping[str, Measured]
+    missing: Mapping[str, str]
+
+
+def measure(
+    questions: Sequence[Question],
+    answers: Answers,
+    names: Sequence[str] | None,
+    *,
+    models: MetricModels,
+    kl: np.ndarray | None,
+    rewards: Mapping[str, np.ndarray],
+    known_missing: Mapping[str, str],
+) -> Figures:
+    """The text metrics called ``names``, KL and rewards; without names all that can be had.
+
+    ``rewards`` holds scores [N] by reward model. What is ``known_missing`` is not tried again.
+
+    Raises:
+        Unavailable: a metric that was asked for by name.
+    """
+    texts = Texts([joined(turns) for turns in answers.turns], [q.reference for q in questions])
+    found: dict[str, Measured] = {}
+    missing: dict[str, str] = {}
+    for name in METRICS if names is None else [n for n in names if n in METRICS]:
+        if name in known_missing:
+            missing[name] = known_missing[name]
+            continue
+        try:
+            found[name] = _computed(name, texts, models)
+        except Unavailable as error:
+            if names is not None:
+                raise
+            missing[name] = str(error)
+    found |= {
+        f"reward_{i}" if i else "reward": mean(scores, source=path)
+        for i, (path, scores) in enumerate(rewards.items())
+    }
+    if kl is not None:
+        found["kl"] = mean(kl)
+    cut = np.array([not finished for finished in answers.finished])
+    found["cut"] = Measured(float(cut.mean()), len(cut))
+    return Figures(found, missing)
+
+
+def reward_scores(path: str, questions: Sequence[Question], answers: Answers) -> np.ndarray:
+    """Raw scores [N] of the last response of each conversation by a reward model.
+
+    It reads the conversation through its own chat template where it has one, and EoS after a
+    response that ended.
+    """
+    from rto.models.load import load_tokenizer
+    from rto.scoring.server import RewardModel
+
+    tokenizer = load_tokenizer(path)
+    template = Template(tokenizer, None, bool(tokenizer.chat_template))
+    queries: list[str] = []
+    for question, turns, finished in zip(questions, answers.turns, answers.finished, strict=True):
+        asked = (
+            template.prompt(messages(question, turns[:-1]), Where(path, 0, str(question.id)))
+            if template.apply_chat_template
+            else "\n".join(
+                [t for pair in zip(question.turns, turns, strict=True) for t in pair][:-1]
+            )
+        )
+        queries.append(asked + turns[-1] + str(tokenizer.eos_token) * finished)
+    scores = RewardModel(path, max_batch=16)(queries, queries, [None] * len(queries))
+    return np.array(scores)
+
+
+def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> list[Pair]:
+    """What a judge compares, question by question."""
+    return [
+        Pair(question.id, joined(question.turns), joined(ours), joined(theirs))
+        for question, ours, theirs in zip(questions, model.turns, baseline.turns, strict=True)
+    ]
+
+
+def metric_rows(figures: Mapping[str, Figures]) -> list[dict[str, str]]:
+    """A row per metric, a column per policy."""
+    names = dict.fromkeys(name for each in figures.values() for name in each.metrics)
+    return [
+        {"metric": _label(name, figures)}
+        | {policy: _shown(each.metrics.get(name)) for policy, each in figures.items()}
+        for name in names
+    ]
+
+
+def win_rows(win_rates: Mapping[str, WinRate]) -> list[dict[str, str]]:
+    """A row per judge."""
+    return [
+        {
+            "judge": judge,
+            "win rate": _win(found),
+            "prompts": f"{found.num_prompts - found.num_left_out} of {found.num_prompts}",
+            "judgements": str(found.num_judgements),
+            "unparsed": str(found.num_unparsed),
+            "both orders agree": "" if found.agreement is None else f"{found.agreement:.1%}",
+        }
+        for judge, found in win_rates.items()
+    ]
+
+
+def _computed(name: str, texts: Texts, models: MetricModels) -> Measured:
+    try:
+        return METRICS[name](texts, models)
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            f"{name} needs the package {error.name}: pip install 'rto[eval]'"
+        ) from error
+
+
+def _label(name: str, figures: Mapping[str, Figures]) -> str:
+    sources = {each.metrics[name].source for each in figures.values() if name in each.metrics}
+    said = ", ".join(sorted(sources - {""}))
+    return f"{name} ({said})" if said else name
+
+
+def _shown(found: Measured | None) -> str:
+    if found is None:
+        return ""
+    interval = "" if found.ci95 is None else " [{:.3f}, {:.3f}]".format(*found.ci95)
+    return f"{found.value:.3f}{interval}"
+
+
+def _win(found: WinRate) -> str:
+    if found.win_rate is None:
+        return "none: no verdict"
+    low, high = found.win_rate.ci95
+    return f"{found.win_rate.mean:.1%} [{low:.1%}, {high:.1%}]"

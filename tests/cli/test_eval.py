@@ -1,0 +1,194 @@
+"""`rto eval`: its flags, and whole evaluations of stored outputs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rto.cli.eval import main
+from rto.cli.eval_flags import JudgeSpec, Source, parse
+from rto.errors import UserError
+
+BASE = ["--model", "runs/x/last", "--prompts", "p.jsonl"]
+KEY = "sk-local-1"
+
+
+def test_the_defaults_and_names() -> None:
+    options = parse([*BASE, "--baseline", "org/base"])
+    assert options.model == Source("x", "runs/x/last", is_outputs=False)
+    assert options.baseline == Source("base", "org/base", is_outputs=False)
+    assert (options.temperature, options.top_p, options.max_new_tokens) == (0.7, 1.0, 1024)
+    assert options.metrics is None
+    assert not options.dry_run
+
+
+def test_flags_of_a_run_are_taken() -> None:
+    options = parse([*BASE, "--train.seed", "7", "--ds.param_dtype", "fp32", "--dry_run"])
+    assert options.config.train.seed == 7
+    assert options.config.ds.param_dtype == "fp32"
+    assert options.dry_run
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/b/model_outputs.json", "b"),
+        ("model_outputs.json", "model_outputs"),
+        ("a/gpt4.json", "gpt4"),
+        ("a/claude.jsonl", "claude"),
+    ],
+)
+def test_outputs_are_called_after_their_file(path: str, name: str) -> None:
+    options = parse(["--outputs", path, "--prompts", "p.jsonl"])
+    assert options.model == Source(name, path, is_outputs=True)
+
+
+def test_judges() -> None:
+    judges = ["--judge", "reward:rm/dir", "--judge", "openai:org:model"]
+    options = parse([*BASE, "--baseline", "y", *judges, "--judge_prices", "0.5,2"])
+    assert options.judges == [JudgeSpec("reward", "rm/dir"), JudgeSpec("openai", "org:model")]
+    assert options.judge_prices == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "no model: give --model"),
+        (["--model", "m"], "no prompts: give --prompts"),
+        ([*BASE, "--outputs", "f"], "--model and --outputs: give one of them"),
+        ([*BASE, "--promts", "x"], "unknown flag --promts: did you mean --prompts?"),
+        ([*BASE, "--train.sead", "1"], "unknown flag --train.sead: did you mean --train.seed?"),
+        ([*BASE, "--judge", "reward:rm"], "--judge compares with a baseline"),
+        ([*BASE, "--baseline", "b", "--judge", "gpt"], "--judge gpt: write reward:DIR"),
+        ([*BASE, "--baseline", "runs/x/best"], "model and baseline are both called x"),
+        ([*BASE, "--metrics", "rouge"], "--metrics rouge: no such metric: did you mean rougeL?"),
+        ([*BASE, "--temperature", "-1"], "--temperature -1.0: 0 or more"),
+        ([*BASE, "--temperature", "0", "--reference", "r"], "greedy decoding has no KL"),
+        ([*BASE, "--top_p", "0"], "--top_p 0.0: must be in (0, 1]"),
+        ([*BASE, "--max_prompts", "0"], "argument --max_prompts: 0: must be 1 or more"),
+        ([*BASE, "--judge_options", "x"], "--judge_options x: not JSON"),
+        ([*BASE, "--judge_options", "[]"], "--judge_options []: give an object"),
+        ([*BASE, "--judge_prices", "1"], "--judge_prices 1: write IN,OUT"),
+        (
+            ["--outputs", "f", "--prompts", "p", "--reference", "r"],
+            "the KL needs the sampler's log-probs",
+        ),
+    ],
+)
+def test_a_wrong_flag_is_one_line(argv: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(argv)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Prefers the answer that says "good", wherever it stands; says nothing of "odd" requests."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = request["messages"][-1]["content"]
+        first = asked.index("good") < asked.index("poor")
+        text = "I cannot say." if "odd" in asked else "[[A]]" if first else "[[B]]"
+        message = {"role": "assistant", "content": text}
+        body = {"choices": [{"message": message}], "usage": {"prompt_tokens": 1000}}
+        wrong = self.headers["Authorization"] != f"Bearer {KEY}"
+        content = json.dumps(body).encode()
+        self.send_response(401 if wrong else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> list[str]:
+    """Three prompts, and the outputs of two policies to them."""
+    asked = ["ask one", "ask two", "an odd one"]
+    rows = [{"instruction": prompt, "output": "a good answer"} for prompt in asked]
+    (tmp_path / "prompts.json").write_text(json.dumps(rows))
+    for name, says in (("us", "good"), ("them", "poor")):
+        outputs = [{"instruction": prompt, "output": f"a {says} answer"} for prompt in asked]
+        (tmp_path / f"{name}.json").write_text(json.dumps(outputs))
+    return [
+        *("--outputs", str(tmp_path / "us.json"), "--prompts", str(tmp_path / "prompts.json")),
+        *("--baseline_outputs", str(tmp_path / "them.json"), "--metrics", "rougeL,distinct_1"),
+    ]
+
+
+def test_stored_outputs_before_an_endpoint(
+    tmp_path: Path,
+    stored: list[str],
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    out = tmp_path / "out"
+    flags = ["--judge", "openai:j", "--judge_url", url, "--judge_key_env", "MY_KEY"]
+    flags += ["--judge_prices", "2,4", "--output_dir", str(out)]
+    assert main([*stored, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "openai:j: 6 of 6 judgements, 6,000 tokens read, 0 written, cost 0.0120" in printed
+    assert "100.0% [100.0%, 100.0%]" in printed
+
+    text = (out / "eval.json").read_text()
+    assert KEY not in text
+    result = json.loads(text)
+    won = result["win_rates"]["openai:j"]
+    assert won["win_rate"] == {"mean": 1.0, "ci95": [1.0, 1.0]}
+    assert (won["num_prompts"], won["num_left_out"], won["num_unparsed"]) == (3, 1, 2)
+    us, them = (result["figures"][name]["metrics"] for name in ("us", "them"))
+    # 2 of 3 words in common.
+    assert (us["rougeL"]["value"], them["rougeL"]["value"]) == (1.0, pytest.approx(2 / 3))
+    assert us["distinct_1"] == {"value": 3 / 9, "num": 3, "ci95": None, "source": ""}
+    assert result["decoding"] is None
+
+    assert main([*stored, *flags]) == 0
+    assert "(6 from an earlier run), 0 tokens read" in capsys.readouterr().out
+
+
+def test_a_dry_run_starts_and_writes_nothing(
+    tmp_path: Path, stored: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*stored, "--output_dir", str(out), "--dry_run"]) == 0
+    assert "3 prompts, 3 turns, 3 with a reference" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_what_cannot_be_had_is_said_unless_it_was_asked_for(
+    tmp_path: Path,
+    stored: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    needs = "METEOR needs NLTK's data"
+    flags = [*stored[:-2], "--bertscore_model", str(tmp_path), "--output_dir", str(tmp_path / "o")]
+    assert main(flags) == 0
+    assert needs in capsys.readouterr().out
+    result = json.loads((tmp_path / "o" / "eval.json").read_text())
+    figures = result["figures"]["us"]
+    assert figures["missing"].keys() == {"bertscore_f1", "meteor"}
+    assert not {"bertscore_f1", "meteor"} & figures["metrics"].keys()
+    with pytest.raises(UserError, match=needs):
+        main([*flags, "--metrics", "meteor"])

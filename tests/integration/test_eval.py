@@ -1,0 +1,87 @@
+"""`rto eval` on real engines: two tiny policies, a reward-model judge and a local vLLM judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from rto.cli.main import main
+from rto.quickstart.data import write_task
+from rto.quickstart.tokenizer import build_base_model, build_tokenizer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+JUDGE_PROMPT = """
+user: "{instruction} {answer_a} {answer_b}"
+verdicts: {a: "[[A]]", b: "[[B]]", tie: "[[C]]"}
+"""
+NUM_PROMPTS = 6
+
+
+def build_reward_model(folder: Path, base: Path) -> None:
+    config = LlamaConfig.from_pretrained(base)
+    config.num_labels = 1
+    torch.manual_seed(3)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    build_tokenizer(folder)
+
+
+def test_a_policy_against_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("one", "two")):
+        build_base_model(tmp_path / name, seed)
+    build_reward_model(tmp_path / "rm", tmp_path / "one")
+    write_task(tmp_path, seed=0, num_sft=2, num_pairs=2, num_prompts=2, num_eval=NUM_PROMPTS)
+    (tmp_path / "judge.yaml").write_text(JUDGE_PROMPT)
+    out = tmp_path / "out"
+    judges = [f"reward:{tmp_path / 'rm'}", f"vllm:{tmp_path / 'two'}"]
+    code = main(
+        [
+            *("eval", "--model", str(tmp_path / "one"), "--baseline", str(tmp_path / "two")),
+            *("--prompts", str(tmp_path / "eval_prompts.jsonl"), "--max_new_tokens", "16"),
+            *("--temperature", "1", "--reference", str(tmp_path / "one")),
+            *("--metrics", "words,distinct_1,self_bleu", "--output_dir", str(out)),
+            *("--judge", judges[0], "--judge", judges[1], "--judge_max_tokens", "4"),
+            *("--judge_prompt", str(tmp_path / "judge.yaml")),
+            *("--ds.param_dtype", "fp32", "--train.device", "cpu"),
+        ]
+    )
+    assert code == 0
+    result = json.loads((out / "eval.json").read_text())
+    one, two = (result["figures"][name]["metrics"] for name in ("one", "two"))
+    # The reference is the first policy itself; the second was initialised apart from it.
+    assert one["kl"]["value"] == pytest.approx(0, abs=1e-3)
+    assert two["kl"]["value"] > 0.1
+    assert {"words", "distinct_1", "self_bleu", "reward", "cut", "kl"} == set(one)
+
+    by_reward, by_chat = (result["win_rates"][judge] for judge in judges)
+    assert by_reward["num_prompts"] == NUM_PROMPTS
+    assert 0 <= by_reward["win_rate"]["mean"] <= 1
+    # A random model writes no verdict: all is counted, no win rate is made up.
+    assert by_chat["win_rate"] is None
+    assert by_chat["num_judgements"] == by_chat["num_unparsed"] == 2 * NUM_PROMPTS
+    assert by_chat["num_left_out"] == NUM_PROMPTS
+    assert "none: no verdict" in capsys.readouterr().out
+
+    judgements = [json.loads(line) for line in (out / "judgements.jsonl").read_text().splitlines()]
+    assert [each["winner"] for each in judgements] == [None] * 2 * NUM_PROMPTS
+    for name in ("one", "two"):
+        rows = json.loads((out / name / "model_outputs.json").read_text())
+        assert [row["generator"] for row in rows] == [name] * NUM_PROMPTS
+
+    # Nothing is sampled twice: the same outputs, read back, get the same scores.
+    again = tmp_path / "again"
+    outputs = [str(out / name / "model_outputs.json") for name in ("one", "two")]
+    code = main(
+        [
+            *("eval", "--outputs", outputs[0], "--baseline_outputs", outputs[1]),
+            *("--prompts", str(tmp_path / "eval_prompts.jsonl"), "--metrics", "words"),
+            *("--output_dir", str(again)),
+        ]
+    )
+    assert code == 0
+    reread = json.loads((again / "eval.json").read_text())["figures"]
+    assert reread["one"]["metrics"]["words"] == one["words"]
