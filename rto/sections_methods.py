@@ -165,6 +165,8 @@ class Algo:
     dro: DRO = field(default_factory=DRO)
     kto: KTO = field(default_factory=KTO)
     reward_aware: RewardAware = field(default_factory=RewardAware)
+    authors_code: bool = False
+    """`rto fit`, rpo, dro and kto: the objective that the RPO authors' released code optimises."""
 
     def __post_init__(self) -> None:
         scale, clip = self.dpo_reward_scale, self.dpo_reward_clip

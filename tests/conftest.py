@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>"]
@@ -75,4 +79,50 @@ def tiny_reward_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.update({"mean": 0.5, "std": 2.0})
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_t5_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    """One token per word from id 3 on; pad 0, eos 1, unk 2; closes a text as T5's does."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def build_tiny_t5(folder: Path, words: Sequence[str] = WORDS, *, scaled: bool = False) -> None:
+    """A random T5 of Flan-T5's architecture (own head, no scaling), or of the first T5's."""
+    tokenizer = tiny_t5_tokenizer(words)
+    shape: Any = {
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "relu" if scaled else "gated-gelu",
+        "tie_word_embeddings": scaled,
+        "decoder_start_token_id": 0,
+        "initializer_factor": 2.0 if scaled else 1.0,
+    }
+    config = T5Config(**shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = T5ForConditionalGeneration(config)
+    if not scaled:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokenizer), 32) * 0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_t5_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder-decoder LM as Flan-T5 is, with dropout 0.1 in its config."""
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    build_tiny_t5(folder)
     return folder

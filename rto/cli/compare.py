@@ -254,12 +254,18 @@ def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]
     from rto.cluster.scorer import RewardSources
     from rto.cluster.stages import reward_sources
     from rto.data.prompts import load_prompts
-    from rto.models.load import load_tokenizer
+    from rto.models.load import is_encoder_decoder, load_tokenizer
     from rto.scoring.function import RewardFunction
 
     tokenizer = load_tokenizer(str(base.actor.model_name_or_path))
     data = replace(base.data, prompt_dataset=[plan.prompts], label_key=None)
-    prompts = load_prompts(data, tokenizer, max_prompt_len=base.max_prompt_len, seed=0)
+    prompts = load_prompts(
+        data,
+        tokenizer,
+        max_prompt_len=base.max_prompt_len,
+        seed=0,
+        encoder_decoder=is_encoder_decoder(str(base.actor.model_name_or_path)),
+    )
     sources = reward_sources(base, eos_text=str(tokenizer.eos_token))
     if plan.judge is not None:
         texts = [(plan.judge, RewardFunction(plan.judge))]

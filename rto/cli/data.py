@@ -176,10 +176,16 @@ def _measure(model: str | None) -> Measure:
 
     if model is None:
         return Words()
-    from rto.models.load import load_tokenizer
+    from rto.models.load import is_encoder_decoder, load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    return Tokens(Template(tokenizer, apply_chat_template=bool(tokenizer.chat_template)))
+    return Tokens(
+        Template(
+            tokenizer,
+            apply_chat_template=bool(tokenizer.chat_template),
+            encoder_decoder=is_encoder_decoder(model),
+        )
+    )
 
 
 def _print_histogram(

@@ -16,7 +16,9 @@ from rto.tracking.quiet import escape_control, quiet
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rto.rollout.hf import HfEngine
     from rto.rollout.requests import Sample
+    from rto.rollout.vllm import VllmEngine
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Questions:
     texts: Sequence[str]
     token_ids: Sequence[tuple[int, ...]]
     chat_template: bool
+    encoder_decoder: bool
     max_len: int
 
 
@@ -70,19 +73,19 @@ def prepare(model: str, config: RunConfig) -> Questions:
     """The prompts of ``config``, rendered and tokenised for ``model``.
 
     Raises:
-        UserError: the model is no decoder, or a prompt is empty or fills the model's context.
+        UserError: a prompt is empty or fills the model's context.
     """
     from rto.data.templates import Template, Where
     from rto.models.load import load_config, load_tokenizer
 
     found = load_config(model).to_dict()
-    require(
-        not found.get("is_encoder_decoder"),
-        f"{model}: an encoder-decoder model ({found.get('model_type')}); this command runs "
-        "decoder-only models",
-    )
     tokenizer = load_tokenizer(model)
-    template = Template(tokenizer, config.data.input_template, bool(tokenizer.chat_template))
+    template = Template(
+        tokenizer,
+        config.data.input_template,
+        bool(tokenizer.chat_template),
+        encoder_decoder=bool(found.get("is_encoder_decoder")),
+    )
     options = config.generate
     texts = [
         template.prompt(prompt, Where("--prompt", number, "prompt"))
@@ -100,6 +103,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
         texts=texts,
         token_ids=token_ids,
         chat_template=template.apply_chat_template,
+        encoder_decoder=template.encoder_decoder,
         max_len=min(context, longest + options.max_new_tokens),
     )
 
@@ -108,18 +112,12 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     """``generate.num_samples`` responses to each prompt, those of one prompt side by side."""
     from rto.rollout.requests import SampleRequest, Sampling
     from rto.rollout.seeds import request_seed
-    from rto.rollout.vllm import VllmEngine
 
-    options, vllm = config.generate, config.vllm
-    engine = VllmEngine(
-        questions.model,
-        dtype=config.ds.param_dtype,
-        max_model_len=questions.max_len,
-        seed=config.train.seed,
-        tensor_parallel_size=1,
-        gpu_memory_utilization=vllm.gpu_memory_utilization,
-        enforce_eager=vllm.enforce_eager,
-        cpu_kvcache_gib=vllm.cpu_kvcache_gib,
+    options = config.generate
+    engine = (
+        _hf_engine(questions, config)
+        if questions.encoder_decoder
+        else _vllm_engine(questions, config)
     )
     engine.accept(0)
     requests = [
@@ -129,6 +127,34 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     ]
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p)
     return engine.generate(requests, sampling, 0)
+
+
+def _vllm_engine(questions: Questions, config: RunConfig) -> VllmEngine:
+    from rto.rollout.vllm import VllmEngine
+
+    vllm = config.vllm
+    return VllmEngine(
+        questions.model,
+        dtype=config.ds.param_dtype,
+        max_model_len=questions.max_len,
+        seed=config.train.seed,
+        tensor_parallel_size=1,
+        gpu_memory_utilization=vllm.gpu_memory_utilization,
+        enforce_eager=vllm.enforce_eager,
+        cpu_kvcache_gib=vllm.cpu_kvcache_gib,
+    )
+
+
+def _hf_engine(questions: Questions, config: RunConfig) -> HfEngine:
+    from rto.models.device import resolve_device
+    from rto.rollout.hf import HfEngine
+
+    return HfEngine(
+        questions.model,
+        dtype=config.ds.param_dtype,
+        device=resolve_device(config.train.device),
+        attn_implementation=config.ds.attn_implementation,
+    )
 
 
 def show(

@@ -28,6 +28,7 @@ ALIASES = {
     "dpo_reward_scale": "algo.dpo_reward_scale",
     "dpo_reward_clip": "algo.dpo_reward_clip",
     "rpo_beta": "algo.rpo_beta",
+    "authors_code": "algo.authors_code",
     "model": "generate.model",
     "prompt": "generate.prompt",
 }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rto.cli.authors import told, with_authors_code
 from rto.cli.parse import dump, parse_run
 from rto.cli.report import add_report
 from rto.config import RunConfig
@@ -61,7 +62,7 @@ def execute(command: str, config: RunConfig) -> Finished:
             if fresh:
                 shutil.rmtree(path)
             raise
-        folder.write_config(dump(config))
+        folder.write_config(dump(run.config))
         about = _about(command, run)
         folder.write_about({**about, "status": "running"})
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
@@ -110,6 +111,9 @@ def _command(command: str, argv: Sequence[str]) -> int:
 
 def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
     """The checked run and the function that runs it. Imports the libraries: call quiet first."""
+    config = with_authors_code(command, config)
+    if config.algo.authors_code:
+        print(told(config))
     from functools import partial
 
     from rto.cli.methods import build

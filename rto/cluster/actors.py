@@ -16,10 +16,11 @@ import torch
 
 from rto.config import RunConfig
 from rto.protocols import Output
-from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
+    from rto.rollout.hf import HfEngine
     from rto.rollout.vllm import VllmEngine
     from rto.scoring.frozen import FrozenScorer
     from rto.training.learner import Objective
@@ -157,7 +158,7 @@ class ScorerActor:
 
 @ray.remote
 class EngineActor:
-    """A vLLM engine."""
+    """A vLLM engine, or transformers' own sampling for an encoder-decoder model."""
 
     def start(
         self, model_path: str, config: RunConfig, door: Door, device: Device, index: int,
@@ -174,24 +175,15 @@ class EngineActor:
         self.settings = settings
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
-        vllm = config.vllm
         # vLLM takes torch's thread count, which Ray sets to one.
-        prepare_process(device, share=vllm.num_engines)
-        from rto.rollout.vllm import VllmEngine
+        prepare_process(device, share=config.vllm.num_engines)
+        from rto.models.load import is_encoder_decoder
 
-        self.engine: VllmEngine = VllmEngine(
-            model_path,
-            dtype=config.ds.param_dtype,
-            max_model_len=config.data.max_len,
-            seed=config.train.seed,
-            tensor_parallel_size=vllm.tensor_parallel_size,
-            gpu_memory_utilization=vllm.gpu_memory_utilization,
-            enforce_eager=vllm.enforce_eager,
-            enable_prefix_caching=vllm.enable_prefix_caching,
-            enable_sleep=vllm.enable_sleep,
-            cpu_kvcache_gib=vllm.cpu_kvcache_gib,
-            weight_transfer=door,
-            engine_index=index,
+        seq2seq = is_encoder_decoder(model_path)
+        self.engine: Any = (
+            _hf_engine(model_path, config, device)
+            if seq2seq
+            else _vllm_engine(model_path, config, door, index)
         )
 
     def generate(
@@ -199,8 +191,8 @@ class EngineActor:
     ) -> list[Sample]:
         return self.engine.generate(requests, sampling, policy_version)
 
-    def prompt_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return self.engine.prompt_logprobs(sequences)
+    def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
+        return self.engine.response_logprobs(pairs)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.engine.load_weights(weights)
@@ -229,3 +221,36 @@ class EngineActor:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.engine.finish_weight_update(weight_version)
+
+
+def _vllm_engine(model_path: str, config: RunConfig, door: Door, index: int) -> VllmEngine:
+    from rto.rollout.vllm import VllmEngine
+
+    vllm = config.vllm
+    return VllmEngine(
+        model_path,
+        dtype=config.ds.param_dtype,
+        max_model_len=config.data.max_len,
+        seed=config.train.seed,
+        tensor_parallel_size=vllm.tensor_parallel_size,
+        gpu_memory_utilization=vllm.gpu_memory_utilization,
+        enforce_eager=vllm.enforce_eager,
+        enable_prefix_caching=vllm.enable_prefix_caching,
+        enable_sleep=vllm.enable_sleep,
+        cpu_kvcache_gib=vllm.cpu_kvcache_gib,
+        weight_transfer=door,
+        engine_index=index,
+    )
+
+
+def _hf_engine(model_path: str, config: RunConfig, device: Device) -> HfEngine:
+    from rto.models.device import resolve_device
+    from rto.rollout.hf import HfEngine
+
+    return HfEngine(
+        model_path,
+        dtype=config.ds.param_dtype,
+        device=resolve_device(device),
+        attn_implementation=config.ds.attn_implementation,
+        max_tokens=config.rollout.max_tokens_per_gpu,
+    )

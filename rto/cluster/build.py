@@ -122,8 +122,12 @@ class Actors:
         return group
 
 
-def choose_door(config: RunConfig, *, device: str, colocated: bool) -> Door:
-    """The weight-sync door that fits where the engines are."""
+def choose_door(
+    config: RunConfig, *, device: str, colocated: bool, encoder_decoder: bool = False
+) -> Door:
+    """The weight-sync door that fits where the engines are; only vLLM has others than the store."""
+    if encoder_decoder:
+        return "object_store"
     backend = config.vllm.sync_backend
     if backend != "auto":
         return backend

@@ -30,11 +30,17 @@ from rto.errors import UserError
 from rto.functional.observe import OBSERVED
 from rto.methods.reward_model import RewardModel
 from rto.models.device import device_type
-from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer, reward_constants
+from rto.models.load import (
+    assert_same_tokenizer,
+    is_encoder_decoder,
+    load_config,
+    load_tokenizer,
+    reward_constants,
+)
 from rto.protocols import Feedback, Method, Targets
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
-from rto.sections import Data
+from rto.sections import Data, require
 from rto.types import Role
 
 Rows = Sequence[Sequence[Example]]
@@ -59,8 +65,14 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     models = frozen_models(config, roles)
     check_tokenizers(config, models, tokenizer)
+    encoder_decoder = is_encoder_decoder(str(config.actor.model_name_or_path))
+    check_engine(config, encoder_decoder=encoder_decoder)
     prompts = load_prompts(
-        config.data, tokenizer, max_prompt_len=config.max_prompt_len, seed=config.train.seed
+        config.data,
+        tokenizer,
+        max_prompt_len=config.max_prompt_len,
+        seed=config.train.seed,
+        encoder_decoder=encoder_decoder,
     )
     sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
     total = sampler.iterations_per_epoch * config.train.num_episodes
@@ -98,6 +110,11 @@ def prepare_reward(config: RunConfig) -> OfflineRun:
     """`rto reward`: a scalar head instead of a language model."""
     config.check_actor()
     tokenizer, template = _template(config)
+    require(
+        not template.encoder_decoder,
+        f"{config.actor.model_name_or_path}: an encoder-decoder model; a reward model starts from "
+        "a decoder-only one",
+    )
     return _offline(config, RewardModel(), "score", tokenizer, _rows("pairs", config, template))
 
 
@@ -118,6 +135,26 @@ def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
     check_tokenizers(config, reference_models(config, method.roles), tokenizer)
     load = _rows(method.card.feedback, config, template, min_responses=method.min_responses)
     return _offline(config, method, "policy", tokenizer, load)
+
+
+def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
+    """vLLM serves no encoder-decoder model: what only it does is refused for one.
+
+    Raises:
+        UserError: one line with the name, the value and the remedy.
+    """
+    if not encoder_decoder:
+        return
+    path, vllm = config.actor.model_name_or_path, config.vllm
+    for name, value, only in (
+        ("sync_backend", vllm.sync_backend, ("auto", "object_store")),
+        ("tensor_parallel_size", vllm.tensor_parallel_size, (1,)),
+    ):
+        require(
+            value in only,
+            f"vllm.{name} is {value} and {path} is an encoder-decoder model, which is sampled "
+            f"from without vLLM: use {only[-1]}",
+        )
 
 
 def frozen_models(config: RunConfig, roles: frozenset[Role]) -> Models:
@@ -172,7 +209,8 @@ def pretrain_mix(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pretr
     source = config.data.pretrain_dataset
     if source is None:
         return None
-    rows = load_texts(source, config.data, Template(tokenizer))
+    encoder_decoder = is_encoder_decoder(str(config.actor.model_name_or_path))
+    rows = load_texts(source, config.data, Template(tokenizer, encoder_decoder=encoder_decoder))
     return PretrainMix(rows, config.algo.ptx_coef, pad_id(tokenizer), config.train.seed)
 
 
@@ -184,7 +222,12 @@ def available_cpus(config: RunConfig) -> float:
 def _template(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Template]:
     tokenizer = load_tokenizer(str(config.actor.model_name_or_path))
     data = config.data
-    return tokenizer, Template(tokenizer, data.input_template, data.apply_chat_template)
+    return tokenizer, Template(
+        tokenizer,
+        data.input_template,
+        data.apply_chat_template,
+        encoder_decoder=is_encoder_decoder(str(config.actor.model_name_or_path)),
+    )
 
 
 def _rows(

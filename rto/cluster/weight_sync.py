@@ -1,11 +1,12 @@
-"""Policy weights -> vLLM engines, and the proof that they are the ones in use.
+"""Policy weights -> engines, and the proof that they are the ones in use.
 
-Three doors: Ray's object store with ``reload_weights`` (CPU), vLLM's weight transfer over NCCL
-(separate GPUs) and over CUDA IPC (shared GPUs). Whatever the door, after every push
+Three doors: Ray's object store (on CPU, and for encoder-decoder models anywhere), vLLM's weight
+transfer over NCCL (separate GPUs) and over CUDA IPC (shared GPUs). Whatever the door, after every
+push
 
 1. the digest of each tensor that an engine received equals the trainer's,
 2. every parameter of the engine was assigned,
-3. the engine's prompt log-probs on a fixed probe batch equal the trainer's within a tolerance,
+3. the engine's log-probs on a fixed probe batch equal the trainer's within a tolerance,
 
 and only then does an engine accept the new version. vLLM repacks weights on CPU, so they cannot
 be read back: there the probe is the proof of what the engine computes with.
@@ -33,21 +34,20 @@ class Probe:
     tolerance: float
 
     @property
-    def sequences(self) -> list[list[int]]:
-        """Prompt and response of each row as one list of token ids."""
+    def pairs(self) -> list[tuple[list[int], list[int]]]:
+        """Prompt and response of each row as token ids."""
         t = self.tokens
         return [
-            t.prompt_ids[i][t.prompt_mask[i]].tolist()
-            + t.response_ids[i][t.response_mask[i]].tolist()
-            for i in range(len(t))
+            (t.prompt_ids[i][t.prompt_mask[i]].tolist(), t.response_ids[i][mask].tolist())
+            for i, mask in enumerate(t.response_mask)
         ]
 
     def compare(self, trainer: torch.Tensor, engine: Sequence[Sequence[float]]) -> ProbeFigures:
-        """``trainer`` [B, T] against the engine's log-probs of whole sequences."""
+        """``trainer`` [B, T] against the engine's log-probs of each response."""
         gaps: list[torch.Tensor] = []
         for row, logprobs in enumerate(engine):
             count = int(self.tokens.response_mask[row].sum())
-            gaps.append((torch.tensor(logprobs[-count:]) - trainer[row, :count]).abs())
+            gaps.append((torch.tensor(logprobs) - trainer[row, :count]).abs())
         gap = torch.cat(gaps)
         return ProbeFigures(mean=float(gap.mean()), largest=float(gap.max()))
 
@@ -116,7 +116,7 @@ class ClusterWeightSync:
         return self.policy.call("sent_digests")[0]
 
     def _check_behaviour(self) -> None:
-        pending = self.engines.start("prompt_logprobs", self.probe.sequences)
+        pending = self.engines.start("response_logprobs", self.probe.pairs)
         trainer = self.policy.call("score", self.probe.tokens, temperature=1.0)[0]
         for rank, logprobs in enumerate(pending.get()):
             figures = self.probe.compare(trainer, logprobs)

@@ -110,8 +110,7 @@ def _whole_texts(
     Tokens that both share have the same log-probs, so where the prompt really ended makes no
     difference to a preference.
     """
-    if template.apply_chat_template:
-        raise where.error("is text without a prompt: set data.prompt_key for the chat template")
+    template.demand_prompt(where, "set data.prompt_key")
     names = (data.chosen_key, data.rejected_key)
     texts = [
         require_text(value, source=where.source, row=where.row, field=name)

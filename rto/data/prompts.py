@@ -41,14 +41,21 @@ class PromptDataset(Sequence[Prompt]):
 
 
 def load_prompts(
-    data: Data, tokenizer: PreTrainedTokenizerBase, *, max_prompt_len: int, seed: int
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_len: int,
+    seed: int,
+    encoder_decoder: bool = False,
 ) -> PromptDataset:
     """Prompts of ``data.prompt_dataset``, or of ``data.feedback`` where that is not given.
 
     A prompt's id is its place in the mixture before any is dropped, so it does not depend on the
     length limit.
     """
-    template = Template(tokenizer, data.input_template, data.apply_chat_template)
+    template = Template(
+        tokenizer, data.input_template, data.apply_chat_template, encoder_decoder=encoder_decoder
+    )
     if data.prompt_dataset:
         parts = [_read(name, data, template) for name in data.prompt_dataset]
         mixed = mix(parts, probs=data.prompt_probs, seed=seed)

@@ -83,8 +83,7 @@ def _answered(
 
 def _text(value: object, template: Template, limit: Limit, where: Where) -> Example:
     """A text without a prompt: BoS, or else its first token, stands in for one."""
-    if template.apply_chat_template:
-        raise where.error("is text without a prompt: set data.output_key for the chat template")
+    template.demand_prompt(where, "set data.output_key")
     text = require_text(value, source=where.source, row=where.row, field=where.field)
     ids = template.response_ids(text)
     bos = template.bos_token_id

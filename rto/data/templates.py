@@ -28,11 +28,16 @@ class Where:
 @dataclass(frozen=True)
 class Template:
     """``input_template`` formats a prompt that is a string; the chat template, where it is on,
-    then wraps that string as the user's turn, or renders a list of {role, content} messages."""
+    then wraps that string as the user's turn, or renders a list of {role, content} messages.
+
+    A decoder goes on from the prompt; an encoder (``encoder_decoder``) reads it as a text of its
+    own, closed as the tokenizer closes texts.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     input_template: str | None = None
     apply_chat_template: bool = False
+    encoder_decoder: bool = False
 
     def __post_init__(self) -> None:
         if self.apply_chat_template and not self.tokenizer.chat_template:
@@ -83,7 +88,7 @@ class Template:
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         """A chat template has written its special tokens; else the tokenizer adds its own."""
         ids = self.tokenizer(text, add_special_tokens=not self.apply_chat_template)["input_ids"]
-        return self._without_eos(ids)
+        return tuple(ids) if self.encoder_decoder else self._without_eos(ids)
 
     def response_ids(self, text: str) -> tuple[int, ...]:
         """Ids up to and without EoS. Tokenised apart from the prompt, as sampling sees them: the
@@ -91,6 +96,13 @@ class Template:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         eos = self.tokenizer.eos_token_id
         return tuple(ids[: ids.index(eos)] if eos in ids else ids)
+
+    def demand_prompt(self, where: Where, remedy: str) -> None:
+        """Refuse a row whose prompt is not told apart, where the model or the template needs it."""
+        if self.apply_chat_template:
+            raise where.error(f"is text without a prompt: {remedy} for the chat template")
+        if self.encoder_decoder:
+            raise where.error(f"is text without a prompt: {remedy} for an encoder-decoder model")
 
     def _without_eos(self, ids: Sequence[int]) -> tuple[int, ...]:
         """T5-like tokenizers close every text with EoS; a prompt that goes on is not closed."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rto.models.load import SCALE
 
 
 def save_pretrained(
@@ -25,10 +27,22 @@ def save_pretrained(
     """
     config = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
+    weights = _with_own_head(config, weights)
     with torch.device("meta"):
         skeleton: Any = type(model)(config)
     skeleton.to(dtype=next(x.dtype for x in weights.values() if x.is_floating_point()))
     if model.can_generate():
         skeleton.generation_config = model.generation_config
-    skeleton.save_pretrained(directory, state_dict=dict(weights))
+    skeleton.save_pretrained(directory, state_dict=weights)
     tokenizer.save_pretrained(directory)
+
+
+def _with_own_head(config: PreTrainedConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Flan-T5 as its first publishers wrote it: no tied embeddings, which is how a reader knows
+    that the decoder's states are not scaled, and so a head of its own in the file."""
+    own = dict(weights)
+    if SCALE in vars(config) and "shared.weight" in own:
+        config.tie_word_embeddings = vars(config)[SCALE]
+        if not config.tie_word_embeddings:
+            own.setdefault("lm_head.weight", own["shared.weight"].clone())
+    return own

@@ -1,8 +1,8 @@
-"""A scalar head over a decoder: the reward of a sequence, the values of its states.
+"""A scalar head on a language model: the reward of a sequence, the values of states.
 
-Both wrap what ``AutoModelForSequenceClassification`` loads, head ``score``, so a checkpoint of
-either is a standard one. transformers' own forward of it scores the last token that is not
-``pad_token_id``; it equals ``SequenceReward`` wherever padding and EoS are different tokens.
+Those over a decoder wrap what ``AutoModelForSequenceClassification`` loads, head ``score``, so a
+checkpoint of either is a standard one. transformers' own forward of it scores the last token that
+is not ``pad_token_id``; it equals ``SequenceReward`` wherever padding and EoS are different tokens.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rto.models.causal import unwrapped
-from rto.models.packing import pack, unpack
+from rto.models.packing import pack, pack_prompts, unpack
+from rto.models.policy import unwrapped
+from rto.models.seq2seq import masked_rows_mean
 from rto.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -57,3 +58,24 @@ class TokenValue(nn.Module):
         hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
         scores = base.get_submodule("score")(hidden[packed.rows, packed.before]).squeeze(-1).float()
         return unpack((scores - self.mean) / self.std, tokens)
+
+
+class PromptValue(nn.Module):
+    """The critic of an encoder-decoder policy: the encoder alone, one value per prompt.
+
+    It is V(x) of DRO. Where a method asks for the value of each state (GAE), all states of a
+    response have their prompt's. Wraps what ``AutoModelForTokenClassification`` loads with one
+    label (T5, mT5, UMT5), head ``classifier``.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """Values fp32 [B, T], the same in each column of a response."""
+        ids, mask = pack_prompts(tokens)
+        base = unwrapped(self.model)
+        hidden = base.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        value = base.get_submodule("classifier")(masked_rows_mean(hidden, mask)).float()
+        return value.expand(tokens.response_mask.shape).masked_fill(~tokens.response_mask, 0.0)

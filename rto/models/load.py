@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -26,6 +29,11 @@ from rto.sections_runtime import Lora
 if TYPE_CHECKING:
     from peft import PeftModel
 
+DROPOUTS = ("dropout", "pdrop", "dropout_rate", "layerdrop")
+"""Endings of the names that config.json has for them."""
+SCALE = "scale_decoder_outputs"
+"""Whether a T5 scales its decoder's states before its head."""
+NEW_HEADS = {"score.weight", "classifier.weight", "classifier.bias"}
 RESERVED = "reserved_special_token"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -45,13 +53,22 @@ def load_config(path: str) -> PreTrainedConfig:
     """The model's config with every dropout off: a ratio of two forwards must start at 1."""
     with _named(path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        written, _ = PreTrainedConfig.get_config_dict(path)
+    if SCALE in written:
+        # transformers 5 writes it and, reading, puts tie_word_embeddings in its place.
+        setattr(config, SCALE, written[SCALE])
     for name, value in config.to_dict().items():
-        if name.endswith(("dropout", "pdrop")) and isinstance(value, float):
+        if name.endswith(DROPOUTS) and isinstance(value, float):
             setattr(config, name, 0.0)
     return config
 
 
-def load_causal_lm(
+def is_encoder_decoder(path: str) -> bool:
+    """Whether the model reads its prompt with an encoder of its own (T5, BART)."""
+    return bool(load_config(path).is_encoder_decoder)
+
+
+def load_language_model(
     path: str,
     *,
     dtype: torch.dtype,
@@ -60,16 +77,23 @@ def load_causal_lm(
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
 ) -> PreTrainedModel | PeftModel:
-    """A causal LM; with peft adapters on it when ``lora.rank`` is above 0."""
+    """A causal or an encoder-decoder LM, as its config says; with peft adapters on it when
+    ``lora.rank`` is above 0."""
+    config = load_config(path)
+    auto, task = (
+        (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM")
+        if config.is_encoder_decoder
+        else (AutoModelForCausalLM, "CAUSAL_LM")
+    )
     model = _load(
-        AutoModelForCausalLM,
+        auto,
         path,
-        load_config(path),
+        config,
         dtype=dtype,
         attn_implementation=attn_implementation,
         load_in_4bit=load_in_4bit,
     )
-    return _prepared(model, lora, "CAUSAL_LM", gradient_checkpointing)
+    return _prepared(model, lora, task, gradient_checkpointing)
 
 
 def load_scalar_model(
@@ -101,6 +125,38 @@ def load_scalar_model(
         new_head=new_head,
     )
     return _prepared(model, lora, "SEQ_CLS", gradient_checkpointing)
+
+
+def load_value_model(
+    path: str,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    lora: Lora | None = None,
+    load_in_4bit: bool = False,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """The encoder of an encoder-decoder model with a scalar head ``classifier``.
+
+    A new head starts at 0, which is the mean of the rewards that DRO regresses on.
+    """
+    config = load_config(path)
+    if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"{path}: no value network for model type {config.model_type}: it has no "
+            "token-classification class in transformers; take a method without a critic"
+        )
+    config.num_labels = 1
+    model = _load(
+        AutoModelForTokenClassification,
+        path,
+        config,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        load_in_4bit=load_in_4bit,
+        new_head=True,
+    )
+    return _prepared(model, lora, "TOKEN_CLS", gradient_checkpointing)
 
 
 def reward_constants(config: PreTrainedConfig, *, path: str) -> tuple[float, float]:
@@ -158,7 +214,7 @@ def assert_same_tokenizer(
 
 
 def _load(
-    auto: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
+    auto: type[Any],
     path: str,
     config: PreTrainedConfig,
     *,
@@ -179,7 +235,7 @@ def _load(
             output_loading_info=True,
         )
     model, info = loaded
-    missing = set(info["missing_keys"]) - ({"score.weight"} if new_head else set())
+    missing = set(info["missing_keys"]) - (NEW_HEADS if new_head else set())
     if missing:
         raise UserError(
             f"{path}: the checkpoint has no weights for {', '.join(sorted(missing))}"
@@ -187,6 +243,9 @@ def _load(
         )
     if auto is AutoModelForSequenceClassification and "score" not in dict(model.named_children()):
         raise UserError(f"{path}: {type(model).__name__} has no head named score: use a decoder")
+    if auto is AutoModelForTokenClassification and "classifier.weight" in info["missing_keys"]:
+        for parameter in model.get_submodule("classifier").parameters():
+            torch.nn.init.zeros_(parameter)
     if load_in_4bit:
         _disable_avx512(model)
     return model

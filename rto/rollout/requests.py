@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Prompts with a response each, as token ids."""
 
 
 @dataclass(frozen=True)

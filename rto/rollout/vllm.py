@@ -42,7 +42,7 @@ from vllm.utils.network_utils import get_open_port
 
 from rto.errors import ProofError, UserError
 from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt, first_difference
-from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 
 Door = Literal["object_store", "nccl", "ipc"]
 
@@ -131,19 +131,19 @@ class VllmEngine:
         )
         return [self._sample(output.outputs[0]) for output in outputs]
 
-    def prompt_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob, at temperature 1, of each token but the first given those before it.
+    def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
+        """Log-prob, at temperature 1, of each token of each (prompt, response)'s response.
 
         Computed anew: vLLM reads no cached prefix where prompt log-probs are asked for. Open to
-        unproven weights, because it is how they are proven. A sequence must leave room for one
-        more token in ``max_model_len``.
+        unproven weights, because it is how they are proven. Needs room for one more token.
         """
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
         )
-        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in sequences]
+        prompts = [TokensPrompt(prompt_token_ids=[*prompt, *answer]) for prompt, answer in pairs]
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
-        return [cast(FlatLogprobs, output.prompt_logprobs).logprobs for output in outputs]
+        found = [cast(FlatLogprobs, output.prompt_logprobs).logprobs for output in outputs]
+        return [row[-len(answer) :] for row, (_, answer) in zip(found, pairs, strict=True)]
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take all weights by their checkpoint names from host memory."""

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rto.data.microbatch import plan_microbatches
 from rto.errors import RewardProtocolError, UserError
-from rto.models.causal import CausalPolicy
 from rto.models.device import empty_cache
+from rto.models.families import load_policy
 from rto.models.heads import SequenceReward
-from rto.models.load import load_causal_lm, load_scalar_model, reward_constants
+from rto.models.load import load_scalar_model, reward_constants
+from rto.models.policy import Policy
 from rto.types import Role, TokenBatch
 
 
@@ -115,13 +116,13 @@ class FrozenScorer:
             model.to(self._home)
             empty_cache(self._options.device)
 
-    def _policy(self, path: str) -> CausalPolicy:
-        model = load_causal_lm(
+    def _policy(self, path: str) -> Policy:
+        policy = load_policy(
             path,
             dtype=self._options.dtype,
             attn_implementation=self._options.attn_implementation,
         )
-        return _frozen(CausalPolicy(model), self._home)
+        return _frozen(policy, self._home)
 
     def _reward(self, path: str) -> SequenceReward:
         model = load_scalar_model(

@@ -18,10 +18,10 @@ from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rto.errors import RewardProtocolError, UserError
-from rto.models.causal import unwrapped
 from rto.models.device import resolve_device
 from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model, load_tokenizer
+from rto.models.policy import unwrapped
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.types import TokenBatch, pad

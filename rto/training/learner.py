@@ -22,7 +22,7 @@ from rto.errors import UserError
 from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
-    from rto.models.causal import CausalPolicy
+    from rto.models.policy import Policy
     from rto.protocols import CriticMethod, Method, ScoreMethod
     from rto.training.deepspeed import ZeroEngine
 
@@ -194,10 +194,10 @@ class PolicyTrainer(RankTrainer):
         engine: ZeroEngine,
         *,
         ema_beta: float | None = None,
-        reference: CausalPolicy | None = None,
+        reference: Policy | None = None,
     ) -> None:
         """``reference``: frozen, on the engine's device; or the policy itself, whose adapters are
-        then off (see ``CausalPolicy.forward``)."""
+        then off (see ``Policy.forward``)."""
         super().__init__(engine, ema_beta=ema_beta)
         self._reference = reference
 

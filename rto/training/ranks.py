@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 
 from rto.config import RunConfig
 from rto.errors import ProofError
-from rto.models.causal import CausalPolicy, unwrapped
 from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
-from rto.models.heads import SequenceReward, TokenValue
-from rto.models.load import load_causal_lm, load_scalar_model, load_tokenizer
+from rto.models.families import load_critic, load_policy
+from rto.models.heads import SequenceReward
+from rto.models.load import load_scalar_model, load_tokenizer
+from rto.models.policy import Policy, unwrapped
 from rto.protocols import Output
 from rto.rollout.digest import DigestRecorder, TensorDigests
 from rto.sections import Trained
@@ -197,32 +198,31 @@ def build_module(
         "load_in_4bit": config.ds.load_in_4bit,
         "gradient_checkpointing": section.gradient_checkpointing_enable,
     }
+    module: Any
     if kind == "policy":
-        model: Any = load_causal_lm(path, **common)
-        return CausalPolicy(model, value_head=value_head), model
-    model = load_scalar_model(path, new_head=True, **common)
-    if kind == "score":
-        return SequenceReward(model), model
-    return TokenValue(model, constants=constants), model
+        module = load_policy(path, value_head=value_head, **common)
+    elif kind == "critic":
+        module = load_critic(path, constants=constants, **common)
+    else:
+        module = SequenceReward(load_scalar_model(path, new_head=True, **common))
+    return module, module.model
 
 
-def load_reference(
-    policy: nn.Module, path: str, config: RunConfig, device: torch.device
-) -> CausalPolicy:
+def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torch.device) -> Policy:
     """The frozen model behind ``reference_kl``: the policy itself where adapters lie on it."""
-    assert isinstance(policy, CausalPolicy)
+    assert isinstance(policy, Policy)
     if config.ds.lora.rank > 0 and config.reference_path == path:
         return policy
-    model = load_causal_lm(
+    reference = load_policy(
         str(config.reference_path),
         dtype=dtype_of(config.ds.param_dtype),
         attn_implementation=config.ds.attn_implementation,
     )
-    return CausalPolicy(model).to(device).eval().requires_grad_(False)
+    return reference.to(device).eval().requires_grad_(False)
 
 
 def build_trainer(
-    kind: Kind, engine: ZeroEngine, config: RunConfig, reference: CausalPolicy | None
+    kind: Kind, engine: ZeroEngine, config: RunConfig, reference: Policy | None
 ) -> RankTrainer:
     if kind == "critic":
         return CriticTrainer(engine)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from transformers import T5Config
 
 from rto.cli.generate import main, model_path, prepare, show
 from rto.cli.parse import parse_run
@@ -92,10 +91,23 @@ def test_a_prompt_must_be_answerable(tiny_model_dir: Path, prompt: str, said: st
         prepare(str(tiny_model_dir), config("--prompt", prompt))
 
 
-def test_an_encoder_decoder_is_refused_by_name(tmp_path: Path) -> None:
-    T5Config().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"an encoder-decoder model \(t5\)"):
-        prepare(str(tmp_path), config("--prompt", "hello"))
+def test_an_encoder_reads_a_closed_prompt_and_a_decoder_an_open_one(
+    tiny_t5_dir: Path, tiny_model_dir: Path
+) -> None:
+    asked = prepare(str(tiny_t5_dir), config("--prompt", "w1 w2"))
+    assert asked.encoder_decoder
+    assert not asked.chat_template
+    assert asked.token_ids == [(4, 5, 1)]
+    assert not prepare(str(tiny_model_dir), config("--prompt", "w1 w2")).encoder_decoder
+
+
+def test_an_encoder_decoder_answers(tiny_t5_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", str(tiny_t5_dir), "--prompt", "w1 w2", "--generate.max_new_tokens", "5"]
+    assert main([*flags, "--generate.num_samples", "2", "--ds.param_dtype", "fp32"]) == 0
+    first = capsys.readouterr().out
+    assert "response 2 of 2" in first
+    assert main([*flags, "--generate.num_samples", "2", "--ds.param_dtype", "fp32"]) == 0
+    assert capsys.readouterr().out == first
 
 
 def test_responses_stand_under_their_prompts_and_cannot_drive_the_terminal() -> None:

@@ -15,14 +15,17 @@ SENT = {"a.weight": "11", "b.weight": "22"}
 def test_a_probe_is_the_longest_prompts_halved() -> None:
     prompts = [[5], [1, 2, 3, 4, 5], [6, 7], [8, 9, 10], [11, 12], [13, 14, 15, 16]]
     probe = make_probe(prompts, tolerance=0.1)
-    assert probe.sequences == [[1, 2, 3, 4, 5], [13, 14, 15, 16], [8, 9, 10], [6, 7]]
-    assert probe.tokens.prompt_mask.sum(-1).tolist() == [2, 2, 1, 1]
-    assert probe.tokens.response_mask.sum(-1).tolist() == [3, 2, 2, 1]
+    assert probe.pairs == [
+        ([1, 2], [3, 4, 5]),
+        ([13, 14], [15, 16]),
+        ([8], [9, 10]),
+        ([6], [7]),
+    ]
 
 
 def test_a_probe_cuts_long_prompts() -> None:
     probe = make_probe([list(range(100))], tolerance=0.1, max_len=8)
-    assert probe.sequences == [list(range(8))]
+    assert probe.pairs == [([0, 1, 2, 3], [4, 5, 6, 7])]
 
 
 def test_prompts_of_one_token_make_no_probe() -> None:
@@ -36,9 +39,9 @@ def compared(probe: Probe, engine: list[list[float]], trainer: list[list[float]]
 
 
 def test_compare_aligns_the_responses_and_ignores_padding() -> None:
-    # Sequences of 4 and 2 tokens: responses of 2 and 1; the engine's lists lack the first token.
+    # Sequences of 4 and 2 tokens: responses of 2 and 1.
     probe = make_probe([[1, 2, 3, 4], [5, 6]], tolerance=0.1)
-    engine = [[-9.0, -1.0, -2.0], [-3.0]]
+    engine = [[-1.0, -2.0], [-3.0]]
     assert compared(probe, engine, [[-1.0, -2.0], [-3.0, 77.0]]) == [0, 0]
     got = compared(probe, engine, [[-1.0, -2.3], [-3.0, 77.0]])
     # One of three tokens is off by 0.3.
@@ -47,7 +50,7 @@ def test_compare_aligns_the_responses_and_ignores_padding() -> None:
 
 def test_compare_sees_a_shift_by_one_token() -> None:
     probe = make_probe([[1, 2, 3, 4]], tolerance=0.1)
-    assert compared(probe, [[-9.0, -1.0, -2.0]], [[-9.0, -1.0]])[1] == 8
+    assert compared(probe, [[-1.0, -2.0]], [[-9.0, -1.0]])[1] == 8
 
 
 def test_equal_digests_pass() -> None:

@@ -87,7 +87,7 @@ class Held:
         self.engine.accept(version)
 
     def probe_gap(self, model: LlamaForCausalLM) -> float:
-        got = self.engine.prompt_logprobs(PROBE)
+        got = self.engine.response_logprobs([(ids[:1], ids[1:]) for ids in PROBE])
         pairs = zip(PROBE, got, strict=True)
         gaps = [
             abs(a - b)

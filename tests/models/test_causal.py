@@ -19,8 +19,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rto.models.causal import CausalPolicy, unwrapped
-from rto.models.load import load_causal_lm
+from rto.models.causal import CausalPolicy
+from rto.models.load import load_language_model
+from rto.models.policy import unwrapped
 from rto.sections_runtime import Lora
 from rto.types import TokenBatch, pad
 
@@ -71,7 +72,7 @@ def naive_kl(
 @pytest.fixture
 def model(tiny_model_dir: Path) -> PreTrainedModel:
     return unwrapped(
-        load_causal_lm(str(tiny_model_dir), dtype=torch.float32, attn_implementation="sdpa")
+        load_language_model(str(tiny_model_dir), dtype=torch.float32, attn_implementation="sdpa")
     )
 
 
@@ -102,7 +103,7 @@ def test_gradients_equal_the_full_forward(
     weights = torch.randn(tokens.response_mask.shape, generator=torch.manual_seed(0))
     (naive(model, tokens) * weights).sum().backward()
     expected = {name: p.grad for name, p in model.named_parameters()}
-    other = load_causal_lm(
+    other = load_language_model(
         str(tiny_model_dir),
         dtype=torch.float32,
         attn_implementation="sdpa",
@@ -187,7 +188,7 @@ def test_other_families_equal_their_own_forward(build) -> None:
 def test_adapters_change_the_policy_and_step_aside_for_the_reference(
     tiny_model_dir: Path, model: PreTrainedModel
 ) -> None:
-    adapted = load_causal_lm(
+    adapted = load_language_model(
         str(tiny_model_dir),
         dtype=torch.float32,
         attn_implementation="sdpa",
@@ -257,7 +258,7 @@ def test_reference_kl_comes_only_when_asked_for(model: PreTrainedModel) -> None:
 def test_a_policy_with_adapters_is_its_own_reference(
     tiny_model_dir: Path, model: PreTrainedModel, targets: str
 ) -> None:
-    adapted = load_causal_lm(
+    adapted = load_language_model(
         str(tiny_model_dir),
         dtype=torch.float32,
         attn_implementation="sdpa",
@@ -322,7 +323,9 @@ def test_the_value_trains_the_model_under_it(model: PreTrainedModel) -> None:
 
 def test_the_value_head_stays_outside_the_model(tiny_model_dir: Path) -> None:
     """What an export writes is the inner model; a head in bf16 for a model in bf16."""
-    model = load_causal_lm(str(tiny_model_dir), dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = load_language_model(
+        str(tiny_model_dir), dtype=torch.bfloat16, attn_implementation="sdpa"
+    )
     policy = CausalPolicy(model, value_head=True)
     assert not any("value_head" in name for name in model.state_dict())
     own = policy.state_dict().keys() - {f"model.{name}" for name in model.state_dict()}

@@ -8,23 +8,23 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rto.errors import UserError
-from rto.models.causal import unwrapped
 from rto.models.device import dtype_of, resolve_device
 from rto.models.export import save_pretrained
 from rto.models.load import (
     assert_same_tokenizer,
-    load_causal_lm,
+    load_language_model,
     load_scalar_model,
     load_tokenizer,
     reward_constants,
     set_reward_constants,
 )
+from rto.models.policy import unwrapped
 
 IDS = torch.tensor([[1, 10, 11, 12, 13]])
 
 
 def causal(path: Path, **extra):
-    return load_causal_lm(
+    return load_language_model(
         str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
     ).eval()
 

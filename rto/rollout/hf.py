@@ -1,0 +1,258 @@
+"""Sampling by transformers, for the models that vLLM does not serve: encoder-decoder ones.
+
+The same interface and the same proofs as ``rto.rollout.vllm``: an engine samples only from weights
+somebody has vouched for. Here the weights can be read back, so the receipt tells the digests of
+what the engine holds after an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from rto.data.microbatch import plan_microbatches
+from rto.errors import ProofError
+from rto.models.device import dtype_of, empty_cache
+from rto.models.families import load_policy
+from rto.models.load import load_tokenizer
+from rto.models.policy import unwrapped
+from rto.models.seq2seq import decoder_start
+from rto.rollout.digest import WeightReceipt, tensor_digest
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.types import pad
+
+
+class HfEngine:
+    """A model that samples in this process, in batches of prompts of like length."""
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        dtype: Literal["bf16", "fp32"],
+        device: torch.device,
+        attn_implementation: str = "sdpa",
+        max_tokens: int = 16384,
+    ) -> None:
+        """``max_tokens`` bounds a batch: prompts plus the longest responses, padding included."""
+        self._device = device
+        self._max_tokens = max_tokens
+        self._tokenizer = load_tokenizer(model_path)
+        policy = load_policy(
+            model_path, dtype=dtype_of(dtype), attn_implementation=attn_implementation
+        )
+        self._policy = policy.to(device).eval().requires_grad_(False)
+        self._accepted: int | None = None
+        self._receipt_due = False
+        self._receipt = WeightReceipt({}, ())
+
+    @torch.inference_mode()
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
+    ) -> list[Sample]:
+        """One sample per request, in order. EoS ends a sample and is kept.
+
+        Up to rounding, a sample depends on (weights, prompt, seed) alone, not on its batch.
+
+        Raises:
+            ProofError: the engine does not hold ``policy_version``.
+        """
+        if self._accepted != policy_version:
+            held = "no proven weights" if self._accepted is None else f"version {self._accepted}"
+            raise ProofError(
+                f"rollout asked for policy version {policy_version}, engine has {held}"
+            )
+        lengths = [len(r.prompt_token_ids) + sampling.max_new_tokens for r in requests]
+        samples: dict[int, Sample] = {}
+        for rows in plan_microbatches(lengths, max_tokens=self._max_tokens):
+            drawn = self._draw([requests[row] for row in rows], sampling)
+            samples.update(zip(rows, drawn, strict=True))
+        return [samples[row] for row in range(len(requests))]
+
+    @torch.inference_mode()
+    def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
+        """Log-prob, at temperature 1, of each token of (prompt, response): from the decoder's
+        cached steps, as sampling goes, not from the trainer's one forward.
+
+        Open to unproven weights, because it is how they are proven.
+        """
+        return [self._forced(prompt, response) for prompt, response in pairs]
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take all weights by their checkpoint names from host memory.
+
+        Raises:
+            ProofError: a tensor that the model has no place for.
+        """
+        self._accepted, self._receipt_due = None, True
+        model = unwrapped(self._policy.model)
+        places = dict(model.named_parameters(remove_duplicate=False))
+        digests: dict[str, str] = {}
+        filled: set[int] = set()
+        for name, tensor in weights.items():
+            place = places.get(name)
+            if place is None or place.shape != tensor.shape:
+                has = "no such tensor" if place is None else f"shape {tuple(place.shape)}"
+                raise ProofError(f"weight sync: '{name}' {tuple(tensor.shape)}: engine has {has}")
+            place.data.copy_(tensor)
+            digests[name] = tensor_digest(place.data)
+            filled.add(id(place))
+        missing = [name for name, p in model.named_parameters() if id(p) not in filled]
+        self._receipt = WeightReceipt(digests, tuple(missing))
+
+    def receipt(self) -> WeightReceipt:
+        """What the model holds since the last update, and what that left as it was."""
+        self._receipt_due = False
+        return self._receipt
+
+    def accept(self, version: int) -> None:
+        """The caller vouches that the weights held now are policy ``version``.
+
+        Raises:
+            ProofError: nobody has looked at the receipt of the last update.
+        """
+        if self._receipt_due:
+            raise ProofError(f"version {version} cannot be accepted before its weights are proven")
+        self._accepted = version
+
+    def sleep(self) -> None:
+        """Give the GPU memory back: the weights wait in host memory."""
+        self._policy.to("cpu")
+        empty_cache(self._device)
+
+    def wake(self, tag: Literal["weights", "kv_cache"] | None = None) -> None:
+        self._policy.to(self._device)
+
+    def _draw(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
+        sampler = _Sampler(sampling, [r.seed for r in requests], self._device)
+        self._run(
+            [r.prompt_token_ids for r in requests], sampler, max_new_tokens=sampling.max_new_tokens
+        )
+        ids, logprobs = sampler.drawn()
+        return [self._sample(*row) for row in zip(ids, logprobs, strict=True)]
+
+    def _sample(self, ids: list[int], logprobs: list[float]) -> Sample:
+        eos = self._eos
+        end = ids.index(eos) + 1 if eos in ids else len(ids)
+        return Sample(
+            token_ids=tuple(ids[:end]),
+            logprobs=tuple(logprobs[:end]),
+            text=str(self._tokenizer.decode(ids[:end], skip_special_tokens=True)),
+            finished=ids[end - 1] == eos,
+        )
+
+    def _forced(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        forced = _Forced(response)
+        self._run([prompt], forced, max_new_tokens=len(response), eos=None)
+        return forced.logprobs
+
+    @property
+    def _eos(self) -> int:
+        eos = self._tokenizer.eos_token_id
+        assert isinstance(eos, int)
+        return eos
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        chooser: LogitsProcessor,
+        *,
+        max_new_tokens: int,
+        eos: int | None = -1,
+    ) -> None:
+        """transformers' loop and cache; ``chooser`` leaves one token possible at each step.
+
+        None of the model's own generation settings (beams, forced or banned tokens) apply.
+        """
+        model: Any = unwrapped(self._policy.model)
+        ids, mask = pad(prompts, int(str(self._tokenizer.pad_token_id)), left=False)
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self._eos if eos == -1 else eos,
+            pad_token_id=self._tokenizer.pad_token_id,
+            decoder_start_token_id=decoder_start(model),
+        )
+        model.generation_config = settings
+        model.generate(
+            input_ids=ids.to(self._device),
+            attention_mask=mask.to(self._device),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([chooser]),
+        )
+
+
+class _Sampler(LogitsProcessor):
+    """Draws each row's token by its own random numbers, one per step: the inverse of the
+    cumulative distribution at u."""
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
+        uniforms = [
+            torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+        self._uniforms = torch.stack(uniforms).to(device)
+        self._sampling = sampling
+        self._ids: list[Tensor] = []
+        self._logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+        """``scores`` [B, V]: logits, and what comes back allows the drawn token alone."""
+        uniforms = self._uniforms[:, len(self._ids)]
+        ids, logprobs = draw(scores.float(), uniforms, self._sampling)
+        self._ids.append(ids)
+        self._logprobs.append(logprobs)
+        return _only(scores, ids)
+
+    def drawn(self) -> tuple[list[list[int]], list[list[float]]]:
+        """Tokens and log-probs of each row, with what came after EoS."""
+        ids, logprobs = torch.stack(self._ids, 1), torch.stack(self._logprobs, 1)
+        return ids.tolist(), logprobs.tolist()
+
+
+class _Forced(LogitsProcessor):
+    """Takes the tokens of a given response and keeps their log-probs."""
+
+    def __init__(self, response: Sequence[int]) -> None:
+        self._response = response
+        self.logprobs: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+        token = self._response[len(self.logprobs)]
+        self.logprobs.append(float(scores[0].float().log_softmax(-1)[token]))
+        return _only(scores, torch.tensor([token], device=scores.device))
+
+
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probs [B] under the distribution drawn from: logits [B, V] over the
+    temperature, cut to the nucleus and renormalised. Temperature 0 takes the likeliest token.
+
+    ``uniforms`` [B] in [0, 1): the token is the first whose cumulative probability exceeds it.
+    """
+    if sampling.temperature == 0:
+        logprobs = logits.log_softmax(-1)
+        ids = logprobs.argmax(-1)
+    else:
+        logprobs = nucleus((logits / sampling.temperature).log_softmax(-1), sampling.top_p)
+        cumulative = logprobs.double().exp().cumsum(-1)
+        ids = (cumulative <= uniforms.double()[:, None] * cumulative[:, -1:]).sum(-1)
+    return ids, logprobs.gather(-1, ids[:, None]).squeeze(-1)
+
+
+def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
+    """The fewest tokens whose probabilities reach ``top_p``, renormalised: [B, V] -> [B, V]."""
+    if top_p == 1:
+        return logprobs
+    ordered, places = logprobs.sort(-1, descending=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    kept = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, places, before < top_p)
+    return logprobs.masked_fill(~kept, -torch.inf).log_softmax(-1)
+
+
+def _only(scores: Tensor, ids: Tensor) -> Tensor:
+    return torch.full_like(scores, -torch.inf).scatter(-1, ids[:, None], 0.0)

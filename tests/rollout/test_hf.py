@@ -1,0 +1,134 @@
+"""The transformers engine: exact sampling, one seed per request, and weights that are proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rto.errors import ProofError
+from rto.models.families import load_policy
+from rto.models.policy import unwrapped
+from rto.rollout.digest import first_difference, tensor_digest
+from rto.rollout.hf import HfEngine, draw, nucleus
+from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.types import Prompt, Rollout, collate
+
+PROMPTS = [(10, 11, 12, 13, 1), (20, 1), (30, 31, 1)]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def engine(tiny_t5_dir: Path) -> HfEngine:
+    engine = HfEngine(str(tiny_t5_dir), dtype="fp32", device=CPU, max_tokens=80)
+    engine.accept(0)
+    return engine
+
+
+def requests(prompts: list[tuple[int, ...]]) -> list[SampleRequest]:
+    return [SampleRequest(ids, seed=1000 * k + sum(ids)) for ids in prompts for k in range(8)]
+
+
+def sampled(engine: HfEngine, temperature: float = 1.0, top_p: float = 1.0) -> list[Sample]:
+    return engine.generate(requests(PROMPTS), Sampling(12, temperature, top_p), 0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_the_policy(
+    engine: HfEngine, tiny_t5_dir: Path, temperature: float
+) -> None:
+    samples = sampled(engine, temperature)
+    rollouts = [
+        Rollout(
+            Prompt(i // 8, PROMPTS[i // 8], ""), i % 8, s.token_ids, s.logprobs, s.text,
+            s.finished, 0, 0,
+        )
+        for i, s in enumerate(samples)
+    ]  # fmt: skip
+    tokens = collate(rollouts, pad_token_id=0)
+    policy = load_policy(str(tiny_t5_dir), dtype=torch.float32, attn_implementation="sdpa")
+    expected = policy(tokens, temperature=temperature).logprobs
+    torch.testing.assert_close(tokens.sampler_logprobs, expected, atol=1e-4, rtol=1e-4)
+    assert len({s.token_ids for s in samples}) > 12
+    assert {s.finished for s in samples} == {True, False}
+    for sample in samples:
+        assert (1 in sample.token_ids) == sample.finished
+        assert sample.token_ids.index(1) == len(sample.token_ids) - 1 if sample.finished else True
+        assert sample.finished or len(sample.token_ids) == 12
+
+
+def test_a_sample_does_not_depend_on_its_batch(engine: HfEngine) -> None:
+    together, asked = sampled(engine), requests(PROMPTS)
+    for row in (0, 9, 23):
+        (alone,) = engine.generate([asked[row]], Sampling(12), 0)
+        assert alone.token_ids == together[row].token_ids
+        assert alone.logprobs == pytest.approx(together[row].logprobs, abs=1e-4)
+    reversed_ = engine.generate(asked[::-1], Sampling(12), 0)[::-1]
+    assert [s.token_ids for s in reversed_] == [s.token_ids for s in together]
+
+
+def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(engine: HfEngine) -> None:
+    samples = sampled(engine, temperature=0)
+    assert len({s.token_ids for s in samples[:8]}) == 1
+    model = unwrapped(engine._policy.model)
+    ids = torch.tensor([[0, *samples[0].token_ids]])
+    logits = model(input_ids=torch.tensor([PROMPTS[0]]), decoder_input_ids=ids[:, :-1]).logits
+    assert logits[0].argmax(-1).tolist() == list(samples[0].token_ids)
+
+
+def test_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(6, 3)
+    uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999])
+    ids, logprobs = draw(logits, uniforms, Sampling(1))
+    assert ids.tolist() == [0, 0, 1, 1, 2, 2]
+    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.2, 0.2, 0.5, 0.5, 0.3, 0.3]))
+
+
+def test_a_nucleus_is_the_fewest_tokens_that_reach_p() -> None:
+    logprobs = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]).log()
+    got = nucleus(logprobs, 0.6).exp()
+    torch.testing.assert_close(got, torch.tensor([[0, 0.625, 0.375], [0, 0, 1.0]]))
+    ids, _ = draw(logprobs, torch.tensor([0.0, 0.0]), Sampling(1, top_p=0.6))
+    assert ids.tolist() == [1, 2]
+
+
+def test_weights_are_proven_before_they_sample(engine: HfEngine) -> None:
+    model = unwrapped(engine._policy.model)
+    weights = {name: 1.5 * p.detach().clone() for name, p in model.named_parameters()}
+    before = sampled(engine)
+    engine.load_weights(weights)
+    with pytest.raises(ProofError, match="engine has no proven weights"):
+        sampled(engine)
+    with pytest.raises(ProofError, match="before its weights are proven"):
+        engine.accept(1)
+    receipt = engine.receipt()
+    sent = {name: tensor_digest(x) for name, x in weights.items()}
+    assert first_difference(sent, receipt.digests) is None
+    assert receipt.unassigned == ()
+    engine.accept(1)
+    with pytest.raises(ProofError, match="asked for policy version 0, engine has version 1"):
+        sampled(engine)
+    after = engine.generate(requests(PROMPTS), Sampling(12), 1)
+    assert [s.token_ids for s in after] != [s.token_ids for s in before]
+
+
+def test_what_an_update_leaves_out_or_has_too_much_is_named(engine: HfEngine) -> None:
+    model = unwrapped(engine._policy.model)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    left_out = {name: x for name, x in weights.items() if name != "lm_head.weight"}
+    engine.load_weights(left_out)
+    assert engine.receipt().unassigned == ("lm_head.weight",)
+    with pytest.raises(ProofError, match=r"'lm_head.bias' \(3,\): engine has no such tensor"):
+        engine.load_weights({**weights, "lm_head.bias": torch.zeros(3)})
+    with pytest.raises(ProofError, match="engine has shape"):
+        engine.load_weights({**weights, "lm_head.weight": torch.zeros(1, 32)})
+
+
+def test_response_logprobs_are_those_of_the_full_forward(engine: HfEngine) -> None:
+    pairs = [((10, 11, 1), (12, 1, 13)), ((20, 1), (21,))]
+    model = unwrapped(engine._policy.model)
+    for (prompt, response), got in zip(pairs, engine.response_logprobs(pairs), strict=True):
+        logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([response])).logits
+        expected = logits[0].log_softmax(-1)[range(len(response)), list(response)]
+        torch.testing.assert_close(torch.tensor(got), expected, atol=1e-4, rtol=1e-4)
