@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MOST_ACTORS = 6
 SELECTION_SHARE = 2
 """Where a grid is searched, every second prompt selects and the others judge."""
+SECONDS = "seconds"
+"""File in a run's folder that says how long it took: it is there once the run is finished."""
 
 
 @dataclass(frozen=True)
@@ -228,24 +230,27 @@ def _mean_responses(sources: tuple[str, ...], split: str, layout: str | None) ->
 def _train(run: Run, number: str) -> None:
     from rto.cli.run import execute
 
-    done = run.folder / "seconds"
-    if done.is_file() and _config_of(run.folder) == run.config:
+    if is_trained(run):
         print(f"== {number} {run.name}: trained before", flush=True)
         return
     shutil.rmtree(run.folder, ignore_errors=True)
     print(f"\n== {number} {run.name}", flush=True)
     started = time.monotonic()
     execute("train" if run.entry.mode == "online" else "fit", run.config)
-    done.write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
+    (run.folder / SECONDS).write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
 
 
-def _config_of(folder: Path) -> RunConfig | None:
-    """What a run was configured with, fields that are new since then at their defaults; None where
-    this version cannot read it."""
+def is_trained(run: Run) -> bool:
+    """Whether a former call finished this run with the same settings. Settings that are new since
+    then count as their defaults; a file that this version cannot read is another run's."""
+    if not (run.folder / SECONDS).is_file():
+        return False
     try:
-        return parse_run("train", ["--config", str(folder / "config.yaml")]).config
+        return (
+            parse_run("train", ["--config", str(run.folder / "config.yaml")]).config == run.config
+        )
     except UserError:
-        return None
+        return False
 
 
 def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
@@ -312,7 +317,7 @@ def _costs(folder: Path) -> dict[str, float]:
         return sum(row[rate] * row[seconds] for row in metrics if rate in row)
 
     return {
-        "seconds": float((folder / "seconds").read_text(encoding="utf-8")),
+        "seconds": float((folder / SECONDS).read_text(encoding="utf-8")),
         "tokens_trained": tokens("update"),
         "tokens_sampled": tokens("generate"),
     }

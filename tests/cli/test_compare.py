@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rto.cli.compare import Entry, Plan, Run, chosen, entries, main, planned_runs, rows_per_group
-from rto.cli.parse import parse_run
+from rto.cli.compare import (
+    SECONDS,
+    Entry,
+    Plan,
+    Run,
+    chosen,
+    entries,
+    is_trained,
+    main,
+    planned_runs,
+    rows_per_group,
+)
+from rto.cli.parse import dump, parse_run
 from rto.errors import UserError
 from rto.evaluation.compare import Judged
 
@@ -200,3 +212,19 @@ def test_the_prompts_that_select_do_not_judge(flags: list[str]) -> None:
     methods, start = chosen(searched, runs, scores, judged(5, 6, 7, 8))
     assert [run.rewards.tolist() for run in methods["ppo"]] == [[[1], [2]]] * 2
     assert start.rewards.tolist() == [[6], [8]]
+
+
+def test_a_finished_run_is_known_by_its_settings(flags: list[str], tmp_path: Path) -> None:
+    (run,) = planned_runs(replace(plan(flags, "rpo"), root=tmp_path))
+    run.folder.mkdir(parents=True)
+    file, text = run.folder / "config.yaml", dump(run.config)
+    file.write_text(text)
+    assert not is_trained(run)
+    (run.folder / SECONDS).write_text("1.0\n")
+    assert is_trained(run)
+    file.write_text("".join(x for x in text.splitlines(True) if "layout" not in x))
+    assert is_trained(run)
+    file.write_text(text.replace("max_len: 2048", "max_len: 1024"))
+    assert not is_trained(run)
+    file.write_text("of_another_version: 1\n")
+    assert not is_trained(run)
