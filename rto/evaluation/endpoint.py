@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from tenacity import (
 
 from rto.data.templates import Message
 from rto.errors import JudgeError, UserError
-from rto.scoring.http import retry_after
+from rto.scoring.http import PassingFault, asked_wait, check_passing, passing_faults
 from rto.tracking.run_folder import write_atomic
 
 LONGEST_WAIT = 60.0
@@ -53,14 +52,6 @@ class Usage:
 
 Progress = Callable[[int, int, Usage], None]
 """Answers so far, answers in all, what they took."""
-
-
-class _PassingFault(Exception):
-    """A fault that may be gone at the next try, and how long the server asked to wait."""
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.wait = wait
 
 
 @dataclass(frozen=True)
@@ -136,35 +127,29 @@ class Endpoint:
     async def _persist(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
         """One request, tried until it is answered or its attempts are used up."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_PassingFault),
+            retry=retry_if_exception_type(PassingFault),
             wait=self._wait,
             stop=stop_after_attempt(self.attempts),
             reraise=True,
         )
         try:
             return await retrying(self._attempt, client, body)
-        except _PassingFault as error:
+        except PassingFault as error:
             raise JudgeError(
                 f"{self.name}: no answer in {self.attempts} attempts, the last: {error}; what was "
                 "answered is kept, give the same command again to go on"
             ) from error
 
     async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
-        try:
+        with passing_faults(self.timeout):
             async with asyncio.timeout(self.timeout):
                 response = await client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise _PassingFault(f"no answer after {self.timeout:g} s") from error
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise _PassingFault(f"{type(error).__name__}: {error}") from error
         self._check_status(response)
         return _read(response)
 
     def _check_status(self, response: httpx.Response) -> None:
+        check_passing(response)
         status = response.status_code
-        if status == 429 or status >= 500:
-            wait = retry_after(response.headers.get("Retry-After"), now=time.time())
-            raise _PassingFault(f"status {status}", wait)
         if status in (401, 403):
             given = "was refused" if self.key else "is missing"
             raise JudgeError(
@@ -181,9 +166,9 @@ class Endpoint:
         return shown.replace(self.key, "[key]") if self.key else shown
 
     def _wait(self, state: RetryCallState) -> float:
-        fault = state.outcome.exception() if state.outcome else None
-        if isinstance(fault, _PassingFault) and fault.wait is not None:
-            return min(fault.wait, LONGEST_WAIT)
+        asked = asked_wait(state)
+        if asked is not None:
+            return min(asked, LONGEST_WAIT)
         return wait_random_exponential(multiplier=self.backoff, max=LONGEST_WAIT)(state)
 
 
@@ -220,7 +205,7 @@ def _read(response: httpx.Response) -> tuple[str, Usage]:
         spent = Usage(int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)), 1)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         start = ascii(response.text[:80])[1:-1]
-        raise _PassingFault(f"not a chat completion: {start}") from error
+        raise PassingFault(f"not a chat completion: {start}") from error
     if text is not None and not isinstance(text, str):
-        raise _PassingFault(f"not a chat completion: content is a {type(text).__name__}")
+        raise PassingFault(f"not a chat completion: content is a {type(text).__name__}")
     return text or "", spent

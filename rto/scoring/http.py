@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
@@ -32,12 +33,37 @@ RESPONSE_CAP = 1 << 20
 BACKOFF = wait_random_exponential(multiplier=0.25, max=15)
 
 
-class _PassingFault(Exception):
+class PassingFault(Exception):
     """A fault that may be gone at the next try, and how long the server asked to wait."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+@contextmanager
+def passing_faults(limit: float) -> Iterator[None]:
+    """Makes a time-out, after ``limit`` seconds, or a lost connection a ``PassingFault``."""
+    try:
+        yield
+    except (TimeoutError, httpx.TimeoutException) as error:
+        raise PassingFault(f"no answer after {limit:g} s") from error
+    except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+        raise PassingFault(f"{type(error).__name__}: {error}") from error
+
+
+def check_passing(response: httpx.Response) -> None:
+    """Raise ``PassingFault`` where the server is busy or broken: 429 and 5xx."""
+    status = response.status_code
+    if status == 429 or status >= 500:
+        wait = retry_after(response.headers.get("Retry-After"), now=time.time())
+        raise PassingFault(f"status {status}", wait)
+
+
+def asked_wait(state: RetryCallState) -> float | None:
+    """Seconds that the server asked for with its last fault."""
+    fault = _fault(state)
+    return fault.wait if isinstance(fault, PassingFault) else None
 
 
 @dataclass(frozen=True)
@@ -110,7 +136,7 @@ class RemoteReward:
         """One request, tried until it is answered or its time is up."""
         faults: list[str] = []
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_PassingFault),
+            retry=retry_if_exception_type(PassingFault),
             wait=_wait,
             stop=stop_before_delay(self.timeout),
             after=lambda state: faults.append(str(_fault(state))),
@@ -119,7 +145,7 @@ class RemoteReward:
         try:
             async with asyncio.timeout(self.timeout):
                 return await retrying(self._attempt, client, payload)
-        except (_PassingFault, TimeoutError) as error:
+        except (PassingFault, TimeoutError) as error:
             raise RewardProtocolError(
                 f"{self.name}: no answer within reward.remote_timeout {self.timeout:g} s "
                 f"({len(faults)} failed attempts; last: {faults[-1] if faults else 'none ended'})"
@@ -127,16 +153,12 @@ class RemoteReward:
 
     async def _attempt(self, client: httpx.AsyncClient, payload: bytes) -> bytes:
         limit = self.timeout / 2
-        try:
+        with passing_faults(limit):
             async with (
                 asyncio.timeout(limit),
                 client.stream("POST", self.url, content=payload) as response,
             ):
                 content = await self._read(response)
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise _PassingFault(f"no answer after {limit:g} s") from error
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise _PassingFault(f"{type(error).__name__}: {error}") from error
         self._check_status(response, content)
         return content
 
@@ -152,10 +174,8 @@ class RemoteReward:
         return bytes(content)
 
     def _check_status(self, response: httpx.Response, content: bytes) -> None:
+        check_passing(response)
         status = response.status_code
-        if status == 429 or status >= 500:
-            wait = retry_after(response.headers.get("Retry-After"), now=time.time())
-            raise _PassingFault(f"status {status}", wait)
         if status in (401, 403):
             given = "was refused" if self.token else "is missing"
             raise RewardProtocolError(
@@ -187,10 +207,8 @@ def _fault(state: RetryCallState) -> BaseException | None:
 
 
 def _wait(state: RetryCallState) -> float:
-    fault = _fault(state)
-    if isinstance(fault, _PassingFault) and fault.wait is not None:
-        return fault.wait
-    return BACKOFF(state)
+    asked = asked_wait(state)
+    return BACKOFF(state) if asked is None else asked
 
 
 def _read_rewards(content: bytes, *, count: int, source: str, first: int) -> list[float]:
