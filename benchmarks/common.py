@@ -44,6 +44,7 @@ TARGETS = {
     "dpo_memory_ratio": Target(1, "lower", "preference"),
     "kto_step_ratio": Target(2, "higher", "preference"),
     "kto_memory_ratio": Target(1, "lower", "preference"),
+    "rpo_t5_rows_ratio": Target(10, "higher", "flan_t5"),
 }
 
 
@@ -75,6 +76,7 @@ class Options:
 
     model: Path | None = None
     quick: bool = False
+    feedback: Path | None = None
 
     def model_path(self) -> Path:
         """The given model, or SmolLM2-135M-Instruct in bf16, made on first use."""
@@ -120,7 +122,7 @@ def script(measure: Callable[[Options], Sequence[Figure]]) -> None:
     add_options(parser)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    figures = measure(Options(arguments.model, arguments.quick))
+    figures = measure(Options(arguments.model, arguments.quick, arguments.feedback))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([asdict(f) for f in figures]), encoding="utf-8")
     for figure in figures:
@@ -129,6 +131,7 @@ def script(measure: Callable[[Options], Sequence[Figure]]) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="a Hugging Face directory; default SmolLM2-135M")
+    parser.add_argument("--feedback", type=Path, help="rated responses; default made-up ones")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only tests the program")
 
 

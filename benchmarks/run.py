@@ -1,6 +1,6 @@
 """Every figure with its target, in a table and in benchmarks/latest.json.
 
-    python -m benchmarks.run [NAME ...] [--model DIR] [--quick] [--out FILE]
+    python -m benchmarks.run [NAME ...] [--model DIR] [--feedback FILE] [--quick] [--out FILE]
 
 Each benchmark runs in a process of its own, with nothing else on the machine if its figures are to
 mean anything. The result file keeps the entries of figures that were not asked for.
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 when a benchmark did not run to its end; a missed target is no failure."""
     arguments = parse(argv)
     names = arguments.names or list(TARGETS)
-    options = Options(arguments.model, arguments.quick)
+    options = Options(arguments.model, arguments.quick, arguments.feedback)
     WORK.mkdir(parents=True, exist_ok=True)
     found: dict[str, Figure] = {}
     failed: list[str] = []
@@ -69,6 +69,8 @@ def measure(module: str, options: Options, *, log: Path) -> list[Figure]:
         command = [sys.executable, "-m", f"benchmarks.{module}", "--json", str(result)]
         if options.model is not None:
             command += ["--model", str(options.model.absolute())]
+        if options.feedback is not None:
+            command += ["--feedback", str(options.feedback.absolute())]
         if options.quick:
             command.append("--quick")
         subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False)

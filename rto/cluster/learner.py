@@ -10,6 +10,7 @@ from torch import Tensor
 from rto.cluster.groups import ActorGroup, Pending
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.sharding import unshard
+from rto.data.microbatch import PromptSharing
 from rto.protocols import Targets
 from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
@@ -26,6 +27,8 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
+    sharing_width: int | None = None
+    """Of the policy (see ``rto.models.policy``), as far as its config tells."""
     one_step: bool = False
     """A batch is one optimizer step: its forward is asked for as the policy's score."""
 
@@ -73,6 +76,8 @@ class ClusterLearner:
     ) -> tuple[Pending, list[list[int]]]:
         """The running update and the rows of each rank."""
         tokens = batch.tokens
+        is_policy = group is self.policy
+        sharing = PromptSharing.of(tokens, self.plan.sharing_width if is_policy else None)
         steps: list[OptimizerStep] = []
         for epoch in range(self.plan.epochs):
             steps += plan_update(
@@ -85,10 +90,10 @@ class ClusterLearner:
                 seed=self.plan.seed + self.updates,
                 epoch=epoch,
                 whole_groups=method.whole_groups,
+                sharing=sharing,
             )
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]
-        is_policy = group is self.policy
         extras = self._extras(len(steps), len(group)) if is_policy else [None] * len(group)
         role = Role.POLICY if is_policy and self.scores_policy else None
         arguments = [

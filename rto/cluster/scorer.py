@@ -88,7 +88,7 @@ class ClusterScorer:
         wanted = roles if self.rewards.normalise else roles - {Role.REWARD}
         if self.frozen is None or not wanted:
             return None
-        shards = shard_rows(lengths, len(self.frozen))
+        shards = shard_rows(lengths, len(self.frozen), tokens.group.tolist())
         parts = [(_rows(tokens, shard), wanted) for shard in shards]
         return self.frozen.start_each("score", parts), shards
 
@@ -130,7 +130,7 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
 def _start(
     group: ActorGroup, tokens: TokenBatch, lengths: list[int]
 ) -> tuple[Pending, list[list[int]]]:
-    shards = shard_rows(lengths, len(group))
+    shards = shard_rows(lengths, len(group), tokens.group.tolist())
     return group.start_each("score", [(_rows(tokens, shard),) for shard in shards]), shards
 
 

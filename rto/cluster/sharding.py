@@ -8,19 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rto.data.microbatch import alone, by_group
 
-def shard_rows(lengths: Sequence[int], num_shards: int) -> list[list[int]]:
+GROUPS_PER_SHARD = 4
+"""With fewer, whole groups would leave the shards uneven."""
+
+
+def shard_rows(
+    lengths: Sequence[int], num_shards: int, groups: Sequence[int] | None = None
+) -> list[list[int]]:
     """Row indices per shard, about equal in tokens: longest first, to the lightest shard.
 
-    Every shard holds at least one row where there are enough rows; row counts differ by design,
-    token counts hardly.
+    Rows of a group stay together where there are groups enough (a model may read their prompt
+    once). Every shard holds at least one row where there are enough rows; row counts differ by
+    design, token counts hardly.
     """
+    units = alone(range(len(lengths))) if groups is None else by_group(groups)
+    if len(units) < GROUPS_PER_SHARD * num_shards:
+        units = alone(range(len(lengths)))
+    tokens = [sum(lengths[row] for row in unit) for unit in units]
     shards: list[list[int]] = [[] for _ in range(num_shards)]
     loads = [0] * num_shards
-    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for unit in sorted(range(len(units)), key=lambda i: -tokens[i]):
         lightest = min(range(num_shards), key=lambda s: (loads[s], len(shards[s])))
-        shards[lightest].append(row)
-        loads[lightest] += lengths[row]
+        shards[lightest] += units[unit]
+        loads[lightest] += tokens[unit]
     return [sorted(shard) for shard in shards]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -49,16 +49,28 @@ class Reference:
         return found
 
     def _compute(self, rows: Sequence[Example]) -> list[Tensor]:
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].response_ids))
         result: list[Tensor] = [torch.empty(0)] * len(rows)
+        order = self._in_order(rows)
         for start in range(0, len(order), CHUNK):
             self.progress(f"reference log-probs {start / len(order):.0%}")
             chunk = order[start : start + CHUNK]
-            tokens = collate_groups([[rows[i]] for i in chunk], pad_token_id=self.pad_token_id)
+            prompts = itertools.groupby(chunk, key=lambda i: rows[i].prompt_ids)
+            groups = [[rows[i] for i in same] for _, same in prompts]
+            tokens = collate_groups(groups, pad_token_id=self.pad_token_id)
             logprobs = self.scorer.score(tokens, [], frozenset({self.role}))[self.role]
             for i, row in zip(chunk, logprobs, strict=True):
                 result[i] = row[: len(rows[i].response_ids)].clone()
         return result
+
+    def _in_order(self, rows: Sequence[Example]) -> list[int]:
+        """Row numbers, those of a prompt side by side, prompts with long responses first."""
+        longest: dict[tuple[int, ...], int] = {}
+        for row in rows:
+            length = max(longest.get(row.prompt_ids, 0), len(row.response_ids))
+            longest[row.prompt_ids] = length
+        return sorted(
+            range(len(rows)), key=lambda i: (-longest[rows[i].prompt_ids], rows[i].prompt_ids)
+        )
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ def store(
     Only the groups numbered in ``visited`` can be asked for: a short run computes no more.
     """
     rows = [row for group in groups for row in group]
-    first_row = [0, *accumulate(len(group) for group in groups)]
+    first_row = [0, *itertools.accumulate(len(group) for group in groups)]
     wanted = [row for group in visited for row in range(first_row[group], first_row[group + 1])]
 
     def logprobs(rows: Sequence[Example]) -> list[Tensor | None]:

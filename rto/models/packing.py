@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from rto.data.microbatch import sharing_pays
 from rto.types import TokenBatch
 
 
@@ -44,6 +47,82 @@ def pack(tokens: TokenBatch) -> Packed:
     )
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Rows that hold a prompt once and after it all its responses.
+
+    ``ids`` and ``positions`` [G, L]; ``mask`` [G, 1, L, L] is True where a token (axis 2) sees
+    another (axis 3): those before it of the prompt and of its own response, and itself. ``rows``
+    and ``before`` [N] are as in ``Packed``; ``owner`` [B] is where each row of the batch is.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    rows: Tensor
+    before: Tensor
+    owner: Tensor
+
+
+def shared_spans(tokens: TokenBatch, *, width: int) -> list[range]:
+    """The batch's rows in runs: neighbours that answer one prompt where reading it once pays."""
+    joined = (
+        (tokens.group[1:] == tokens.group[:-1])
+        & (tokens.prompt_ids[1:] == tokens.prompt_ids[:-1]).all(-1)
+        & (tokens.prompt_mask[1:] == tokens.prompt_mask[:-1]).all(-1)
+    )
+    cuts = [0, *(row for row, same in enumerate(joined.tolist(), start=1) if not same), len(tokens)]
+    prompts, responses = tokens.prompt_mask.sum(-1).tolist(), tokens.response_mask.sum(-1).tolist()
+    spans: list[range] = []
+    for first, end in pairwise(cuts):
+        pays = sharing_pays(prompts[first], responses[first:end], width=width)
+        spans += [range(first, end)] if pays else [range(row, row + 1) for row in range(first, end)]
+    return spans
+
+
+def pack_shared(tokens: TokenBatch, spans: Sequence[range]) -> Shared:
+    """A row for each span. Padding comes last and repeats the prompt's first token."""
+    _check_prompts(tokens)
+    device = tokens.response_ids.device
+
+    def per_row(values: list[int]) -> Tensor:
+        return torch.tensor(values, device=device)
+
+    lengths = tokens.response_mask.sum(-1)
+    owner = per_row([number for number, span in enumerate(spans) for _ in span])
+    number_in_span = per_row([number for span in spans for number in range(1, len(span) + 1)])
+    first = per_row([span.start for span in spans])
+    prompt_ids, prompt_mask = _to_the_front(tokens.prompt_ids, tokens.prompt_mask)
+    prompt_lengths = prompt_mask.sum(-1)
+    responses_before = lengths.cumsum(0) - lengths
+    start = prompt_lengths + responses_before - responses_before[first][owner]
+    width = int((start + lengths).max())
+
+    shape = (len(spans), width)
+    ids = prompt_ids[first, :1].expand(shape).clone()
+    positions = torch.zeros(shape, dtype=torch.long, device=device)
+    segment = torch.full(shape, -1, device=device)
+    rows, columns = prompt_mask[first].nonzero(as_tuple=True)
+    ids[rows, columns] = prompt_ids[first][rows, columns]
+    positions[rows, columns] = columns
+    segment[rows, columns] = 0
+    row, at = tokens.response_mask.nonzero(as_tuple=True)
+    rows, columns = owner[row], start[row] + at
+    ids[rows, columns] = tokens.response_ids[row, at]
+    positions[rows, columns] = prompt_lengths[row] + at
+    segment[rows, columns] = number_in_span[row]
+    visible = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    return Shared(
+        ids=ids,
+        positions=positions,
+        mask=(visible & causal)[:, None],
+        rows=rows,
+        before=torch.where(at == 0, prompt_lengths[row], columns) - 1,
+        owner=owner,
+    )
+
+
 def pack_prompts(tokens: TokenBatch) -> tuple[Tensor, Tensor]:
     """The prompts alone for an encoder: ids and mask [B, P], real tokens from column 0 on.
 
@@ -51,6 +130,20 @@ def pack_prompts(tokens: TokenBatch) -> tuple[Tensor, Tensor]:
     """
     _check_prompts(tokens)
     return _to_the_front(tokens.prompt_ids, tokens.prompt_mask)
+
+
+def distinct_prompts(tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+    """A row of each group [G], and which of them has the prompt of each row [B].
+
+    Rows of one group with different prompts make every row its own.
+    """
+    rows = torch.arange(len(tokens), device=tokens.group.device)
+    groups, owner = tokens.group.unique(return_inverse=True)
+    first = torch.full_like(groups, len(tokens)).scatter_reduce(0, owner, rows, "amin")
+    same = (tokens.prompt_ids == tokens.prompt_ids[first][owner]) & (
+        tokens.prompt_mask == tokens.prompt_mask[first][owner]
+    )
+    return (first, owner) if bool(same.all()) else (rows, rows)
 
 
 def unpack(values: Tensor, tokens: TokenBatch) -> Tensor:

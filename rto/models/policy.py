@@ -42,7 +42,13 @@ class States(NamedTuple):
 
 class Policy(nn.Module, ABC):
     """Wraps a model of transformers, or the same with peft adapters; ``value_head`` adds a scalar
-    head on its hidden states, which no export holds."""
+    head on its hidden states, which no export holds.
+
+    ``sharing_width`` is the hidden size of a model that reads the prompt of neighbouring rows once,
+    where that pays (``rto.data.microbatch.sharing_pays``); None of one that does not.
+    """
+
+    sharing_width: int | None = None
 
     def __init__(self, model: PreTrainedModel | PeftModel, *, value_head: bool = False) -> None:
         super().__init__()

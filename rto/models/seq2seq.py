@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rto.errors import UserError
-from rto.models.packing import pack_prompts
+from rto.models.packing import distinct_prompts, pack_prompts
 from rto.models.policy import Policy, States, unwrapped
 from rto.types import TokenBatch
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Seq2SeqPolicy(Policy):
-    """The encoder reads the prompt; the decoder reads its start token and the response so far.
+    """The encoder reads each prompt once; the decoder its start token and the response so far.
 
     A prompt's value is read from the mean of the encoder's states over the prompt's tokens.
     """
@@ -30,20 +30,25 @@ class Seq2SeqPolicy(Policy):
 
     def states(self, tokens: TokenBatch) -> States:
         ids, mask = pack_prompts(tokens)
-        encoded, hidden = self._run(ids, mask, decoder_inputs(tokens, start=self._start))
+        first, owner = distinct_prompts(tokens)
+        decoder_ids = decoder_inputs(tokens, start=self._start)
+        encoded, hidden = self._run(ids[first], mask[first], decoder_ids, owner)
         return States(
             before=hidden[tokens.response_mask] * self._scale,
-            prompt=masked_rows_mean(encoded, mask),
+            prompt=masked_rows_mean(encoded, mask[first])[owner],
         )
 
-    def _run(self, ids: Tensor, mask: Tensor, decoder_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states of the encoder [B, P, H] and of the decoder [B, T, H]."""
+    def _run(
+        self, ids: Tensor, mask: Tensor, decoder_ids: Tensor, owner: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Last hidden states of the encoder [G, P, H] and of the decoder [B, T, H], whose row b
+        reads the prompt ``owner[b]``."""
         model: Any = unwrapped(self.model)
         encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         decoded = model.get_decoder()(
             input_ids=decoder_ids,
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=mask,
+            encoder_hidden_states=encoded[owner],
+            encoder_attention_mask=mask[owner],
             use_cache=False,
         )
         return encoded, decoded.last_hidden_state
@@ -61,7 +66,7 @@ class Seq2SeqPolicy(Policy):
         one = torch.ones(1, 1, dtype=torch.long, device=model.device)
         mask = one.bool()
         own = model(input_ids=one, attention_mask=mask, decoder_input_ids=one, use_cache=False)
-        _, hidden = self._run(one, mask, one)
+        _, hidden = self._run(one, mask, one, torch.zeros_like(one[0]))
         model.train(training)
         tolerance = 1e-4 if own.logits.dtype == torch.float32 else 0.05
         for scale in (1.0, hidden.shape[-1] ** -0.5):

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rto.data.microbatch import plan_microbatches
+from rto.data.microbatch import PromptSharing, plan_microbatches
 from rto.errors import RewardProtocolError, UserError
 from rto.models.device import empty_cache
 from rto.models.families import load_policy
@@ -100,7 +100,12 @@ class FrozenScorer:
         tokens: TokenBatch,
     ) -> Tensor:
         """``forward`` over micro-batches, put back in the order of the rows."""
-        plan = plan_microbatches(tokens.lengths.tolist(), max_tokens=self._options.max_tokens)
+        width = model.sharing_width if isinstance(model, Policy) else None
+        plan = plan_microbatches(
+            tokens.lengths.tolist(),
+            max_tokens=self._options.max_tokens,
+            sharing=PromptSharing.of(tokens, width),
+        )
         with self._on_device(model), torch.inference_mode():
             parts = [
                 forward(model, tokens.take(rows).to(self._options.device)).cpu() for rows in plan

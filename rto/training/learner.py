@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rto.data.microbatch import plan_microbatches
+from rto.data.microbatch import PromptSharing, plan_microbatches
 from rto.errors import UserError
 from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBatch
 
@@ -51,6 +51,7 @@ class RankTrainer(ABC):
     """Trains one engine; subclasses say which forward and which loss of the method."""
 
     area: ClassVar[str]
+    sharing_width: int | None = None
 
     def __init__(self, engine: ZeroEngine, *, ema_beta: float | None = None) -> None:
         self.engine = engine
@@ -113,7 +114,12 @@ class RankTrainer(ABC):
         """
         self.engine.eval()
         lengths = tokens.lengths.tolist()
-        plan = plan_microbatches(lengths, max_tokens=max_tokens, max_sequences=max_sequences)
+        plan = plan_microbatches(
+            lengths,
+            max_tokens=max_tokens,
+            max_sequences=max_sequences,
+            sharing=PromptSharing.of(tokens, self.sharing_width),
+        )
         most = torch.tensor(len(plan), device=self.engine.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         outputs: list[Tensor] = []
@@ -195,10 +201,12 @@ class PolicyTrainer(RankTrainer):
         *,
         ema_beta: float | None = None,
         reference: Policy | None = None,
+        sharing_width: int | None = None,
     ) -> None:
         """``reference``: frozen, on the engine's device; or the policy itself, whose adapters are
-        then off (see ``Policy.forward``)."""
+        then off (see ``Policy.forward``). ``sharing_width``: the policy's."""
         super().__init__(engine, ema_beta=ema_beta)
+        self.sharing_width = sharing_width
         self._reference = reference
 
     def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:

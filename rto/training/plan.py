@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rto.data.microbatch import cut
+from rto.data.microbatch import PromptSharing, alone, by_group, cut
 from rto.errors import UserError
 from rto.types import LossNorm, TokenBatch
 
@@ -45,23 +45,26 @@ def plan_update(
     seed: int,
     epoch: int,
     whole_groups: bool = True,
+    sharing: PromptSharing | None = None,
 ) -> list[OptimizerStep]:
     """One epoch over the rows: every row once, in optimizer steps of ``batch_size`` rows.
 
     ``lengths`` and ``groups`` are per row. A micro-batch holds at most ``max_tokens`` tokens
     (rows x longest row) and ``max_sequences`` rows. ``whole_groups=False`` lets micro-batches
-    split a group, for losses that read each row alone.
+    split a group, for losses that read each row alone; with ``sharing`` only where that is no
+    loss.
     """
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    order = list(members.values())
+    order = by_group(groups)
     random.Random(f"{seed}/{epoch}").shuffle(order)
     steps: list[OptimizerStep] = []
     for step_groups in _steps(order, batch_size):
         shards = []
         for part in _partition(step_groups, lengths, num_ranks):
-            units = part if whole_groups else [[row] for group in part for row in group]
+            units = part
+            if not whole_groups:
+                bounds = {"max_tokens": max_tokens, "max_sequences": max_sequences}
+                split = alone if sharing is None else functools.partial(sharing.units, **bounds)
+                units = [unit for group in part for unit in split(group)]
             shards.append(_pack(units, lengths, max_tokens, max_sequences))
         count = max(len(shard) for shard in shards)
         steps.append(OptimizerStep([_resplit(shard, count, lengths) for shard in shards]))

@@ -88,7 +88,8 @@ class Rank:
         reference = None
         if "reference_kl" in extras:
             reference = load_reference(module, model_path, config, engine.device)
-        self.trainer: RankTrainer = build_trainer(kind, engine, config, reference)
+        width = module.sharing_width if isinstance(module, Policy) else None
+        self.trainer: RankTrainer = build_trainer(kind, engine, config, reference, width)
 
     def update(
         self,
@@ -222,14 +223,18 @@ def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torc
 
 
 def build_trainer(
-    kind: Kind, engine: ZeroEngine, config: RunConfig, reference: Policy | None
+    kind: Kind,
+    engine: ZeroEngine,
+    config: RunConfig,
+    reference: Policy | None,
+    sharing_width: int | None,
 ) -> RankTrainer:
     if kind == "critic":
         return CriticTrainer(engine)
     if kind == "score":
         return ScoreTrainer(engine)
     ema = config.train.ema_beta if config.train.enable_ema else None
-    return PolicyTrainer(engine, ema_beta=ema, reference=reference)
+    return PolicyTrainer(engine, ema_beta=ema, reference=reference, sharing_width=sharing_width)
 
 
 def engine_settings(

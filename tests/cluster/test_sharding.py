@@ -66,3 +66,12 @@ def test_scores_per_row_come_back_in_order() -> None:
 def test_a_stand_in_row_of_an_empty_shard_is_dropped() -> None:
     parts = [torch.tensor([[1.0], [2.0]]), torch.tensor([[99.0]])]
     assert unshard(parts, [[0, 1], []]).tolist() == [[1], [2]]
+
+
+def test_groups_stay_whole_where_there_are_enough_of_them() -> None:
+    groups = [row % 8 for row in range(32)]
+    shards = shard_rows([3] * 32, 2, groups)
+    assert [len(shard) for shard in shards] == [16, 16]
+    assert not {groups[row] for row in shards[0]} & {groups[row] for row in shards[1]}
+    few = shard_rows([3] * 32, 2, [row % 3 for row in range(32)])
+    assert [len(shard) for shard in few] == [16, 16]

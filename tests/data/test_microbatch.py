@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from rto.data.microbatch import OVERHEAD, cut, plan_microbatches
+from rto.data.microbatch import (
+    OVERHEAD,
+    PromptSharing,
+    cut,
+    plan_microbatches,
+    sharing_pays,
+)
 
 
 def test_every_row_once_within_the_budget() -> None:
@@ -61,3 +67,46 @@ def test_no_other_cut_costs_less() -> None:
 
         chosen = cut(sizes, longest, max_tokens=100, max_sequences=6)
         assert cost(chosen) == min(cost(slices) for slices in all_cuts(count)) < float("inf")
+
+
+def test_sharing_pays_where_the_prompt_outweighs_longer_attention() -> None:
+    # Width 1: a token costs 6, and each pair of its row 1, or half if rows only look back.
+    # A prompt of 4 with responses of 1 and 1: 6 x 6 + 36 = 72 against 2 x (6 x 5 + 12.5) = 85.
+    assert sharing_pays(4, [1, 1], width=1)
+    # Of 3: 6 x 5 + 25 = 55 against 2 x (6 x 4 + 8) = 64; of 1: 6 x 3 + 9 = 27 against 28.
+    assert sharing_pays(1, [1, 1], width=1)
+    # A prompt of 1 with responses of 5 and 5: 6 x 11 + 121 = 187 against 2 x (36 + 18) = 108.
+    assert not sharing_pays(1, [5, 5], width=1)
+    assert sharing_pays(1, [5, 5], width=100)
+    assert not sharing_pays(100, [5], width=100)
+
+
+def test_a_shared_prompt_keeps_its_rows_together_within_the_budget() -> None:
+    rng = random.Random(2)
+    for _ in range(50):
+        groups = [g for g in range(rng.randint(1, 8)) for _ in range(rng.randint(1, 6))]
+        rng.shuffle(groups)
+        prompt = [rng.randint(1, 20) for _ in range(8)]
+        sharing = PromptSharing(
+            prompts=[prompt[g] for g in groups],
+            responses=[rng.randint(1, 10) for _ in groups],
+            groups=groups,
+            width=64,
+        )
+        lengths = [p + r for p, r in zip(sharing.prompts, sharing.responses, strict=True)]
+        plan = plan_microbatches(lengths, max_tokens=100, max_sequences=5, sharing=sharing)
+        assert sorted(row for rows in plan for row in rows) == list(range(len(groups)))
+        assert all(max(lengths[r] for r in rows) * len(rows) <= 100 for rows in plan)
+        assert all(len(rows) <= 5 for rows in plan)
+        for rows in plan:
+            runs = [group for group, _ in itertools.groupby(groups[row] for row in rows)]
+            assert len(runs) == len(set(runs))
+
+
+def test_a_group_is_cut_only_where_it_does_not_fit() -> None:
+    sharing = PromptSharing([20] * 5, [5] * 5, [0] * 5, width=64)
+    assert sharing.units([0, 1, 2, 3, 4], max_tokens=100, max_sequences=None) == [[0, 1, 2, 3], [4]]
+    assert sharing.units([0, 1, 2, 3], max_tokens=1000, max_sequences=2) == [[0, 1], [2, 3]]
+    assert sharing.units([0, 1], max_tokens=10, max_sequences=None) == [[0], [1]]
+    useless = PromptSharing([1] * 3, [500] * 3, [0] * 3, width=8)
+    assert useless.units([0, 1, 2], max_tokens=9999, max_sequences=None) == [[0], [1], [2]]
