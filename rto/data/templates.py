@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rto.data.sources import require_text
@@ -65,7 +66,7 @@ class Template:
         messages = self._messages(value, where)
         if messages[-1]["role"] == "assistant":
             raise where.error("ends with an assistant turn: a prompt ends before it")
-        return self._render(messages, generate=True)
+        return self._render(messages, where, generate=True)
 
     def response(self, value: object, response: str, where: Where) -> str:
         """The response as the chat template renders it after this prompt.
@@ -77,7 +78,7 @@ class Template:
             return response
         messages = self._messages(value, where)
         answered = [*messages, {"role": "assistant", "content": response}]
-        prompt, full = self._render(messages, generate=True), self._render(answered)
+        prompt, full = self._render(messages, where, generate=True), self._render(answered, where)
         if not full.startswith(prompt):
             raise where.error(
                 "does not begin the rendered conversation: the chat template rewrites a prompt "
@@ -122,12 +123,18 @@ class Template:
             raise where.error("is a list of messages, which data.input_template cannot format")
         return check_messages(value, where)
 
-    def _render(self, messages: Sequence[Message], *, generate: bool = False) -> str:
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=generate,
-        )
+    def _render(self, messages: Sequence[Message], where: Where, *, generate: bool = False) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=generate,
+            )
+        except TemplateError as error:
+            raise where.error(
+                f"does not go through the chat template of {self.tokenizer.name_or_path}: "
+                f"{' '.join(str(error).split())}; repair the row, or give the tokenizer another one"
+            ) from error
         assert isinstance(text, str)
         return text
 

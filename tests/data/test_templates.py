@@ -52,6 +52,20 @@ def test_a_template_that_rewrites_an_answered_prompt(chat: Template) -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[0].content | nope }}", "No filter named 'nope'"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_template_that_refuses_a_row(chat: Template, template: str, problem: str) -> None:
+    chat.tokenizer.chat_template = template
+    with pytest.raises(UserError, match=f"row 3: 'input' does not go through .*{problem}"):
+        chat.prompt("w1", HERE)
+
+
+@pytest.mark.parametrize(
     ("value", "problem"),
     [
         ([], "not a list of messages"),
