@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from rto.cli.main import main
 from rto.data.feedback import load_feedback
 from rto.data.layouts import LAYOUTS, find_layout
 from rto.data.sources import load_rows
@@ -29,75 +30,19 @@ def completion(text: str, score: float, *ratings: str) -> dict[str, Any]:
     return {"model": "m", "response": text, "overall_score": score, "annotations": annotations}
 
 
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "nested": [
-        {"prompt": "p", "responses": [{"text": "a", "reward": 1}, {"text": "b", "reward": 4}]},
-        {"prompt": "q", "responses": [{"text": "c", "reward": 2}, {"text": "d", "reward": 1}]},
-    ],
-    "flat": [
-        {"instruction": "p", "response": "a", "reward": 1.0},
-        {"instruction": "q", "response": "c", "reward": 2.0},
-        {"instruction": "q", "response": "d", "reward": 1.0},
-        {"instruction": "p", "response": "b", "reward": 4.0},
-    ],
-    "ultrafeedback": [
-        {
-            "source": "s",
-            "instruction": "p",
-            "completions": [
-                completion("a", 1.0, "1", "1", "1", "1"),
-                completion("b", 4.0, "5", "5", "4", "5"),
-            ],
-        },
-        {
-            "source": "s",
-            "instruction": "q",
-            "completions": [
-                completion("c", 2.0, "2", "2", "2", "2"),
-                completion("d", 10.0, "2", "N/A", "1", "2"),
-            ],
-        },
-    ],
-    "binarized": [
-        {
-            "prompt": prompt,
-            "prompt_id": "0",
-            "messages": turns(prompt, chosen),
-            "chosen": turns(prompt, chosen),
-            "rejected": turns(prompt, rejected),
-            "score_chosen": high,
-            "score_rejected": low,
-        }
-        for prompt, chosen, rejected, high, low in (
-            ("p", "b", "a", 4.0, 1.0),
-            ("q", "c", "d", 2.0, 1.0),
-        )
-    ],
-    "pairs": [
-        {"prompt": "p", "chosen": "b", "rejected": "a", "chosen_reward": 4, "rejected_reward": 1},
-        {"prompt": "q", "chosen": "c", "rejected": "d", "chosen_reward": 2, "rejected_reward": 1},
-    ],
-    "nemo": [
-        {
-            "prompt": prompt,
-            "chosen_response": chosen,
-            "rejected_response": rejected,
-            "chosen_reward": high,
-            "rejected_reward": low,
-        }
-        for prompt, chosen, rejected, high, low in (("p", "b", "a", 4, 1), ("q", "c", "d", 2, 1))
-    ],
+FOLDER = Path(__file__).with_name("layouts")
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    text = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+ROWS = {
+    name: read(name) for name in ("nested", "flat", "ultrafeedback", "binarized", "pairs", "nemo")
 }
 """Rows of the layout that is their key."""
-UNPAIRED = [
-    {"prompt": "p", "completion": "a", "label": False},
-    {"prompt": "p", "completion": "b", "label": True},
-    {"prompt": "q", "completion": "c", "label": True},
-]
-PREFERENCES = [
-    {"prompt": "p", "chosen": "b", "rejected": "a"},
-    {"prompt": "p", "chosen": "c", "rejected": "d"},
-]
+UNPAIRED, PREFERENCES = read("unpaired"), read("preferences")
 BEST_FIRST = [("p", (("b", 4.0), ("a", 1.0))), ("q", (("c", 2.0), ("d", 1.0)))]
 
 
@@ -119,6 +64,12 @@ def test_a_layout_is_told_by_its_columns(tmp_path: Path, name: str) -> None:
     rows = load_rows(write(tmp_path / "f.jsonl", ROWS[name]))
     assert find_layout(rows, "f").name == name
     assert load(tmp_path, ROWS[name]) == BEST_FIRST
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.jsonl"))])
+def test_each_layout_can_be_checked(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(FOLDER / f"{name}.jsonl")]) == 0
+    assert f"layout {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -85,3 +93,66 @@ def test_a_policy_against_another(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert code == 0
     reread = json.loads((again / "eval.json").read_text())["figures"]
     assert reread["one"]["metrics"]["words"] == one["words"]
+
+
+@contextlib.contextmanager
+def chat_server(model: Path, key: str, log: Path) -> Iterator[str]:
+    """The base URL of vLLM's own OpenAI-compatible server, on the loopback interface."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
+    env = {**os.environ, "VLLM_API_KEY": key, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        server = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            while httpx_status(f"{url}/health") != 200:
+                assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
+                time.sleep(0.5)
+            yield f"{url}/v1"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def httpx_status(url: str) -> int:
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_a_real_chat_server_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are held to the verdicts' marks, so that every one of them parses."""
+    model = tmp_path / "model"
+    build_base_model(model, 0)
+    write_task(tmp_path, seed=0, num_sft=2, num_pairs=2, num_prompts=2, num_eval=NUM_PROMPTS)
+    prompts = [
+        json.loads(line)["prompt"]
+        for line in (tmp_path / "eval_prompts.jsonl").read_text().splitlines()
+    ]
+    for name in ("ours", "theirs"):
+        rows = [{"instruction": x, "output": f"{x} {name}", "generator": name} for x in prompts]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    (tmp_path / "judge.yaml").write_text(JUDGE_PROMPT)
+    monkeypatch.setenv("JUDGE_KEY", "a-secret-of-this-test")
+    marks = {"structured_outputs": {"choice": ["[[A]]", "[[B]]", "[[C]]"]}}
+    with chat_server(model, "a-secret-of-this-test", tmp_path / "server.log") as url:
+        code = main(
+            [
+                *("eval", "--outputs", str(tmp_path / "ours.json")),
+                *("--baseline_outputs", str(tmp_path / "theirs.json"), "--metrics", "words"),
+                *("--prompts", str(tmp_path / "eval_prompts.jsonl")),
+                *("--judge", "openai:judge", "--judge_url", url, "--judge_key_env", "JUDGE_KEY"),
+                *("--judge_prompt", str(tmp_path / "judge.yaml"), "--judge_max_tokens", "16"),
+                *("--judge_options", json.dumps(marks), "--output_dir", str(tmp_path / "out")),
+            ]
+        )
+    assert code == 0
+    found = json.loads((tmp_path / "out" / "eval.json").read_text())["win_rates"]["openai:judge"]
+    assert (found["num_judgements"], found["num_unparsed"]) == (2 * NUM_PROMPTS, 0)
+    assert 0 <= found["win_rate"]["mean"] <= 1
+    for file in (tmp_path / "out").rglob("*.json*"):
+        assert "a-secret-of-this-test" not in file.read_text()
