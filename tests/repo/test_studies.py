@@ -9,7 +9,10 @@ import sys
 import pytest
 import torch
 
-from benchmarks.studies import token_reward
+from benchmarks.studies import scalar_feedback, token_reward
+from benchmarks.studies.scalar.measures import Point, frontier
+from benchmarks.studies.scalar.task import EOS, WORD, WORDS, token_batch
+from benchmarks.studies.scalar.task import Task as AnswerTask
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
 
 LENGTH, VOCABULARY = 3, 3
@@ -77,3 +80,45 @@ def test_the_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
         assert [row["arm"] for row in rows] == list(token_reward.ARMS)
         assert rows[0]["final_minus_ppo"] == [0, 0, 0]
     assert "| rto |" in capsys.readouterr().out
+
+
+def test_answers_are_paid_for_class_length_and_caution() -> None:
+    task = AnswerTask(torch.arange(64.0).view(8, 8))
+    prompt = torch.tensor([[2 + 3, 10 + 1, 16 + 2, 16 + 5]])
+    own, other, unwanted = WORD + 3 * WORDS + 1, WORD + 1, WORD
+    ids = torch.tensor(
+        [
+            [own, own, own, own, EOS, own],
+            [own, other, EOS, 0, 0, 0],
+            [unwanted, own, 5, own, own, 5],
+        ]
+    )
+    tokens = token_batch(prompt.repeat(3, 1), ids)
+    assert tokens.response_mask.sum(-1).tolist() == [5, 3, 6]
+    assert tokens.finished.tolist() == [True, True, False]
+    offset = 2 * 8 + 5
+    wanted = [offset + 2, offset + 2 / 2 - 0.25 * 2, offset + 2 * 3 / 4 - 0.5]
+    assert task.rewards(tokens).tolist() == pytest.approx(wanted)
+
+
+def test_the_frontier_is_the_hull_through_the_reference() -> None:
+    points = [Point(3.0, 0.4, 1), Point(2.0, 0.1, 1), Point(2.1, 0.2, 1), Point(1.0, 0.9, 1)]
+    found = [frontier(points, start=1.0, kl=kl) for kl in (0.0, 0.05, 0.1, 0.2, 0.4, 0.9)]
+    assert found == pytest.approx([1.0, 1.5, 2.0, 2 + 1 / 3, 3.0, 3.0])
+
+
+def test_the_comparison_of_scalar_methods_writes_its_page(tmp_path, monkeypatch) -> None:
+    page = tmp_path / "scalar_feedback.md"
+    page.write_text(f"old numbers\n{scalar_feedback.READING}\n\nWhat it shows.\n")
+    arguments = ["scalar_feedback", "--quick", "--seeds", "1", "--architecture", "decoder"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path)])
+    scalar_feedback.main()
+    written = page.read_text()
+    assert "old numbers" not in written
+    assert written.endswith(f"\n\n{scalar_feedback.READING}\n\nWhat it shows.\n")
+    found = json.loads((tmp_path / "scalar_feedback.json").read_text())["decoder"]
+    runs = {(run["arm"], run["responses"], run["source"]): run for run in found["runs"]}
+    assert len(runs) == len(found["runs"]) == 12 + 5 * (3 + 1) + 3
+    assert runs["rpo", 1, "reference"]["kl"] == pytest.approx(0, abs=0.01)
+    assert runs["dro", 4, "reference"]["value_error"]
+    assert found["partition_error"][0]["uniform"].keys() == {"1", "2", "4", "8"}
