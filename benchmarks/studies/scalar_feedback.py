@@ -86,11 +86,26 @@ from {settings.value_samples} answers to each of {settings.value_prompts} traini
 CPU time per update."""
 
 
-def write_page(path: Path, text: str) -> None:
-    """What stands behind the marker in the file stays."""
+def write(
+    out: Path,
+    results: Mapping[str, Results],
+    lrs: Mapping[str, Mapping[str, float]],
+    settings: Settings,
+) -> None:
+    """The page and its numbers; what stands behind the marker in an older page stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = {
+        "settings": asdict(settings),
+        "versions": versions(),
+        "learning_rates": lrs,
+        **as_json(results, settings),
+    }
+    (out / "scalar_feedback.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    path = out / "scalar_feedback.md"
     written = path.read_text(encoding="utf-8") if path.is_file() else ""
     reading = written.partition(READING)[2].lstrip("\n")
-    path.write_text(f"{text}\n{READING}\n\n{reading}".rstrip() + "\n", encoding="utf-8")
+    text = f"{page(results, lrs, settings)}\n{READING}\n\n{reading}"
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def tiny(settings: Settings) -> Settings:
@@ -126,21 +141,11 @@ def main() -> None:
     logging.disable_progress_bar()
     settings = tiny(Settings()) if arguments.quick else Settings()
     results: dict[str, Results] = {}
-    lrs: dict[str, dict[str, float]] = {}
+    lrs: dict[str, Mapping[str, float]] = {}
     for architecture in ARCHITECTURES[arguments.architecture]:
         lrs[architecture], results[architecture] = study(architecture, settings, arguments.seeds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    found = {
-        "settings": asdict(settings),
-        "seeds": arguments.seeds,
-        "versions": versions(),
-        "learning_rates": lrs,
-        **as_json(results, settings),
-    }
-    (arguments.out / "scalar_feedback.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    text = page(results, lrs, settings)
-    write_page(arguments.out / "scalar_feedback.md", text)
-    print(text)
+        write(arguments.out, results, lrs, settings)
+    print(page(results, lrs, settings))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,20 @@ import pytest
 import torch
 
 from benchmarks.studies import scalar_feedback, token_reward
-from benchmarks.studies.scalar.measures import Point, frontier
+from benchmarks.studies.scalar.arms import Trainee, rows_of
+from benchmarks.studies.scalar.measures import (
+    Point,
+    frontier,
+    partition_error,
+    signal_to_noise,
+)
 from benchmarks.studies.scalar.task import EOS, WORD, WORDS, token_batch
 from benchmarks.studies.scalar.task import Task as AnswerTask
+from benchmarks.studies.scalar.world import Settings, World, make_world
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
+from rpo_ext.methods.dro import DRO
+from rpo_ext.methods.rpo import RPO
+from rto.types import Role
 
 LENGTH, VOCABULARY = 3, 3
 
@@ -105,6 +115,48 @@ def test_the_frontier_is_the_hull_through_the_reference() -> None:
     points = [Point(3.0, 0.4, 1), Point(2.0, 0.1, 1), Point(2.1, 0.2, 1), Point(1.0, 0.9, 1)]
     found = [frontier(points, start=1.0, kl=kl) for kl in (0.0, 0.05, 0.1, 0.2, 0.4, 0.9)]
     assert found == pytest.approx([1.0, 1.5, 2.0, 2 + 1 / 3, 3.0, 3.0])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    settings = scalar_feedback.tiny(Settings())
+    return make_world("decoder", settings, seed=1, path=tmp_path_factory.mktemp("reference"))
+
+
+def test_rows_are_of_the_first_answers_to_each_prompt(world: World) -> None:
+    rewards = world.rated[Role.REWARD].view(16, 8)[:, :4]
+    plain = rows_of(world.rated, "all", each=8, responses=4, seed=0).rows
+    best = rows_of(world.rated, "best", each=8, responses=4, seed=0).rows
+    shuffled = rows_of(world.rated, "shuffled", each=8, responses=4, seed=0).rows
+    assert torch.equal(plain[Role.REWARD], rewards.flatten())
+    assert torch.equal(best[Role.REWARD], rewards.max(-1).values)
+    assert torch.equal(world.rewards(best.tokens), rewards.max(-1).values)
+    mixed = shuffled[Role.REWARD].view(16, 4)
+    assert torch.equal(mixed.sort(-1).values, rewards.sort(-1).values)
+    assert not torch.equal(mixed, rewards)
+    assert torch.equal(shuffled.tokens.response_ids, plain.tokens.response_ids)
+
+
+def test_the_partition_is_compared_with_true_values(world: World) -> None:
+    data = rows_of(world.rated, "all", each=8, responses=4, seed=0)
+    true = torch.linspace(-1, 1, 5).double()
+    found = world.rated[Role.REWARD].view(16, 8)[:5, :4].double().exp().mean(-1).log()
+    wanted = float((found - true).square().mean().sqrt())
+    assert partition_error(RPO(), data, true) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_signal_and_noise_are_of_the_minibatches(world: World) -> None:
+    data = rows_of(world.rated, "all", each=8, responses=8, seed=0)
+    trainee = Trainee.start(DRO(), world, seed=0)
+    parameters = list(trainee.policy.model.parameters())
+    first, second = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(trainee.loss(batch), parameters)])
+        for batch in itertools.islice(data.batches(64, seed=3), 2)
+    )
+    noise = (first - second).square().sum() / 2
+    signal = ((first + second) / 2).square().sum() - noise / 2
+    found = signal_to_noise(trainee, data, rows=64, count=2, seed=3)
+    assert found == pytest.approx(float(signal / noise), rel=1e-3)
 
 
 def test_the_comparison_of_scalar_methods_writes_its_page(tmp_path, monkeypatch) -> None:
