@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from rto.cluster.groups import ActorGroup, Pending
 from rto.cluster.sharding import shard_rows, unshard
-from rto.data.rated import unrelated_partners
+from rto.data.rated import with_unrelated_responses
 from rto.scoring.combine import combine
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 
@@ -108,23 +107,6 @@ class ClusterScorer:
         return combine(
             [*scaled, *texts], weights=self.rewards.weights, names=names, rollouts=rollouts
         )
-
-
-def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
-    """The same prompts, each with a response to the next prompt of the batch.
-
-    Raises:
-        ValueError: all rows answer one prompt.
-    """
-    if len(tokens.group.unique()) < 2:
-        raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
-    responses = tokens.take(unrelated_partners(tokens.group.tolist()))
-    return dataclasses.replace(
-        responses,
-        prompt_ids=tokens.prompt_ids,
-        prompt_mask=tokens.prompt_mask,
-        group=tokens.group,
-    )
 
 
 def _start(

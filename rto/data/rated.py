@@ -16,6 +16,7 @@ from rto.data.templates import Template
 from rto.errors import UserError
 from rto.protocols import RewardScaling
 from rto.sections import Data
+from rto.types import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,23 @@ def unrelated_partners(group: Sequence[int]) -> list[int]:
         for i, row in enumerate(own):
             partners[row] = others[i % len(others)]
     return partners
+
+
+def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
+    """The same prompts, each with a response to the next prompt of the batch.
+
+    Raises:
+        ValueError: all rows answer one prompt.
+    """
+    if len(tokens.group.unique()) < 2:
+        raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
+    responses = tokens.take(unrelated_partners(tokens.group.tolist()))
+    return dataclasses.replace(
+        responses,
+        prompt_ids=tokens.prompt_ids,
+        prompt_mask=tokens.prompt_mask,
+        group=tokens.group,
+    )
 
 
 def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:

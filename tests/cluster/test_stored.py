@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rto.cluster import stored
-from rto.cluster.scorer import ClusterScorer, with_unrelated_responses
+from rto.cluster.scorer import ClusterScorer
 from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
 from rto.data.examples import Example, collate_groups
-from rto.data.rated import Rated, unrelated_rows
+from rto.data.rated import Rated, unrelated_rows, with_unrelated_responses
 from rto.sections import Actor, Data, RolloutSection
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 

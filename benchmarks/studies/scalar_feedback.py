@@ -1,0 +1,152 @@
+"""Reward Partitioning against DRO, KTO and SFT on the best answer, with two tiny models.
+
+    python -m benchmarks.studies.scalar_feedback [--seeds N] [--architecture decoder|t5|both]
+
+Each seed is a world of its own: a reward, a reference trained from scratch by SFT, and its rated
+answers. Every arm is one of the package's methods, trained from the reference in the same loop.
+What is compared is the reward at the same KL to the reference. Settings, seeds and the rule for the
+learning rates were fixed before the first run of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from benchmarks.common import ROOT, versions
+from benchmarks.studies.scalar.page import Results, as_json, tables
+from benchmarks.studies.scalar.runs import TUNING_KL, SeedResult, all_runs, tune
+from benchmarks.studies.scalar.world import Architecture, Settings, make_world
+
+ARCHITECTURES: Mapping[str, tuple[Architecture, ...]] = {
+    "decoder": ("decoder",),
+    "t5": ("t5",),
+    "both": ("decoder", "t5"),
+}
+TUNING_SEED = 1000
+READING = "<!-- What follows is written by hand and kept when the page is written anew. -->"
+
+
+def study(
+    architecture: Architecture, settings: Settings, seeds: int
+) -> tuple[dict[str, float], list[SeedResult]]:
+    """The learning rate of each arm, and what each seed found."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        world = make_world(architecture, settings, seed=TUNING_SEED, path=path / "tuning")
+        lrs = tune(world, settings, seed=TUNING_SEED)
+        results: list[SeedResult] = []
+        for seed in range(seeds):
+            world = make_world(architecture, settings, seed=seed, path=path / str(seed))
+            results.append(all_runs(world, settings, lrs=lrs, seed=seed))
+    return lrs, results
+
+
+def page(
+    results: Mapping[str, Results], lrs: Mapping[str, Mapping[str, float]], settings: Settings
+) -> str:
+    lines = [_set_up(settings, seeds=len(next(iter(results.values()))))]
+    for architecture, found in results.items():
+        chosen = ", ".join(f"{arm} {lr:g}" for arm, lr in lrs[architecture].items())
+        lines += ["", f"## {architecture}", "", f"Learning rates: {chosen}."]
+        lines += tables(found, settings)
+    return "\n".join(lines) + "\n"
+
+
+def _set_up(settings: Settings, *, seeds: int) -> str:
+    lrs = " and ".join(f"{lr:g}" for lr in settings.lrs)
+    return f"""# Reward Partitioning against DRO, KTO and SFT on the best answer
+
+`python -m benchmarks.studies.scalar_feedback --seeds {seeds}` writes this page. A prompt of four
+tokens names a class of words, a length and two topics; an answer of at most 12 tokens is paid for
+words of the class, for the length and for avoiding unwanted words, and the pair of topics adds an
+offset to all answers of a prompt. Each seed has its own offsets, a reference of {settings.layers}
+layers (T5: as many in encoder and decoder) and width {settings.width} trained from scratch by SFT,
+and {settings.train_prompts} prompts with {settings.responses} of its answers, where nothing else is
+said. Rewards are in standard deviations over those. Measured on
+{settings.test_prompts * settings.test_samples} answers to {settings.test_prompts} held-out prompts,
+sampled at temperature 1.
+
+All arms: AdamW, {settings.updates} updates of {settings.rows} rows (warm-up, then linear decay), no
+dropout, no clipping. Of the learning rates {lrs} an arm has that which reached the most reward
+within KL {TUNING_KL:g} at strength 1 in one more world, of which no number below is. The frontier
+of an arm is the concave hull of its points and of the reference, since mixtures of policies can be
+had; `-`: some seed has no point as far away. Intervals are 95% bootstrap intervals over {seeds}
+seeds, which with so few is hardly more than their range. SNR is the squared norm of the mean
+mini-batch gradient over the trace of the covariance, at fixed parameters; what all rows pull alike
+counts as signal, whether it is of the reward or not. The V error is the root mean square against V*
+from {settings.value_samples} answers to each of {settings.value_prompts} training prompts. `ms` is
+CPU time per update."""
+
+
+def write(
+    out: Path,
+    results: Mapping[str, Results],
+    lrs: Mapping[str, Mapping[str, float]],
+    settings: Settings,
+) -> None:
+    """The page and its numbers; what stands behind the marker in an older page stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = {
+        "settings": asdict(settings),
+        "versions": versions(),
+        "learning_rates": lrs,
+        **as_json(results, settings),
+    }
+    (out / "scalar_feedback.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    path = out / "scalar_feedback.md"
+    written = path.read_text(encoding="utf-8") if path.is_file() else ""
+    reading = written.partition(READING)[2].lstrip("\n")
+    text = f"{page(results, lrs, settings)}\n{READING}\n\n{reading}"
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def tiny(settings: Settings) -> Settings:
+    return replace(
+        settings,
+        width=16,
+        layers=1,
+        train_prompts=16,
+        test_prompts=4,
+        test_samples=1,
+        value_prompts=4,
+        value_samples=4,
+        sft_updates=2,
+        sft_rows=8,
+        lrs=(1e-3,),
+        updates=2,
+        rows=16,
+        gradients=2,
+        grid=(1.0,),
+        shares=(1.0,),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="both")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only tests the program")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    settings = tiny(Settings()) if arguments.quick else Settings()
+    results: dict[str, Results] = {}
+    lrs: dict[str, Mapping[str, float]] = {}
+    for architecture in ARCHITECTURES[arguments.architecture]:
+        lrs[architecture], results[architecture] = study(architecture, settings, arguments.seeds)
+        write(arguments.out, results, lrs, settings)
+    print(page(results, lrs, settings))
+
+
+if __name__ == "__main__":
+    main()
