@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.studies import token_reward
+from benchmarks.studies import token_reward, token_reward_transformer, transformer
+from benchmarks.studies.arms import ARMS
+from benchmarks.studies.results import READING
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
+from rto.types import Role, ScoredBatch
 
 LENGTH, VOCABULARY = 3, 3
 
@@ -74,6 +78,67 @@ def test_the_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
     found = json.loads((tmp_path / "token_reward.json").read_text())
     assert len(found["blocks"]) == 4
     for rows in found["blocks"].values():
-        assert [row["arm"] for row in rows] == list(token_reward.ARMS)
+        assert [row["arm"] for row in rows] == list(ARMS)
         assert rows[0]["final_minus_ppo"] == [0, 0, 0]
     assert "| rto |" in capsys.readouterr().out
+
+
+def test_the_best_response_of_the_transformers_task_is_the_best_of_all() -> None:
+    sizes = replace(transformer.TINY, words=3, max_length=4, price=0.1)
+    world = transformer.Task.make(sizes, seed=2)
+    ids = torch.tensor(list(itertools.product(range(sizes.words + 1), repeat=sizes.max_length)))
+    best = [
+        float(
+            world.true_reward(transformer.token_batch(prompt.expand(len(ids)), ids, each=1)).max()
+        )
+        for prompt in torch.arange(1, sizes.words + 1)
+    ]
+    assert world.best() == pytest.approx(sum(best) / len(best), abs=1e-5)
+
+
+def test_the_true_reward_of_a_response_is_the_sum_of_its_words() -> None:
+    world = transformer.Task.make(replace(transformer.TINY, words=3, price=0.1), seed=0)
+    ids = torch.tensor([[3, 1, 0, 2], [0, 2, 2, 2], [1, 1, 2, 3]])
+    tokens = transformer.token_batch(torch.tensor([2, 1, 1]), ids, each=1)
+    assert tokens.response_mask.sum(-1).tolist() == [3, 1, 4]
+    assert tokens.finished.tolist() == [True, True, False]
+    expected = [world.reward[2, 2, 3] + world.reward[2, 3, 1] - 0.1, torch.tensor(0.0)]
+    assert torch.allclose(world.true_reward(tokens)[:2], torch.stack(expected))
+
+
+def test_samples_follow_the_policy() -> None:
+    """On a policy's own responses, the mean of -log p is that of the entropies."""
+    base = transformer.Base.make(transformer.TINY, seed=0)
+    drawn = base.sample(base.reference, 4000, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = base.reference(drawn, with_entropy=True)
+    assert output.entropy is not None
+    assert float((output.logprobs + output.entropy).sum(-1).mean()) == pytest.approx(0, abs=0.05)
+
+
+def test_shuffled_terms_stay_in_their_response() -> None:
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    ids = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]])
+    tokens = transformer.token_batch(torch.tensor([1, 2]), ids, each=1)
+    terms = torch.tensor([[1.0, 2.0, 3.0, 0.0], [4.0, 0.0, 0.0, 0.0]])
+    batch = ScoredBatch(tokens, {Role.DPO: terms, Role.REFERENCE: torch.zeros(2, 4)})
+    orders = set()
+    for seed in range(8):
+        rng = torch.Generator().manual_seed(seed)
+        moved = token_reward_transformer.shuffled(batch, rng)[Role.DPO]
+        assert bool((moved[~mask] == 0).all())
+        assert torch.equal(moved.sort().values, terms.sort().values)
+        orders.add(tuple(moved[0].tolist()))
+    assert len(orders) > 1
+
+
+def test_the_transformer_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
+    page = tmp_path / "token_reward_transformer.md"
+    page.write_text(f"# Old\n\n{READING}\n\nBy hand.\n")
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--seeds", "2", "--out", str(tmp_path)])
+    token_reward_transformer.main()
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert [len(rows) for rows in found["blocks"].values()] == [len(ARMS) + 1] * 2
+    assert "| rto_alone |" in capsys.readouterr().out
+    assert page.read_text().endswith(f"\n{READING}\n\nBy hand.\n")
+    assert "# Old" not in page.read_text()
