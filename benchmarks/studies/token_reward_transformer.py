@@ -292,7 +292,7 @@ def main() -> None:
     settings = Settings()
     if given.quick:
         settings = replace(
-            settings, sizes=TINY, pairs=64, passes=1, iterations=4, rollouts=16, minibatches=2,
+            settings, sizes=TINY, pairs=64, passes=1, iterations=2, rollouts=16, minibatches=2,
             rates=(1e-3,), last_sample=16,
         )  # fmt: skip
     rates = ppo_by_rate(settings)

@@ -149,7 +149,6 @@ def config(sizes: Sizes) -> GPT2Config:
         attn_pdrop=0.0,
         bos_token_id=EOS,
         eos_token_id=EOS,
-        pad_token_id=EOS,
     )
 
 

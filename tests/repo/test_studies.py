@@ -7,10 +7,16 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies import token_reward, token_reward_transformer, transformer
+from benchmarks.studies import (
+    reward_aware,
+    token_reward,
+    token_reward_transformer,
+    transformer,
+)
 from benchmarks.studies.arms import ARMS
 from benchmarks.studies.results import READING
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
@@ -142,3 +148,27 @@ def test_the_transformer_study_writes_its_page(tmp_path, monkeypatch, capsys) ->
     assert "| rto_alone |" in capsys.readouterr().out
     assert page.read_text().endswith(f"\n{READING}\n\nBy hand.\n")
     assert "# Old" not in page.read_text()
+
+
+def test_dpo_reads_the_best_and_the_worst_of_each_prompt() -> None:
+    ids = torch.tensor([[1, 0], [2, 0], [1, 2], [2, 1], [1, 0], [1, 0]])
+    tokens = transformer.token_batch(torch.ones(6, dtype=torch.long), ids, each=3)
+    reward = torch.tensor([0.0, 2.0, -1.0, 1.0, 1.0, 1.0])
+    batch = reward_aware.best_and_worst(ScoredBatch(tokens, {Role.REWARD: reward}))
+    assert batch[Role.REWARD].tolist() == [2, -1]
+    assert batch.tokens.response_ids.tolist() == [[2, 0], [1, 2]]
+
+
+def test_scores_at_one_kl_are_interpolated_from_the_start() -> None:
+    endings = np.array([[[0.4, 4.0, 9.0], [0.2, 1.0, 9.0]], [[0.3, 2.0, 9.0], [0.1, 1.0, 9.0]]])
+    assert reward_aware.at_kl(endings, 0.5).tolist() == pytest.approx([0.1, 0.05])
+    assert reward_aware.at_kl(endings, 2.5).tolist() == pytest.approx([0.3, 0.3])
+
+
+def test_the_reward_aware_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--seeds", "2", "--out", str(tmp_path)])
+    reward_aware.main()
+    found = json.loads((tmp_path / "reward_aware.json").read_text())
+    assert [block["arms"][0]["arm"] for block in found["blocks"].values()] == [*["dpo"] * 3, "rloo"]
+    assert all(len(block["arms"]) == 4 for block in found["blocks"].values())
+    assert capsys.readouterr().out.count("| sqloo |") == 4
