@@ -24,7 +24,7 @@ import torch
 from rich.progress import track
 
 from benchmarks.studies.results import arguments, best_rate, write
-from benchmarks.studies.transformer import TINY, Base, Sizes, fit, minibatches, step
+from benchmarks.studies.transformer import TINY, Base, Sizes, fit_policy, minibatches, step
 from rpo_ext.functional.reward_aware import Distance, parse_distance
 from rpo_ext.methods.reward_aware import RewardAware
 from rto.evaluation.statistics import bootstrap
@@ -123,16 +123,8 @@ def offline(
     data, rows = stored.by_size[size], settings.rows
     if isinstance(method, DPO):
         data, rows = best_and_worst(data), 2 * rows // size
-    batch, _ = method.targets(data)
-    fit(
-        policy,
-        batch,
-        lambda part, norm: method.loss(policy(part.tokens), part, norm).loss,
-        passes=settings.passes,
-        size=rows,
-        lr=lr,
-        rng=torch.Generator().manual_seed(1000 + seed),
-    )
+    rng = torch.Generator().manual_seed(1000 + seed)
+    fit_policy(policy, method, data, passes=settings.passes, size=rows, lr=lr, rng=rng)
     return ending(stored, policy, settings, seed)
 
 

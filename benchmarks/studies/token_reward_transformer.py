@@ -30,20 +30,11 @@ from benchmarks.studies.arms import (
     table,
 )
 from benchmarks.studies.results import arguments, best_rate, write
-from benchmarks.studies.transformer import (
-    TINY,
-    Base,
-    Sizes,
-    fit,
-    minibatches,
-    reward_model,
-    step,
-)
-from rto.methods.preference import DPO
-from rto.methods.reward_model import RewardModel
+from benchmarks.studies.transformer import TINY, Sizes, minibatches, step
+from benchmarks.studies.transformer_world import Feedback, World
 from rto.methods.rto import RTO
 from rto.models.causal import CausalPolicy
-from rto.models.heads import SequenceReward, TokenValue
+from rto.models.heads import TokenValue
 from rto.types import Role, ScoredBatch, TokenBatch
 
 WITH_ALONE = (*ARMS, "rto_alone")
@@ -54,95 +45,13 @@ UNSEEN = 1000
 @dataclass(frozen=True)
 class Settings:
     sizes: Sizes = Sizes()
-    pairs: int = 4096
-    dpo_beta: float = 0.1
-    passes: int = 2
-    fit_lr: float = 1e-3
-    iterations: int = 32
+    feedback: Feedback = Feedback()
+    iterations: int = 24
     rollouts: int = 128
     minibatches: int = 4
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     kl_coef: float = 0.01
     last_sample: int = 1024
-
-
-@dataclass(frozen=True)
-class World:
-    """What all arms of one seed share."""
-
-    base: Base
-    dpo: CausalPolicy
-    reward: SequenceReward
-    constants: tuple[float, float]
-    """Mean and standard deviation of the reward model on the reference's responses."""
-    correlations: tuple[float, float]
-    """With the true reward there: of the sum of DPO's log-ratios, and of the reward model."""
-
-    @classmethod
-    def make(cls, settings: Settings, seed: int) -> World:
-        base = Base.make(settings.sizes, seed)
-        rng = torch.Generator().manual_seed(seed)
-        pairs = sample_pairs(base, settings.pairs, rng)
-        dpo = fit_dpo(base, pairs, settings, rng)
-        model = fit_reward(base, pairs, settings, rng)
-        drawn = base.sample(base.reference, 2048, rng)
-        with torch.no_grad():
-            rewards = model(drawn)
-            terms = dpo(drawn).logprobs - base.reference(drawn).logprobs
-        true = base.task.true_reward(drawn)
-        found = torch.corrcoef(torch.stack([terms.sum(-1), rewards, true]))
-        return cls(
-            base=base,
-            dpo=dpo,
-            reward=model,
-            constants=(float(rewards.mean()), float(rewards.std())),
-            correlations=(float(found[0, 2]), float(found[1, 2])),
-        )
-
-
-def sample_pairs(base: Base, count: int, rng: torch.Generator) -> TokenBatch:
-    """Pairs from the reference, labelled by Bradley-Terry on the true reward; chosen rows first."""
-    drawn = base.sample(base.reference, 2 * count, rng, each=2)
-    reward = base.task.true_reward(drawn)
-    first_wins = torch.rand(count, generator=rng) < (reward[0::2] - reward[1::2]).sigmoid()
-    rows = torch.arange(2 * count).view(count, 2)
-    return drawn.take(torch.where(first_wins.unsqueeze(-1), rows, rows.flip(-1)).flatten())
-
-
-def fit_dpo(
-    base: Base, pairs: TokenBatch, settings: Settings, rng: torch.Generator
-) -> CausalPolicy:
-    policy, dpo = copy.deepcopy(base.reference).requires_grad_(), DPO(beta=settings.dpo_beta)
-    with torch.no_grad():
-        scores = {Role.REFERENCE: base.reference(pairs).logprobs}
-    batch, _ = dpo.targets(ScoredBatch(pairs, scores))
-    fit(
-        policy,
-        batch,
-        lambda part, norm: dpo.loss(policy(part.tokens), part, norm).loss,
-        passes=settings.passes,
-        size=64,
-        lr=settings.fit_lr,
-        rng=rng,
-    )
-    return policy.requires_grad_(False)
-
-
-def fit_reward(
-    base: Base, pairs: TokenBatch, settings: Settings, rng: torch.Generator
-) -> SequenceReward:
-    model, pairwise = reward_model(base.reference), RewardModel()
-    batch, _ = pairwise.targets(ScoredBatch(pairs, {}))
-    fit(
-        model,
-        batch,
-        lambda part, norm: pairwise.score_loss(model(part.tokens), part, norm).loss,
-        passes=settings.passes,
-        size=64,
-        lr=settings.fit_lr,
-        rng=rng,
-    )
-    return model.requires_grad_(False)
 
 
 Point = tuple[float, float, float, float]
@@ -223,7 +132,7 @@ def algorithm(arm: str, lambd: float, settings: Settings) -> RTO:
 
 
 def ppo_by_rate(settings: Settings) -> Mapping[float, float]:
-    world = World.make(settings, UNSEEN)
+    world = World.make(settings.sizes, settings.feedback, UNSEEN)
     ppo = algorithm("ppo", LAMBDAS[0], settings)
 
     def final(rate: float) -> float:
@@ -235,7 +144,10 @@ def ppo_by_rate(settings: Settings) -> Mapping[float, float]:
 
 def run(settings: Settings, seeds: int, lr: float) -> tuple[dict[str, Curves], Tensor]:
     """The curves of each lambda, and the worlds' correlations [seeds, 2]."""
-    worlds = [World.make(settings, seed) for seed in track(range(seeds), "reward models and DPO")]
+    worlds = [
+        World.make(settings.sizes, settings.feedback, seed)
+        for seed in track(range(seeds), "reward models and DPO")
+    ]
     blocks: dict[str, Curves] = {}
     for lambd in LAMBDAS:
         curves: dict[str, np.ndarray] = {}
@@ -272,7 +184,7 @@ def page(
         "",
         f"`python -m benchmarks.studies.token_reward_transformer --seeds {seeds}` writes this "
         f"page: a GPT-2 of two layers, {sizes.width} wide, over {sizes.words} words and EoS, "
-        f"responses of at most {sizes.max_length} tokens, {settings.pairs:,} pairs, "
+        f"responses of at most {sizes.max_length} tokens, {settings.feedback.pairs:,} pairs, "
         f"{settings.iterations} iterations of {settings.rollouts} rollouts. A word's true reward "
         "depends on the prompt, on the token before it and on its position, whose price grows. "
         "Score 0 is the reference's mean true reward, 1 the best responses'. The intervals are of "
@@ -292,8 +204,8 @@ def main() -> None:
     settings = Settings()
     if given.quick:
         settings = replace(
-            settings, sizes=TINY, pairs=64, passes=1, iterations=2, rollouts=16, minibatches=2,
-            rates=(1e-3,), last_sample=16,
+            settings, sizes=TINY, feedback=Feedback(pairs=64, passes=1), iterations=2, rollouts=16,
+            minibatches=2, rates=(1e-3,), last_sample=16,
         )  # fmt: skip
     rates = ppo_by_rate(settings)
     blocks, correlations = run(settings, given.seeds, next(iter(rates)))

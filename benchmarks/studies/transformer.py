@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
+from rto.protocols import Method
 from rto.types import LossNorm, ScoredBatch, TokenBatch, TrainBatch
 
 EOS = 0
@@ -152,12 +153,13 @@ def config(sizes: Sizes) -> GPT2Config:
     )
 
 
-def reward_model(policy: CausalPolicy) -> SequenceReward:
+def reward_model(policy: CausalPolicy, rng: torch.Generator) -> SequenceReward:
     """A scalar head on a copy of the policy's body."""
     config = copy.deepcopy(policy.config)
     config.num_labels = 1
     model = GPT2ForSequenceClassification(config)
     model.transformer.load_state_dict(policy.model.base_model.state_dict())
+    nn.init.normal_(model.score.weight, std=0.02, generator=rng)
     return SequenceReward(model)
 
 
@@ -205,6 +207,25 @@ def fit(
             step(optimizer, loss(part, norm))
 
 
+def fit_policy(
+    policy: CausalPolicy,
+    method: Method,
+    scored: ScoredBatch,
+    *,
+    passes: int,
+    size: int,
+    lr: float,
+    rng: torch.Generator,
+) -> None:
+    """``fit`` by a method's targets and loss."""
+    batch, _ = method.targets(scored)
+
+    def loss(part: TrainBatch, norm: LossNorm) -> Tensor:
+        return method.loss(policy(part.tokens), part, norm).loss
+
+    fit(policy, batch, loss, passes=passes, size=size, lr=lr, rng=rng)
+
+
 @dataclass(frozen=True)
 class Base:
     """The task, and the policy that everything starts from: trained on demonstrations."""
@@ -222,17 +243,8 @@ class Base:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = CausalPolicy(GPT2LMHeadModel(config(sizes)))
-        sft = SFT()
-        batch, _ = sft.targets(ScoredBatch(task.demonstrations(sizes.demonstrations, rng), {}))
-        fit(
-            policy,
-            batch,
-            lambda part, norm: sft.loss(policy(part.tokens), part, norm).loss,
-            passes=1,
-            size=64,
-            lr=sizes.sft_lr,
-            rng=rng,
-        )
+        shown = ScoredBatch(task.demonstrations(sizes.demonstrations, rng), {})
+        fit_policy(policy, SFT(), shown, passes=1, size=64, lr=sizes.sft_lr, rng=rng)
         base = cls(task, policy.requires_grad_(False), 0.0, task.best())
         drawn = base.sample(policy, 4096, rng)
         return replace(base, start=float(task.true_reward(drawn).mean()))

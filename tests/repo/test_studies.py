@@ -16,6 +16,7 @@ from benchmarks.studies import (
     token_reward,
     token_reward_transformer,
     transformer,
+    transformer_world,
 )
 from benchmarks.studies.arms import ARMS
 from benchmarks.studies.results import READING
@@ -120,6 +121,13 @@ def test_samples_follow_the_policy() -> None:
         output = base.reference(drawn, with_entropy=True)
     assert output.entropy is not None
     assert float((output.logprobs + output.entropy).sum(-1).mean()) == pytest.approx(0, abs=0.05)
+
+
+def test_a_world_is_a_function_of_its_seed() -> None:
+    feedback = transformer_world.Feedback(pairs=64, passes=1)
+    first, again = [transformer_world.World.make(transformer.TINY, feedback, 4) for _ in range(2)]
+    assert first.constants == again.constants
+    assert first.correlations == again.correlations
 
 
 def test_shuffled_terms_stay_in_their_response() -> None:
