@@ -53,7 +53,7 @@ class Settings:
     iterations: int = 32
     """Online, one optimizer step each: as many responses as offline."""
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    judged: int = 1024
+    judged: int = 512
 
 
 @dataclass(frozen=True)
@@ -278,8 +278,9 @@ def main() -> None:
     settings = Settings()
     if given.quick:
         settings = replace(
-            settings, sizes=TINY, responses=32, rows=16, iterations=2, rates=(1e-3,), judged=16
-        )
+            settings, sizes=TINY, responses=32, betas=(0.3,), rows=16, iterations=2, rates=(1e-3,),
+            judged=16,
+        )  # fmt: skip
     dpo, rloo = best_rates(settings)
     blocks = run(settings, given.seeds, offline_lr=next(iter(dpo)), online_lr=next(iter(rloo)))
     lines = page(settings, given.seeds, dpo, rloo)
