@@ -3,38 +3,35 @@
     python -m benchmarks.studies.token_reward [--seeds N] [--out docs/results]
 
 PPO, RTO and its variants on the tasks of ``tabular``, with the package's own ``RTO`` method: the
-same reward model, critic, learning rate and rollouts for all. Two controls: ``shuffled`` pays each
-response its own DPO terms at random places; ``ppo_from_dpo`` is PPO that starts at the DPO policy.
-A score of 0 is the reference's expected true reward, 1 the best response's. Settings and seeds were
-fixed before the first run of it.
+same reward model, critic, learning rate and rollouts for all (arms: see ``arms``). A score of 0 is
+the reference's expected true reward, 1 the best response's. Settings and seeds were fixed before
+the first run of it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.common import ROOT, versions
+from benchmarks.studies.arms import (
+    ARMS,
+    LAMBDAS,
+    SCALES,
+    Curves,
+    block_name,
+    method,
+    summary,
+    table,
+)
+from benchmarks.studies.results import arguments, write
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
-from rto.evaluation.statistics import bootstrap
-from rto.methods.rto import RTO, Variant
+from rto.methods.rto import RTO
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
-
-VARIANTS: Mapping[str, Variant] = {
-    "rto": "token", "semi": "semi", "shaping": "shaping", "delayed": "delayed", "shuffled": "token",
-}  # fmt: skip
-ARMS = ("ppo", "ppo_from_dpo", *VARIANTS)
-LAMBDAS = (0.95, 1.0)
-SCALES = ((0.05, 0.05), (0.1, 0.0))
-"""(dpo_reward_scale, dpo_reward_clip): the authors' script, and larger without a clip."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +89,6 @@ class World:
         return (reward - start) / (self.task.best() - start), kl
 
 
-def method(arm: str, lambd: float, scale: tuple[float, float], settings: Settings) -> RTO:
-    plain = RTO(
-        lambd=lambd,
-        value_clip=0.2,
-        kl_coef=settings.kl_coef,
-        dpo_reward_scale=0.0,
-        segment_end_ids=tuple(range(settings.vocabulary // 4)),
-    )
-    if arm not in VARIANTS:
-        return plain
-    return replace(
-        plain,
-        dpo_reward_scale=scale[0],
-        dpo_reward_clip=scale[1],
-        dpo_reward_variant=VARIANTS[arm],
-    )
-
-
 def train(
     arm: str, world: World, algorithm: RTO, settings: Settings, seed: int
 ) -> Iterator[tuple[float, float]]:
@@ -156,103 +135,38 @@ def scored(
     )
 
 
-Curves = Mapping[str, np.ndarray]
-"""Arm -> [seeds, iterations + 1, 2]: score and KL."""
-
-
 def run(settings: Settings, seeds: int) -> tuple[dict[str, Curves], list[float]]:
     """The curves of each block "lambda .. scale .. clip ..", and each seed's DPO correlation."""
     worlds = [World.make(settings, seed) for seed in track(range(seeds), "reward models and DPO")]
     blocks: dict[str, Curves] = {}
     runs = [(lambd, scale) for lambd in LAMBDAS for scale in SCALES]
     for lambd, scale in track(runs, "blocks"):
-        name = f"lambda {lambd}, scale {scale[0]}, clip {scale[1] or 'off'}"
-        blocks[name] = {
-            arm: np.array(
-                [
-                    list(train(arm, w, method(arm, lambd, scale, settings), settings, seed))
-                    for seed, w in enumerate(worlds)
-                ]
+        curves: dict[str, np.ndarray] = {}
+        for arm in ARMS:
+            algorithm = method(
+                arm,
+                lambd=lambd,
+                scale=scale,
+                kl_coef=settings.kl_coef,
+                segment_end_ids=tuple(range(settings.vocabulary // 4)),
             )
-            for arm in ARMS
-        }
+            runs_of = [train(arm, w, algorithm, settings, i) for i, w in enumerate(worlds)]
+            curves[arm] = np.array([list(points) for points in runs_of])
+        blocks[block_name(lambd, scale)] = curves
     return blocks, [world.dpo_correlation for world in worlds]
 
 
-def summary(curves: Curves, settings: Settings) -> list[dict[str, object]]:
-    """A row per arm; ``reach`` counts rollouts until the seed-mean score is PPO's last one."""
-    ppo = curves["ppo"][..., 0]
-    goal = ppo.mean(0)[-1]
-    rows: list[dict[str, object]] = []
-    for arm, curve in curves.items():
-        score, kl = curve[..., 0], curve[..., 1]
-        quarter, half = settings.iterations // 4, settings.iterations // 2
-        there = np.flatnonzero(score.mean(0) >= goal)
-        gain, area = bootstrap(score[:, -1] - ppo[:, -1]), bootstrap((score - ppo).mean(1))
-        rows.append(
-            {
-                "arm": arm,
-                "25%": float(score[:, quarter].mean()),
-                "50%": float(score[:, half].mean()),
-                "final": float(score[:, -1].mean()),
-                "final_sd": float(score[:, -1].std(ddof=1)) if len(score) > 1 else 0.0,
-                "final_minus_ppo": [gain.mean, *gain.ci95],
-                "area_minus_ppo": [area.mean, *area.ci95],
-                "reach": int(there[0] * settings.rollouts) if len(there) else None,
-                "kl": float(kl[:, -1].mean()),
-            }
-        )
-    return rows
-
-
-def page(tables: Mapping[str, Sequence[Mapping[str, object]]], *, lines: Sequence[str]) -> str:
-    out = [*lines, ""]
-    for name, rows in tables.items():
-        out += [f"## {name}", "", *HEAD]
-        for row in rows:
-            gain, low, high = row["final_minus_ppo"]  # pyright: ignore[reportGeneralTypeIssues]
-            area, area_low, area_high = row["area_minus_ppo"]  # pyright: ignore
-            out.append(
-                f"| {row['arm']} | {row['25%']:.3f} | {row['50%']:.3f} | {row['final']:.3f} "
-                f"+- {row['final_sd']:.3f} | {gain:+.3f} [{low:+.3f}, {high:+.3f}] "
-                f"| {area:+.3f} [{area_low:+.3f}, {area_high:+.3f}] "
-                f"| {row['reach'] if row['reach'] is not None else 'not'} | {row['kl']:.0f} |"
-            )
-        out.append("")
-    return "\n".join(out)
-
-
-HEAD = (
-    "| arm | 25% | 50% | final +- s.d. | final less PPO's | area less PPO's | reach | KL |",
-    "|---|---|---|---|---|---|---|---|",
-)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: only tests the program")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    given = arguments(seeds=10)
     settings = Settings()
-    if arguments.quick:
+    if given.quick:
         settings = replace(settings, length=6, pairs=200, fit_steps=5, iterations=4, rollouts=16)
-    blocks, correlations = run(settings, arguments.seeds)
-    tables = {name: summary(curves, settings) for name, curves in blocks.items()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    found = {
-        "settings": vars(settings),
-        "seeds": arguments.seeds,
-        "versions": versions(),
-        "dpo_correlation": correlations,
-        "blocks": tables,
-    }
-    (arguments.out / "token_reward.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    blocks, correlations = run(settings, given.seeds)
+    tables = {name: summary(curves, rollouts=settings.rollouts) for name, curves in blocks.items()}
     lines = [
         "# RTO's token reward against PPO, in tables",
         "",
-        f"`python -m benchmarks.studies.token_reward --seeds {arguments.seeds}` writes this page: "
+        f"`python -m benchmarks.studies.token_reward --seeds {given.seeds}` writes this page: "
         f"responses of {settings.length} tokens over {settings.vocabulary}, no prompt, no EoS, "
         f"{settings.pairs:,} pairs, {settings.iterations} iterations of {settings.rollouts} "
         "rollouts. Score 0 is the reference, 1 the best response. The intervals are of paired "
@@ -260,9 +174,10 @@ def main() -> None:
         "PPO ends with. The sum of DPO's log-ratios correlates with the true reward by "
         f"{np.mean(correlations):.2f} on the reference's responses.",
     ]
-    text = page(tables, lines=lines)
-    (arguments.out / "token_reward.md").write_text(text, encoding="utf-8")
-    print(text)
+    for name, rows in tables.items():
+        lines += ["", f"## {name}", "", *table(rows)]
+    found = {"settings": vars(settings), "dpo_correlation": correlations, "blocks": tables}
+    write(given, "token_reward", found=found, page="\n".join(lines))
 
 
 if __name__ == "__main__":

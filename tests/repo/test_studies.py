@@ -5,25 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies import scalar_feedback, token_reward
-from benchmarks.studies.scalar.arms import Trainee, rows_of
-from benchmarks.studies.scalar.measures import (
-    Point,
-    frontier,
-    partition_error,
-    signal_to_noise,
+from benchmarks.studies import (
+    reward_aware,
+    token_reward,
+    token_reward_transformer,
+    transformer,
+    transformer_world,
 )
-from benchmarks.studies.scalar.task import EOS, WORD, WORDS, token_batch
-from benchmarks.studies.scalar.task import Task as AnswerTask
-from benchmarks.studies.scalar.world import Settings, World, make_world
+from benchmarks.studies.arms import ARMS
+from benchmarks.studies.results import READING
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
-from rpo_ext.methods.dro import DRO
-from rpo_ext.methods.rpo import RPO
-from rto.types import Role
+from rto.types import Role, ScoredBatch
 
 LENGTH, VOCABULARY = 3, 3
 
@@ -87,90 +85,98 @@ def test_the_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
     found = json.loads((tmp_path / "token_reward.json").read_text())
     assert len(found["blocks"]) == 4
     for rows in found["blocks"].values():
-        assert [row["arm"] for row in rows] == list(token_reward.ARMS)
+        assert [row["arm"] for row in rows] == list(ARMS)
         assert rows[0]["final_minus_ppo"] == [0, 0, 0]
     assert "| rto |" in capsys.readouterr().out
 
 
-def test_answers_are_paid_for_class_length_and_caution() -> None:
-    task = AnswerTask(torch.arange(64.0).view(8, 8))
-    prompt = torch.tensor([[2 + 3, 10 + 1, 16 + 2, 16 + 5]])
-    own, other, unwanted = WORD + 3 * WORDS + 1, WORD + 1, WORD
-    ids = torch.tensor(
-        [
-            [own, own, own, own, EOS, own],
-            [own, other, EOS, 0, 0, 0],
-            [unwanted, own, 5, own, own, 5],
-        ]
-    )
-    tokens = token_batch(prompt.repeat(3, 1), ids)
-    assert tokens.response_mask.sum(-1).tolist() == [5, 3, 6]
+def test_the_best_response_of_the_transformers_task_is_the_best_of_all() -> None:
+    sizes = replace(transformer.TINY, words=3, max_length=4, price=0.1)
+    world = transformer.Task.make(sizes, seed=2)
+    ids = torch.tensor(list(itertools.product(range(sizes.words + 1), repeat=sizes.max_length)))
+    best = [
+        float(
+            world.true_reward(transformer.token_batch(prompt.expand(len(ids)), ids, each=1)).max()
+        )
+        for prompt in torch.arange(1, sizes.words + 1)
+    ]
+    assert world.best() == pytest.approx(sum(best) / len(best), abs=1e-5)
+
+
+def test_the_true_reward_of_a_response_is_the_sum_of_its_words() -> None:
+    world = transformer.Task.make(replace(transformer.TINY, words=3, price=0.1), seed=0)
+    ids = torch.tensor([[3, 1, 0, 2], [0, 2, 2, 2], [1, 1, 2, 3]])
+    tokens = transformer.token_batch(torch.tensor([2, 1, 1]), ids, each=1)
+    assert tokens.response_mask.sum(-1).tolist() == [3, 1, 4]
     assert tokens.finished.tolist() == [True, True, False]
-    offset = 2 * 8 + 5
-    wanted = [offset + 2, offset + 2 / 2 - 0.25 * 2, offset + 2 * 3 / 4 - 0.5]
-    assert task.rewards(tokens).tolist() == pytest.approx(wanted)
+    expected = [world.reward[2, 2, 3] + world.reward[2, 3, 1] - 0.1, torch.tensor(0.0)]
+    assert torch.allclose(world.true_reward(tokens)[:2], torch.stack(expected))
 
 
-def test_the_frontier_is_the_hull_through_the_reference() -> None:
-    points = [Point(3.0, 0.4, 1), Point(2.0, 0.1, 1), Point(2.1, 0.2, 1), Point(1.0, 0.9, 1)]
-    found = [frontier(points, start=1.0, kl=kl) for kl in (0.0, 0.05, 0.1, 0.2, 0.4, 0.9)]
-    assert found == pytest.approx([1.0, 1.5, 2.0, 2 + 1 / 3, 3.0, 3.0])
+def test_samples_follow_the_policy() -> None:
+    """On a policy's own responses, the mean of -log p is that of the entropies."""
+    base = transformer.Base.make(transformer.TINY, seed=0)
+    drawn = base.sample(base.reference, 4000, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = base.reference(drawn, with_entropy=True)
+    assert output.entropy is not None
+    assert float((output.logprobs + output.entropy).sum(-1).mean()) == pytest.approx(0, abs=0.05)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    settings = scalar_feedback.tiny(Settings())
-    return make_world("decoder", settings, seed=1, path=tmp_path_factory.mktemp("reference"))
+def test_a_world_is_a_function_of_its_seed() -> None:
+    feedback = transformer_world.Feedback(pairs=64, passes=1)
+    first, again = [transformer_world.World.make(transformer.TINY, feedback, 4) for _ in range(2)]
+    assert first.constants == again.constants
+    assert first.correlations == again.correlations
 
 
-def test_rows_are_of_the_first_answers_to_each_prompt(world: World) -> None:
-    rewards = world.rated[Role.REWARD].view(16, 8)[:, :4]
-    plain = rows_of(world.rated, "all", each=8, responses=4, seed=0).rows
-    best = rows_of(world.rated, "best", each=8, responses=4, seed=0).rows
-    shuffled = rows_of(world.rated, "shuffled", each=8, responses=4, seed=0).rows
-    assert torch.equal(plain[Role.REWARD], rewards.flatten())
-    assert torch.equal(best[Role.REWARD], rewards.max(-1).values)
-    assert torch.equal(world.rewards(best.tokens), rewards.max(-1).values)
-    mixed = shuffled[Role.REWARD].view(16, 4)
-    assert torch.equal(mixed.sort(-1).values, rewards.sort(-1).values)
-    assert not torch.equal(mixed, rewards)
-    assert torch.equal(shuffled.tokens.response_ids, plain.tokens.response_ids)
+def test_shuffled_terms_stay_in_their_response() -> None:
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    ids = torch.tensor([[1, 2, 0, 0], [0, 0, 0, 0]])
+    tokens = transformer.token_batch(torch.tensor([1, 2]), ids, each=1)
+    terms = torch.tensor([[1.0, 2.0, 3.0, 0.0], [4.0, 0.0, 0.0, 0.0]])
+    batch = ScoredBatch(tokens, {Role.DPO: terms, Role.REFERENCE: torch.zeros(2, 4)})
+    orders = set()
+    for seed in range(8):
+        rng = torch.Generator().manual_seed(seed)
+        moved = token_reward_transformer.shuffled(batch, rng)[Role.DPO]
+        assert bool((moved[~mask] == 0).all())
+        assert torch.equal(moved.sort().values, terms.sort().values)
+        orders.add(tuple(moved[0].tolist()))
+    assert len(orders) > 1
 
 
-def test_the_partition_is_compared_with_true_values(world: World) -> None:
-    data = rows_of(world.rated, "all", each=8, responses=4, seed=0)
-    true = torch.linspace(-1, 1, 5).double()
-    found = world.rated[Role.REWARD].view(16, 8)[:5, :4].double().exp().mean(-1).log()
-    wanted = float((found - true).square().mean().sqrt())
-    assert partition_error(RPO(), data, true) == pytest.approx(wanted, rel=1e-5)
+def test_the_transformer_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
+    page = tmp_path / "token_reward_transformer.md"
+    page.write_text(f"# Old\n\n{READING}\n\nBy hand.\n")
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--seeds", "2", "--out", str(tmp_path)])
+    token_reward_transformer.main()
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert [len(rows) for rows in found["blocks"].values()] == [len(ARMS) + 1] * 2
+    assert "| rto_alone |" in capsys.readouterr().out
+    assert page.read_text().endswith(f"\n{READING}\n\nBy hand.\n")
+    assert "# Old" not in page.read_text()
 
 
-def test_signal_and_noise_are_of_the_minibatches(world: World) -> None:
-    data = rows_of(world.rated, "all", each=8, responses=8, seed=0)
-    trainee = Trainee.start(DRO(), world, seed=0)
-    parameters = list(trainee.policy.model.parameters())
-    first, second = (
-        torch.cat([g.flatten() for g in torch.autograd.grad(trainee.loss(batch), parameters)])
-        for batch in itertools.islice(data.batches(64, seed=3), 2)
-    )
-    noise = (first - second).square().sum() / 2
-    signal = ((first + second) / 2).square().sum() - noise / 2
-    found = signal_to_noise(trainee, data, rows=64, count=2, seed=3)
-    assert found == pytest.approx(float(signal / noise), rel=1e-3)
+def test_dpo_reads_the_best_and_the_worst_of_each_prompt() -> None:
+    ids = torch.tensor([[1, 0], [2, 0], [1, 2], [2, 1], [1, 0], [1, 0]])
+    tokens = transformer.token_batch(torch.ones(6, dtype=torch.long), ids, each=3)
+    reward = torch.tensor([0.0, 2.0, -1.0, 1.0, 1.0, 1.0])
+    batch = reward_aware.best_and_worst(ScoredBatch(tokens, {Role.REWARD: reward}))
+    assert batch[Role.REWARD].tolist() == [2, -1]
+    assert batch.tokens.response_ids.tolist() == [[2, 0], [1, 2]]
 
 
-def test_the_comparison_of_scalar_methods_writes_its_page(tmp_path, monkeypatch) -> None:
-    page = tmp_path / "scalar_feedback.md"
-    page.write_text(f"old numbers\n{scalar_feedback.READING}\n\nWhat it shows.\n")
-    arguments = ["scalar_feedback", "--quick", "--seeds", "1", "--architecture", "decoder"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path)])
-    scalar_feedback.main()
-    written = page.read_text()
-    assert "old numbers" not in written
-    assert written.endswith(f"\n\n{scalar_feedback.READING}\n\nWhat it shows.\n")
-    found = json.loads((tmp_path / "scalar_feedback.json").read_text())["decoder"]
-    runs = {(run["arm"], run["responses"], run["source"]): run for run in found["runs"]}
-    assert len(runs) == len(found["runs"]) == 12 + 5 * (3 + 1) + 3
-    assert runs["rpo", 1, "reference"]["kl"] == pytest.approx(0, abs=0.01)
-    assert runs["dro", 4, "reference"]["value_error"]
-    assert found["partition_error"][0]["uniform"].keys() == {"1", "2", "4", "8"}
+def test_scores_at_one_kl_are_interpolated_from_the_start() -> None:
+    endings = np.array([[[0.4, 4.0, 9.0], [0.2, 1.0, 9.0]], [[0.3, 2.0, 9.0], [0.1, 1.0, 9.0]]])
+    assert reward_aware.at_kl(endings, 0.5).tolist() == pytest.approx([0.1, 0.05])
+    assert reward_aware.at_kl(endings, 2.5).tolist() == pytest.approx([0.3, 0.3])
+
+
+def test_the_reward_aware_study_writes_its_page(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--seeds", "2", "--out", str(tmp_path)])
+    reward_aware.main()
+    found = json.loads((tmp_path / "reward_aware.json").read_text())
+    assert [block["arms"][0]["arm"] for block in found["blocks"].values()] == [*["dpo"] * 3, "rloo"]
+    assert all(len(block["arms"]) == 4 for block in found["blocks"].values())
+    assert capsys.readouterr().out.count("| sqloo |") == 4
