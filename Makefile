@@ -1,4 +1,5 @@
 # make install | quickstart | test | test-learn | bench        (CUDA=1 for NVIDIA machines)
+# make bench BENCH="NAME ... --feedback FILE": some figures only, on a feedback file of yours
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -60,4 +61,4 @@ types: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: install
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run $(BENCH)

@@ -60,7 +60,7 @@ def measure(options: Options) -> list[Figure]:
             "rpo_t5_rows_ratio",
             ours / theirs,
             f"{ours:.2f} rows/s over {len(rows)} against {theirs:.2f} over {len(part)}, "
-            f"T5 of {size / 1e6:.0f}M, {source}, {tokens:.0f} tokens a row",
+            f"T5 of {size / 1e6:.1f}M, {source}, {tokens:.0f} tokens a row",
         )
     ]
 
