@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from token_rows import token_batch
 from torch import Tensor
 from transformers import (
     CohereConfig,
@@ -23,24 +24,14 @@ from rto.models.causal import CausalPolicy
 from rto.models.load import load_language_model
 from rto.models.policy import unwrapped
 from rto.sections_runtime import Lora
-from rto.types import TokenBatch, pad
+from rto.types import TokenBatch
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20], [1, 30, 31]]
 RESPONSES = [[14, 2], [21, 22, 23, 24, 2], [32, 33, 34]]
 
 
 def batch(prompts: list[list[int]] = PROMPTS, responses: list[list[int]] = RESPONSES) -> TokenBatch:
-    prompt_ids, prompt_mask = pad(prompts, 0, left=True)
-    response_ids, response_mask = pad(responses, 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.tensor([r[-1] == 2 for r in responses]),
-        group=torch.arange(len(prompts)),
-    )
+    return token_batch(prompts, responses)
 
 
 def naive_all(model: PreTrainedModel, tokens: TokenBatch, temperature: float = 1.0) -> Tensor:

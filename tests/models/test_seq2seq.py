@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from token_rows import token_batch
 from torch import Tensor
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -32,7 +33,7 @@ from rto.models.load import load_config, load_language_model, load_tokenizer, lo
 from rto.models.policy import Policy, unwrapped
 from rto.models.seq2seq import Seq2SeqPolicy
 from rto.sections_runtime import Lora
-from rto.types import TokenBatch, pad
+from rto.types import TokenBatch
 
 PROMPTS = [[10, 11, 12, 13, 1], [20, 1], [30, 31, 1]]
 RESPONSES = [[14, 1], [21, 22, 23, 24, 1], [32, 33, 34]]
@@ -40,17 +41,7 @@ LOAD: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
 
 
 def batch(prompts: list[list[int]] = PROMPTS, responses: list[list[int]] = RESPONSES) -> TokenBatch:
-    prompt_ids, prompt_mask = pad(prompts, 0, left=True)
-    response_ids, response_mask = pad(responses, 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.tensor([r[-1] == 1 for r in responses]),
-        group=torch.arange(len(prompts)),
-    )
+    return token_batch(prompts, responses, eos=1)
 
 
 def naive(model: PreTrainedModel, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

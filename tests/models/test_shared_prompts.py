@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from token_rows import token_batch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -15,6 +16,7 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
@@ -24,8 +26,7 @@ from transformers import (
 from rto.models.causal import CausalPolicy, sharing_width
 from rto.models.families import expected_sharing_width, load_policy
 from rto.models.packing import distinct_prompts, pack_shared, shared_spans
-from rto.types import TokenBatch, pad
-from tests.conftest import tiny_config
+from rto.types import TokenBatch
 
 LONG = [1, *range(10, 30)]
 PROMPTS = [LONG, LONG, LONG, [1, 40, 41], [1, 50, 51, 52, 53], [1, 50, 51, 52, 53]]
@@ -34,22 +35,17 @@ GROUPS = [5, 5, 5, 2, 3, 3]
 
 
 def batch() -> TokenBatch:
-    prompt_ids, prompt_mask = pad(PROMPTS, 0, left=True)
-    response_ids, response_mask = pad(RESPONSES, 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.tensor([r[-1] == 2 for r in RESPONSES]),
-        group=torch.tensor(GROUPS),
-    )
+    return token_batch(PROMPTS, RESPONSES, groups=GROUPS)
+
+
+def small(config: type, **extra: object) -> Any:
+    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+    return config(vocab_size=64, intermediate_size=64, num_key_value_heads=2, **shape, **extra)
 
 
 def llama() -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(tiny_config())
+    return LlamaForCausalLM(small(LlamaConfig, initializer_range=0.2))
 
 
 def gpt2() -> PreTrainedModel:
@@ -92,7 +88,7 @@ def test_shared_rows_give_the_numbers_and_gradients_of_rows_alone(build, checkpo
         policy.zero_grad()
         output = policy(tokens, with_entropy=True, with_value=True)
         ((output.logprobs * weights).sum() + output.value.square().sum()).backward()
-        grads = {name: p.grad.clone() for name, p in policy.named_parameters()}
+        grads = {name: p.grad for name, p in policy.named_parameters()}
         found.append((output, grads, tokens_read(policy, tokens)))
     (shared, grads, few), (alone, expected, many) = found
     # The prompt of 21 with its 2 + 5 + 1 response tokens; the prompt of 3 with 3; that of 5 with
@@ -152,18 +148,13 @@ def test_a_batch_without_common_prompts_has_no_mask() -> None:
     assert tokens_read(policy, tokens) == (3, 23)
 
 
-def small(config: type, **extra: object) -> Any:
-    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
-    return config(vocab_size=64, intermediate_size=64, **shape, **extra)
-
-
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Gemma2ForCausalLM(small(Gemma2Config, head_dim=8, num_key_value_heads=2)),
-        lambda: MistralForCausalLM(small(MistralConfig, sliding_window=8, num_key_value_heads=2)),
+        lambda: Gemma2ForCausalLM(small(Gemma2Config, head_dim=8)),
+        lambda: MistralForCausalLM(small(MistralConfig, sliding_window=8)),
         lambda: BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)),
-        lambda: LlamaForCausalLM._from_config(tiny_config(), attn_implementation="eager"),
+        lambda: LlamaForCausalLM._from_config(small(LlamaConfig), attn_implementation="eager"),
     ],
     ids=["two kinds of layers", "a window", "no position ids", "eager attention"],
 )

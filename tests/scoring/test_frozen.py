@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from token_rows import token_batch
 from transformers import AutoModelForCausalLM
 
 from rto.errors import RewardProtocolError, UserError
@@ -11,7 +12,7 @@ from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
-from rto.types import Role, TokenBatch, pad
+from rto.types import Role, TokenBatch
 
 LENGTHS = [3, 9, 1, 5, 2, 7]
 
@@ -19,17 +20,7 @@ LENGTHS = [3, 9, 1, 5, 2, 7]
 def batch() -> TokenBatch:
     gen = torch.Generator().manual_seed(0)
     rows = [torch.randint(6, 64, (n,), generator=gen).tolist() for n in LENGTHS]
-    prompt_ids, prompt_mask = pad([[1, *row] for row in rows[::-1]], 0, left=True)
-    response_ids, response_mask = pad(rows, 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.zeros(6, dtype=torch.bool),
-        group=torch.arange(6),
-    )
+    return token_batch([[1, *row] for row in rows[::-1]], rows)
 
 
 def options(**extra) -> FrozenOptions:
