@@ -13,7 +13,7 @@ from stored import stored
 from torch import Tensor
 
 from rto.cluster.scorer import ClusterScorer, with_unrelated_responses
-from rto.cluster.stored import Reference, StoredScores, store
+from rto.cluster.stored import Reference, StoredScores, _in_order, store
 from rto.config import RunConfig
 from rto.data.examples import Example, Rated, collate_groups
 from rto.data.rated import unrelated_rows
@@ -86,6 +86,15 @@ def test_log_probs_come_in_the_order_of_the_rows(
     found = reference.logprobs(ROWS)
     assert [row.tolist() for row in found] == [logprobs(row, Role.REFERENCE) for row in ROWS]
     assert asked(reference) == [(frozenset({Role.REFERENCE}), 2)] * 3
+
+
+def test_rows_of_a_prompt_stand_together_longest_first() -> None:
+    """Ties by the token ids of the prompt: 2 before 10, and a beginning before the whole."""
+    sizes = {(10,): (3, 1), (2,): (3,), (7, 300): (9, 2), (7,): (3,), (7, 3): (3,)}
+    rows = [Example(ids, (5,) * size, True) for ids, each in sizes.items() for size in each]
+    mixed = [rows[i] for i in (5, 0, 3, 6, 1, 4, 2)]
+    order = [mixed[i].prompt_ids for i in _in_order(mixed)]
+    assert order == [(7, 300), (7, 300), (2,), (7,), (7, 3), (10,), (10,)]
 
 
 def test_the_second_time_nobody_is_asked(reference: Reference) -> None:
