@@ -242,7 +242,8 @@ class Data:
     """Of stored rewards: as the method has it, unchanged, (r - mean) / std over all training rows,
     or r / (std of the rewards less their prompt's mean)."""
     cache_dir: str | None = None
-    """Where reference log-probs of stored rows are kept; ~/.cache/rto when unset."""
+    """Where reference log-probs of stored rows are kept, and token ids while a run lasts;
+    ~/.cache/rto when unset."""
     pretrain_dataset: str | None = None
     """Text for the ptx loss."""
     input_key: str = "input"

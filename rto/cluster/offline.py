@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind, TrainerSpec
@@ -19,7 +20,8 @@ from rto.cluster.scorer import ClusterScorer
 from rto.cluster.session import session
 from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
-from rto.data.examples import Example, collate_groups
+from rto.data.examples import collate_groups
+from rto.data.groups import Groups
 from rto.data.intake import Intake
 from rto.data.offline import OfflineBatches
 from rto.functional.segments import within_group_correlation
@@ -46,10 +48,10 @@ class OfflineRun:
     kind: Kind
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
-    train: Sequence[Sequence[Example]]
-    held_out: Sequence[Sequence[Example]]
+    train: Groups[Any]
+    held_out: Groups[Any]
     num_steps: int
-    visited: Sequence[int]
+    visited: np.ndarray
     """The numbers of the groups of ``train`` that some step holds."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set; a checkpoint made with others is not gone on from."""
@@ -189,7 +191,7 @@ def _stores(
             judged,
             scorer=scorer,
             reference=reference,
-            visited=range(len(run.held_out)),
+            visited=np.arange(len(run.held_out)),
         )
     if frozen is not None:
         actors.stop("scorer")

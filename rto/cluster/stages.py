@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,12 +17,12 @@ from rto.cluster.plan import plan_actors
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.config import RunConfig
-from rto.data.examples import Example, split_by_prompt
+from rto.data.groups import Groups, split_by_prompt
 from rto.data.intake import HELD_OUT, NOT_REACHED, TOO_FEW, TOO_LONG, Intake, Loaded
 from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
-from rto.data.rated import RatedGroup, load_rated, reward_scale
+from rto.data.rated import load_rated, reward_scale
 from rto.data.sampler import PromptSampler
 from rto.data.sft import load_examples, load_texts
 from rto.data.templates import Template
@@ -43,7 +43,6 @@ from rto.scoring.http import RemoteReward
 from rto.sections import Data, require
 from rto.types import Role
 
-Rows = Sequence[Sequence[Example]]
 UNITS: dict[Feedback, str] = {"demonstrations": "rows", "pairs": "pairs", "rewards": "prompts"}
 MethodBuilder = Callable[[RunConfig, PreTrainedTokenizerBase], Method]
 
@@ -314,20 +313,20 @@ def _offline(
 
 
 def _scaled(
-    config: RunConfig, method: Targets, train: Rows, held_out: Rows
-) -> tuple[Rows, Rows, dict[str, float]]:
+    config: RunConfig, method: Targets, train: Groups[Any], held_out: Groups[Any]
+) -> tuple[Groups[Any], Groups[Any], dict[str, float]]:
     """Rewards on the scale that the method asks for; the constants come from the training rows."""
     if not isinstance(method, Method) or method.card.feedback != "rewards":
         return train, held_out, {}
     asked = config.data.reward_scaling
-    rated = [cast(RatedGroup, group) for group in train]
-    scale = reward_scale(rated, method.reward_scaling if asked == "auto" else asked)
-    apart = [scale.apply(cast(RatedGroup, group)) for group in held_out]
+    scale = reward_scale(train, method.reward_scaling if asked == "auto" else asked)
     constants = {"reward_mean": scale.mean, "reward_std": scale.std}
-    return [scale.apply(group) for group in rated], apart, constants
+    return train.map(scale.apply), held_out.map(scale.apply), constants
 
 
-def _split(config: RunConfig, load: Callable[[Data], Loaded], loaded: Loaded) -> tuple[Rows, Rows]:
+def _split(
+    config: RunConfig, load: Callable[[Data], Loaded], loaded: Loaded
+) -> tuple[Groups[Any], Groups[Any]]:
     """Rows to train on and rows held out: a file of their own, or a share of the prompts."""
     data, rows = config.data, loaded.rows
     if not rows:
@@ -335,5 +334,5 @@ def _split(config: RunConfig, load: Callable[[Data], Loaded], loaded: Loaded) ->
     if data.eval_dataset is not None:
         return rows, load(replace(data, dataset=[data.eval_dataset], dataset_probs=None)).rows
     if data.eval_ratio == 0:
-        return rows, []
+        return rows, rows.select([])
     return split_by_prompt(rows, ratio=data.eval_ratio, seed=config.train.seed)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rto.cluster.scorer import ClusterScorer
 from rto.config import RunConfig
-from rto.data.examples import Example, collate_groups
-from rto.data.rated import Rated, unrelated_rows
+from rto.data.examples import Example, Rated, collate_groups
+from rto.data.groups import Groups
+from rto.data.keys import digest, numbered
+from rto.data.rated import unrelated_rows
 from rto.data.reference_cache import cache_path, load_logprobs, save_logprobs
 from rto.types import Role, ScoredBatch, TokenBatch
 
@@ -33,7 +37,7 @@ class Reference:
     pad_token_id: int
     progress: Progress
 
-    def logprobs(self, rows: Sequence[Example]) -> list[Tensor]:
+    def logprobs(self, rows: Sequence[Example]) -> Sequence[Tensor]:
         """Log-probs [T_i] of each row's response."""
         ds = self.config.ds
         path = cache_path(
@@ -42,60 +46,84 @@ class Reference:
             precision=f"{ds.param_dtype} {ds.load_in_4bit} {self.config.rollout.temperature}",
             rows=rows,
         )
+        if not path.exists():
+            save_logprobs(path, rows, self._compute(rows))
         found = load_logprobs(path, rows)
-        if found is None:
-            found = self._compute(rows)
-            save_logprobs(path, found)
+        assert found is not None
         return found
 
-    def _compute(self, rows: Sequence[Example]) -> list[Tensor]:
-        result: list[Tensor] = [torch.empty(0)] * len(rows)
-        order = self._in_order(rows)
-        for start in range(0, len(order), CHUNK):
-            self.progress(f"reference log-probs {start / len(order):.0%}")
-            chunk = order[start : start + CHUNK]
-            prompts = itertools.groupby(chunk, key=lambda i: rows[i].prompt_ids)
-            groups = [[rows[i] for i in same] for _, same in prompts]
-            tokens = collate_groups(groups, pad_token_id=self.pad_token_id)
+    def _compute(self, rows: Sequence[Example]) -> Iterator[tuple[int, Tensor]]:
+        """(row, its log-probs), in the order of computation."""
+        order = _in_order(rows)
+        for start in range(0, len(rows), CHUNK):
+            self.progress(f"reference log-probs {start / len(rows):.0%}")
+            chunk = [(i, rows[i]) for i in itertools.islice(order, CHUNK)]
+            prompts = itertools.groupby((row for _, row in chunk), key=lambda row: row.prompt_ids)
+            tokens = collate_groups(
+                [list(same) for _, same in prompts], pad_token_id=self.pad_token_id
+            )
             logprobs = self.scorer.score(tokens, [], frozenset({self.role}))[self.role]
-            for i, row in zip(chunk, logprobs, strict=True):
-                result[i] = row[: len(rows[i].response_ids)].clone()
-        return result
+            for (i, row), known in zip(chunk, logprobs, strict=True):
+                yield i, known[: len(row.response_ids)]
 
-    def _in_order(self, rows: Sequence[Example]) -> list[int]:
-        """Row numbers, those of a prompt side by side, prompts with long responses first."""
-        longest: dict[tuple[int, ...], int] = {}
+
+def _in_order(rows: Sequence[Example]) -> Iterator[int]:
+    """Row numbers, those of a prompt side by side, prompts with long responses first."""
+    lengths = np.empty(len(rows), np.int64)
+    keys = np.empty(len(rows), "S16")
+    for i, row in enumerate(rows):
+        lengths[i], keys[i] = len(row.response_ids), digest(row.prompt_ids)
+    prompts = numbered(keys)
+    longest = np.zeros(len(rows), np.int64)
+    np.maximum.at(longest, prompts, lengths)
+    by_length = np.argsort(-longest[prompts], kind="stable")
+    ends = np.flatnonzero(np.diff(longest[prompts[by_length]])) + 1
+    for same in np.split(by_length, ends):
+        yield from sorted(same.tolist(), key=lambda i: _prompt_bytes(rows[i]))
+
+
+def _prompt_bytes(row: Example) -> bytes:
+    """Bytes that sort as the prompt's token ids do."""
+    return np.array(row.prompt_ids, ">u4").tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Log-probs of some rows of a data set; ``places`` [R] of the others are -1."""
+
+    logprobs: Sequence[Tensor]
+    places: np.ndarray
+
+    def of(self, rows: Sequence[int]) -> list[Tensor]:
         for row in rows:
-            length = max(longest.get(row.prompt_ids, 0), len(row.response_ids))
-            longest[row.prompt_ids] = length
-        return sorted(
-            range(len(rows)), key=lambda i: (-longest[rows[i].prompt_ids], rows[i].prompt_ids)
-        )
+            if self.places[row] < 0:
+                raise ValueError(f"row {row} was not among those whose log-probs were asked for")
+        return [self.logprobs[int(self.places[row])] for row in rows]
 
 
 @dataclass(frozen=True)
 class StoredScores:
     """Scores batches of ``groups``, given by number; ``roles`` as the method asks for them."""
 
-    groups: Sequence[Sequence[Example]]
+    groups: Groups[Any]
     roles: frozenset[Role]
     scorer: ClusterScorer
     pad_token_id: int
-    first_row: Sequence[int]
-    reference: Sequence[Tensor | None]
-    """Log-probs [T_i] of each row; None of a row that no step holds."""
-    unrelated: tuple[Sequence[Example], Sequence[Tensor | None]] | None
+    starts: np.ndarray
+    """The row in which each group begins [N + 1], all groups end to end."""
+    reference: Known | None
+    unrelated: tuple[Sequence[Example], Known] | None
 
     def __call__(self, tokens: TokenBatch, groups: Sequence[int]) -> ScoredBatch:
-        rows = [self.first_row[g] + i for g in groups for i in range(len(self.groups[g]))]
+        rows = [row for g in groups for row in range(self.starts[g], self.starts[g + 1])]
         trained = self.roles & {Role.POLICY, Role.CRITIC}
         scores = dict(self.scorer.score(tokens, [], trained).scores) if trained else {}
         if Role.REWARD in self.roles:
             rated = [row for g in groups for row in self.groups[g]]
             scores[Role.REWARD] = torch.tensor([_reward(row) for row in rated])
-        if Role.REFERENCE in self.roles:
-            scores[Role.REFERENCE] = _padded(_known(self.reference, rows))
-        if Role.UNRELATED in self.roles and self.unrelated is not None:
+        if self.reference is not None:
+            scores[Role.REFERENCE] = _padded(self.reference.of(rows))
+        if self.unrelated is not None:
             scores[Role.UNRELATED] = self._unrelated(rows)
         missing = self.roles - scores.keys()
         if missing:
@@ -107,55 +135,41 @@ class StoredScores:
         examples, reference = self.unrelated
         tokens = collate_groups([[examples[row]] for row in rows], pad_token_id=self.pad_token_id)
         policy = self.scorer.score(tokens, [], frozenset({Role.POLICY}))[Role.POLICY]
-        theirs = torch.stack([logprobs.sum() for logprobs in _known(reference, rows)])
+        theirs = torch.stack([logprobs.sum() for logprobs in reference.of(rows)])
         return policy.masked_fill(~tokens.response_mask, 0).sum(-1) - theirs
 
 
 def store(
-    groups: Sequence[Sequence[Example]],
+    groups: Groups[Any],
     roles: frozenset[Role],
     *,
     scorer: ClusterScorer,
     reference: Reference,
-    visited: Sequence[int],
+    visited: np.ndarray,
 ) -> StoredScores:
     """Everything that is known of ``groups`` before training, computed or read from the cache.
 
     Only the groups numbered in ``visited`` can be asked for: a short run computes no more.
     """
-    rows = [row for group in groups for row in group]
-    first_row = [0, *itertools.accumulate(len(group) for group in groups)]
-    wanted = [row for group in visited for row in range(first_row[group], first_row[group + 1])]
-
-    def logprobs(rows: Sequence[Example]) -> list[Tensor | None]:
-        found: list[Tensor | None] = [None] * len(rows)
-        for row, tensor in zip(
-            wanted, reference.logprobs([rows[row] for row in wanted]), strict=True
-        ):
-            found[row] = tensor
-        return found
-
-    unrelated = None
+    rows = groups.rows
+    wanted = rows.of(visited)
+    places = np.full(len(rows), -1)
+    places[wanted] = np.arange(len(wanted))
+    known = unrelated = None
+    if Role.REFERENCE in roles:
+        known = Known(reference.logprobs(groups.select(visited).rows), places)
     if Role.UNRELATED in roles:
-        unrelated = unrelated_rows(groups, max_len=reference.config.data.max_len)
+        mismatched = unrelated_rows(groups, max_len=reference.config.data.max_len)
+        unrelated = mismatched, Known(reference.logprobs(mismatched.select(wanted)), places)
     return StoredScores(
         groups=groups,
         roles=roles,
         scorer=scorer,
         pad_token_id=reference.pad_token_id,
-        first_row=first_row,
-        reference=logprobs(rows) if Role.REFERENCE in roles else (),
-        unrelated=None if unrelated is None else (unrelated, logprobs(unrelated)),
+        starts=rows.starts,
+        reference=known,
+        unrelated=unrelated,
     )
-
-
-def _known(logprobs: Sequence[Tensor | None], rows: Sequence[int]) -> list[Tensor]:
-    found = [logprobs[row] for row in rows]
-    known = [each for each in found if each is not None]
-    if len(known) < len(found):
-        row = rows[found.index(None)]
-        raise ValueError(f"row {row} was not among those whose log-probs were asked for")
-    return known
 
 
 def _reward(row: Example) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from datasets import Dataset
 
-from rto.data.feedback import digest
+from rto.data.keys import digest
 from rto.data.layouts import Answer, Layout, Row, read_prompt, read_reward, read_text
 from rto.data.templates import Template, Where
 from rto.errors import UserError

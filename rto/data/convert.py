@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from rto.data.feedback import Feedback, digest, read_feedback
+from rto.data.feedback import Feedback, Source, read_feedback
+from rto.data.keys import digest
 from rto.data.layouts import Layout, require_rated
 from rto.data.sampler import permutation
 from rto.errors import UserError
@@ -175,7 +176,7 @@ class Conversion:
 
     def _feedback(self) -> Iterator[Feedback]:
         """Prompts with rewards as stored, duplicates merged where that is asked for."""
-        for row in read_feedback(self.rows, self.layout, self.source):
+        for row in read_feedback([Source(self.source, self.rows, self.layout)]):
             yield without_duplicates(row) if self.duplicates == "mean" else row
 
     def _held_out(self) -> set[bytes]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
-from rto.data.sampler import permutation
 from rto.data.templates import Where
-from rto.errors import UserError
 from rto.types import TokenBatch, pad
 
 
@@ -23,14 +21,21 @@ class Example:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Rated(Example):
+    """One response to one prompt, and its reward."""
+
+    reward: float
+
+
+RatedGroup = tuple[Rated, ...]
+
+
 class Pair(NamedTuple):
     """Two responses to one prompt."""
 
     chosen: Example
     rejected: Example
-
-
-Group = TypeVar("Group", bound=Sequence[Example])
 
 
 @dataclass(frozen=True)
@@ -77,18 +82,3 @@ def collate_groups(groups: Sequence[Sequence[Example]], *, pad_token_id: int) ->
         finished=torch.tensor([x.finished for x in examples]),
         group=torch.tensor([i for i, group in enumerate(groups) for _ in group]),
     )
-
-
-def split_by_prompt(
-    groups: Sequence[Group], *, ratio: float, seed: int
-) -> tuple[list[Group], list[Group]]:
-    """(train, eval): all rows of one prompt fall on the same side."""
-    prompts = list(dict.fromkeys(group[0].prompt_ids for group in groups))
-    size = round(ratio * len(prompts))
-    if size >= len(prompts):
-        raise UserError(
-            f"data.eval_ratio {ratio} of {len(prompts)} prompts leaves none to train on"
-        )
-    held_out = {prompts[i] for i in permutation(len(prompts), seed=seed, epoch=0)[:size]}
-    train = [group for group in groups if group[0].prompt_ids not in held_out]
-    return train, [group for group in groups if group[0].prompt_ids in held_out]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import itertools
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, cast
+from typing import NamedTuple, Self
 
 import numpy as np
 from datasets import Dataset
 
+from rto.data.keys import digest, numbered
 from rto.data.layouts import (
     Layout,
     Row,
@@ -22,7 +21,7 @@ from rto.data.layouts import (
     read_text,
     require_rated,
 )
-from rto.data.sources import load_rows
+from rto.data.sources import load_rows, read_rows
 from rto.data.templates import Where
 
 
@@ -35,77 +34,96 @@ class Feedback:
     where: Where
 
 
-def load_feedback(source: str, *, split: str, layout: str | None = None) -> Iterator[Feedback]:
-    """Prompts in the order of their first row, each with all its responses.
+@dataclass(frozen=True)
+class Source:
+    """Rows of one layout, on disk."""
+
+    name: str
+    rows: Dataset
+    layout: Layout
+
+    @classmethod
+    def open(cls, name: str, *, split: str, layout: str | None) -> Self:
+        rows = load_rows(name, split=split)
+        return cls(name, rows, find_layout(rows, name, name=layout))
+
+    @functools.cached_property
+    def prompt(self) -> str:
+        """The column that holds it."""
+        return self.layout.prompt_column(self.rows)
+
+    def prompts(self) -> Iterator[object]:
+        name = self.prompt
+        return (row[name] for row in read_rows(self.rows.select_columns([name])))
+
+    def take(self, numbers: np.ndarray) -> Iterator[Entry]:
+        """The rows with these numbers, in this order."""
+        rows = self.rows.select_columns([self.prompt, *self.layout.columns]).select(numbers)
+        for number, row in zip(numbers, read_rows(rows), strict=True):
+            yield Entry(self, int(number), row)
+
+
+class Entry(NamedTuple):
+    """One row of a source."""
+
+    source: Source
+    number: int
+    row: Row
+
+    @property
+    def where(self) -> Where:
+        return Where(self.source.name, self.number, self.source.prompt)
+
+    def responses(self) -> Iterator[tuple[str, float]]:
+        layout = self.source.layout
+        answers = list(layout.answers(self.row))
+        if not answers:
+            raise Where(self.source.name, self.number, layout.columns[0]).error(
+                "is empty: give at least one rated response, or drop the row"
+            )
+        for answer in answers:
+            text = read_text(answer, source=self.source.name, row=self.number)
+            yield text, read_reward(answer, source=self.source.name, row=self.number)
+
+
+def load_feedback(*sources: str, split: str, layout: str | None = None) -> Iterator[Feedback]:
+    """Prompts in the order of their first row, each with all its responses in all sources.
 
     ``layout`` is a name of ``LAYOUTS``; without one the columns tell it. The rows stay on disk:
-    one prompt's are read at a time.
+    a few are read at a time.
 
     Raises:
         UserError: names the row and the field that cannot be read.
     """
-    rows = load_rows(source, split=split)
-    found = find_layout(rows, source, name=layout)
-    require_rated(found, source)
-    yield from read_feedback(rows, found, source)
+    found = [Source.open(name, split=split, layout=layout) for name in sources]
+    for source in found:
+        require_rated(source.layout, source.name)
+    yield from read_feedback(found)
 
 
-def read_feedback(rows: Dataset, layout: Layout, source: str) -> Iterator[Feedback]:
+def read_feedback(sources: Sequence[Source]) -> Iterator[Feedback]:
     """Prompts with their responses; where rewards only rank a row's two, each row for itself."""
-    prompt = layout.prompt_column(rows)
-    columns = rows.select_columns([prompt, *layout.columns])
-    for members in _by_prompt(columns, prompt) if layout.rated else _one_by_one(columns):
-        where = Where(source, members[0][0], prompt)
-        asked = read_prompt(members[0][1][prompt], where)
-        responses = [
-            rated for number, row in members for rated in _responses(row, layout, source, number)
-        ]
-        yield Feedback(asked, _best_first(responses), where)
+    if all(source.layout.rated for source in sources):
+        groups = _by_prompt(sources)
+    else:
+        groups = ([entry] for x in sources for entry in x.take(np.arange(len(x.rows))))
+    for members in groups:
+        first = members[0]
+        asked = read_prompt(first.row[first.source.prompt], first.where)
+        responses = [rated for entry in members for rated in entry.responses()]
+        yield Feedback(asked, tuple(sorted(responses, key=lambda rated: -rated[1])), first.where)
 
 
-def merged(rows: Iterable[Feedback]) -> Iterator[Feedback]:
-    """The same with one row per prompt: sources may share prompts."""
-    prompts: dict[bytes, list[Feedback]] = {}
-    for row in rows:
-        prompts.setdefault(digest(row.prompt), []).append(row)
-    for same in prompts.values():
-        responses = [rated for row in same for rated in row.responses]
-        yield Feedback(same[0].prompt, _best_first(responses), same[0].where)
-
-
-def digest(*values: object) -> bytes:
-    """A number of 16 bytes that stands for these texts or lists of messages."""
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _responses(row: Row, layout: Layout, source: str, number: int) -> Iterator[tuple[str, float]]:
-    answers = list(layout.answers(row))
-    if not answers:
-        raise Where(source, number, layout.columns[0]).error(
-            "is empty: give at least one rated response, or drop the row"
-        )
-    for answer in answers:
-        text = read_text(answer, source=source, row=number)
-        yield text, read_reward(answer, source=source, row=number)
-
-
-def _best_first(responses: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted(responses, key=lambda rated: -rated[1]))
-
-
-def _by_prompt(rows: Dataset, prompt: str) -> Iterator[list[tuple[int, Row]]]:
-    """(row number, row) of each prompt, prompts in the order of their first row."""
-    prompts = (cast(Row, row)[prompt] for row in rows.select_columns([prompt]))
-    keys = np.fromiter((digest(value) for value in prompts), dtype="S16", count=len(rows))
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    first_row = first[group]
-    order = np.argsort(first_row, kind="stable")
-    numbered = zip(first_row[order], order, rows.select(order), strict=True)
-    for _, members in itertools.groupby(numbered, key=itemgetter(0)):
-        yield [(int(number), cast(dict[str, Any], row)) for _, number, row in members]
-
-
-def _one_by_one(rows: Dataset) -> Iterator[list[tuple[int, Row]]]:
-    for number, row in enumerate(rows):
-        yield [(number, cast(dict[str, Any], row))]
+def _by_prompt(sources: Sequence[Source]) -> Iterator[list[Entry]]:
+    """The rows of each prompt, prompts in the order of their first row."""
+    sizes = [len(source.rows) for source in sources]
+    values = itertools.chain.from_iterable(source.prompts() for source in sources)
+    keys = np.fromiter((digest(value) for value in values), dtype="S16", count=sum(sizes))
+    prompt = numbered(keys)
+    order = np.argsort(prompt, kind="stable")
+    starts = np.cumsum([0, *sizes])
+    source_of = np.searchsorted(starts, order, side="right") - 1
+    taken = [source.take(order[source_of == i] - starts[i]) for i, source in enumerate(sources)]
+    entries = zip(prompt[order], source_of, strict=True)
+    for _, same in itertools.groupby(entries, key=lambda entry: entry[0]):
+        yield [next(taken[i]) for _, i in same]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from rto.data.examples import Example
+from rto.data.groups import Groups
 
 TOO_LONG = "prompt too long for data.max_len"
 TOO_FEW = "too few responses"
@@ -17,7 +18,7 @@ NOT_REACHED = "not reached (train.max_steps, last batch)"
 class Loaded:
     """Groups of examples that can be used, and how many could not, by reason."""
 
-    rows: Sequence[Sequence[Example]]
+    rows: Groups[Any]
     filtered: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from rto.data.examples import Example, collate_groups
 from rto.data.sampler import permutation
 from rto.errors import UserError
@@ -46,25 +48,26 @@ class OfflineBatches:
         self.num_steps = total if max_steps is None else min(total, max_steps)
 
     @property
-    def visited(self) -> list[int]:
-        """The numbers of the groups that some step holds, those before ``start_step`` included."""
+    def visited(self) -> np.ndarray:
+        """The numbers of the groups that some step holds, those before ``start_step`` included,
+        ascending."""
         whole, rest = divmod(self.num_steps, self.steps_per_epoch)
-        found: set[int] = set()
+        found = np.zeros(len(self._groups), bool)
         for epoch in range(whole + (rest > 0)):
             steps = rest if epoch == whole else self.steps_per_epoch
             order = permutation(len(self._groups), seed=self._seed, epoch=epoch)
-            found.update(order[: steps * self._batch_size])
-            if len(found) == len(self._groups):
+            found[order[: steps * self._batch_size]] = True
+            if found.all():
                 break
-        return sorted(found)
+        return np.flatnonzero(found)
 
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
-        order: list[int] = []
+        order = np.empty(0, np.int64)
         for step in range(self._start_step, self.num_steps):
             epoch, batch = divmod(step, self.steps_per_epoch)
-            if batch == 0 or not order:
+            if batch == 0 or not len(order):
                 order = permutation(len(self._groups), seed=self._seed, epoch=epoch)
-            rows = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            rows = order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
             tokens = collate_groups(
                 [self._groups[row] for row in rows], pad_token_id=self._pad_token_id
             )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from rto.data.examples import Limit, Pair
 from rto.data.feedback import load_feedback
-from rto.data.sources import load_rows, mix, numbered_rows, require_text
+from rto.data.groups import Groups, read_groups, read_pair
+from rto.data.sources import load_rows, numbered_rows, require_text
 from rto.data.templates import Template, Where, check_messages
 from rto.errors import UserError
 from rto.sections import Data
@@ -17,7 +20,7 @@ from rto.sections import Data
 class PairDataset:
     """The pairs that fit, and how many rows were dropped because their prompt did not."""
 
-    pairs: list[Pair]
+    pairs: Groups[Pair]
     num_too_long: int
 
 
@@ -25,14 +28,13 @@ def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
     """Pairs of ``data.dataset``, or of ``data.feedback`` where that is not given."""
     limit = Limit(data.max_len, data.on_long_prompt)
     if data.dataset:
-        parts = [list(_stored(name, data, template, limit)) for name in data.dataset]
-        found = mix(parts, probs=data.dataset_probs, seed=seed)
+        parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
-        found = list(_rated(data.feedback, data, template, limit))
+        parts = [_rated(data.feedback, data, template, limit)]
     else:
         raise UserError("no pairs: set data.dataset (or data.feedback)")
-    found = found[: data.max_samples]
-    pairs = [pair for pair in found if pair is not None]
+    found = read_groups(parts, read_pair, data, seed=seed)
+    pairs = found.select(np.flatnonzero(found.sizes))
     if not pairs:
         raise UserError(f"no pair is left of {len(found)} rows: raise data.max_len")
     return PairDataset(pairs=pairs, num_too_long=len(found) - len(pairs))

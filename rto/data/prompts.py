@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import overload
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from rto.data.arrow import Lazy, cache_home, lengths, write_table
 from rto.data.feedback import load_feedback
 from rto.data.sources import load_rows, mix, numbered_rows
 from rto.data.templates import Template, Where
@@ -16,28 +18,34 @@ from rto.errors import UserError
 from rto.sections import Data
 from rto.types import Prompt
 
+SCHEMA = pa.schema(
+    [
+        ("token_ids", pa.list_(pa.int32())),
+        ("text", pa.large_string()),
+        ("label", pa.large_string()),
+        ("source", pa.string()),
+    ]
+)
 
-@dataclass(frozen=True)
-class PromptDataset(Sequence[Prompt]):
-    """The prompts that fit, and how many did not."""
 
-    prompts: tuple[Prompt, ...]
+@dataclass(frozen=True, eq=False)
+class PromptDataset(Lazy[Prompt]):
+    """The prompts that fit, on disk, and how many did not.
+
+    ``rows`` [N] are their rows in ``table``, ``ids`` [N] their places in the mixture.
+    """
+
+    table: pa.Table
+    rows: np.ndarray
+    ids: np.ndarray
     num_too_long: int
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.ids)
 
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> Prompt | tuple[Prompt, ...]:
-        return self.prompts[index]
-
-    def __iter__(self) -> Iterator[Prompt]:
-        return iter(self.prompts)
+    def item(self, index: int) -> Prompt:
+        (row,) = self.table.slice(self.rows[index], 1).to_pylist()
+        return Prompt(**{**row, "id": int(self.ids[index]), "token_ids": tuple(row["token_ids"])})
 
 
 def load_prompts(
@@ -58,59 +66,54 @@ def load_prompts(
     )
     if data.prompt_dataset:
         parts = [_read(name, data, template) for name in data.prompt_dataset]
-        mixed = mix(parts, probs=data.prompt_probs, seed=seed)
     elif data.feedback is not None:
-        mixed = _rated(data.feedback, data, template)
+        parts = [_rated(data.feedback, data, template)]
     else:
         raise UserError("no prompts: set data.prompt_dataset (or data.feedback)")
-    mixed = mixed[: data.max_samples]
-    prompts = [dataclasses.replace(prompt, id=i) for i, prompt in enumerate(mixed)]
-    return _fitting(prompts, max_prompt_len, data)
+    tables = [write_table(part, SCHEMA, cache_home(data.cache_dir)) for part in parts]
+    order = mix([len(table) for table in tables], probs=data.prompt_probs, seed=seed)
+    return _fitting(pa.concat_tables(tables), order[: data.max_samples], max_prompt_len, data)
 
 
-def _fitting(prompts: Sequence[Prompt], max_prompt_len: int, data: Data) -> PromptDataset:
-    long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_len]
-    if long and data.on_long_prompt == "error":
-        worst = max(long, key=lambda prompt: len(prompt.token_ids))
+def _fitting(table: pa.Table, order: np.ndarray, max_prompt_len: int, data: Data) -> PromptDataset:
+    sizes = lengths(table["token_ids"])[order]
+    long = sizes > max_prompt_len
+    if long.any() and data.on_long_prompt == "error":
+        worst = int(sizes.argmax())
+        source = table["source"][order[worst]].as_py()
         raise UserError(
-            f"{len(long)} prompts are longer than {max_prompt_len} tokens (prompt {worst.id} of "
-            f"{worst.source} has {len(worst.token_ids)}): raise data.max_len, lower "
+            f"{long.sum()} prompts are longer than {max_prompt_len} tokens (prompt {worst} of "
+            f"{source} has {sizes[worst]}): raise data.max_len, lower "
             "rollout.max_new_tokens or set data.on_long_prompt to filter"
         )
-    kept = tuple(prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_len)
-    if not kept:
+    kept = np.flatnonzero(~long)
+    if not len(kept):
         raise UserError(
-            f"all {len(prompts)} prompts are longer than {max_prompt_len} tokens: raise "
+            f"all {len(order)} prompts are longer than {max_prompt_len} tokens: raise "
             "data.max_len or lower rollout.max_new_tokens"
         )
-    return PromptDataset(prompts=kept, num_too_long=len(long))
+    return PromptDataset(table, order[kept], kept, int(long.sum()))
 
 
-def _read(source: str, data: Data, template: Template) -> list[Prompt]:
+def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any]]:
     rows = load_rows(source, split=data.prompt_split)
     columns = [data.input_key] if data.label_key is None else [data.input_key, data.label_key]
-    return [
-        _prompt(
-            row[data.input_key],
-            Where(source, number, data.input_key),
-            template,
-            label=None if data.label_key is None else row[data.label_key],
-        )
-        for number, row in numbered_rows(rows, columns, source=source)
-    ]
+    for number, row in numbered_rows(rows, columns, source=source):
+        where = Where(source, number, data.input_key)
+        label = None if data.label_key is None else row[data.label_key]
+        yield _row(row[data.input_key], where, template, label=label)
 
 
-def _rated(source: str, data: Data, template: Template) -> list[Prompt]:
-    rows = load_feedback(source, split=data.prompt_split, layout=data.layout)
-    return [_prompt(row.prompt, row.where, template, label=None) for row in rows]
+def _rated(source: str, data: Data, template: Template) -> Iterator[dict[str, Any]]:
+    for row in load_feedback(source, split=data.prompt_split, layout=data.layout):
+        yield _row(row.prompt, row.where, template, label=None)
 
 
-def _prompt(value: object, where: Where, template: Template, *, label: object) -> Prompt:
+def _row(value: object, where: Where, template: Template, *, label: object) -> dict[str, Any]:
     text = template.prompt(value, where)
-    return Prompt(
-        id=where.row,
-        token_ids=template.prompt_ids(text),
-        text=text,
-        label=None if label is None else str(label),
-        source=where.source,
-    )
+    return {
+        "token_ids": template.prompt_ids(text),
+        "text": text,
+        "label": None if label is None else str(label),
+        "source": where.source,
+    }

@@ -7,11 +7,17 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from rto.data.examples import Example, Limit
-from rto.data.feedback import Feedback, load_feedback, merged
+from rto.data.arrow import Lazy, cache_home
+from rto.data.examples import Example, Limit, Rated, RatedGroup
+from rto.data.feedback import Feedback, load_feedback
+from rto.data.groups import Groups, read_rated, write_groups
+from rto.data.keys import numbered
 from rto.data.templates import Template
 from rto.errors import UserError
 from rto.protocols import RewardScaling
@@ -20,20 +26,10 @@ from rto.types import TokenBatch
 
 
 @dataclass(frozen=True)
-class Rated(Example):
-    """One response to one prompt, and its reward."""
-
-    reward: float
-
-
-RatedGroup = tuple[Rated, ...]
-
-
-@dataclass(frozen=True)
 class RatedDataset:
     """All responses of each prompt that fit; how many prompts were dropped, and why."""
 
-    groups: list[RatedGroup]
+    groups: Groups[RatedGroup]
     num_too_long: int
     num_too_few: int
 
@@ -61,42 +57,41 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     if not sources:
         raise UserError("no rated responses: set data.feedback (or data.dataset)")
     limit = Limit(data.max_len, data.on_long_prompt)
-    read = functools.partial(load_feedback, split=data.dataset_split, layout=data.layout)
-    rows = merged(row for name in sources for row in read(name))
-    found = [
-        (row, _tokens(row, template, limit)) for row in itertools.islice(rows, data.max_samples)
-    ]
-    fitting = [(row, group) for row, group in found if group]
-    few = [row for row, group in fitting if len(group) < min_responses]
-    if few and data.on_few_responses == "error":
-        raise few[0].where.error(
-            f"has {len(few[0].responses)} rated responses, this method compares {min_responses}: "
+    read = functools.partial(load_feedback, *sources, split=data.dataset_split, layout=data.layout)
+    rows = itertools.islice(read(), data.max_samples)
+    tokens = (_tokens(row, template, limit) for row in rows)
+    found = Groups.of([write_groups(tokens, cache_home(data.cache_dir))], read_rated)
+    fits, few = found.sizes > 0, (found.sizes > 0) & (found.sizes < min_responses)
+    if few.any() and data.on_few_responses == "error":
+        first = next(itertools.islice(read(), int(few.argmax()), None))
+        raise first.where.error(
+            f"has {len(first.responses)} rated responses, this method compares {min_responses}: "
             "add some or set data.on_few_responses to filter"
         )
-    groups = [group for _, group in fitting if len(group) >= min_responses]
+    groups = found.select(np.flatnonzero(fits & ~few))
+    num_too_long, num_too_few = int((~fits).sum()), int(few.sum())
     if not groups:
         raise UserError(
-            f"no usable prompt of {len(found)}: {len(found) - len(fitting)} are too long for "
-            f"data.max_len, {len(few)} have fewer than {min_responses} responses"
+            f"no usable prompt of {len(found)}: {num_too_long} are too long for data.max_len, "
+            f"{num_too_few} have fewer than {min_responses} responses"
         )
-    return RatedDataset(groups, len(found) - len(fitting), len(few))
+    return RatedDataset(groups, num_too_long, num_too_few)
 
 
-def reward_scale(groups: Sequence[RatedGroup], scaling: RewardScaling) -> RewardScale:
+def reward_scale(groups: Groups[RatedGroup], scaling: RewardScaling) -> RewardScale:
     """The constants of a training set: over all rows, or of the rewards within a prompt."""
     if scaling == "none":
         return RewardScale()
-    rewards = [torch.tensor([row.reward for row in group]).double() for group in groups]
-    flat = torch.cat(rewards)
+    flat = torch.from_numpy(groups.rewards.astype(np.float32)).double()
     if scaling == "within_prompt":
-        flat = torch.cat([group - group.mean() for group in rewards])
+        flat = flat - _prompt_means(flat, torch.from_numpy(groups.sizes))
     std = float(flat.std(correction=0))
     if std == 0:
         raise UserError(f"all rewards are equal ({scaling}): there is nothing to learn from them")
     return RewardScale(float(flat.mean()) if scaling == "zscore" else 0.0, std)
 
 
-def unrelated_rows(groups: Sequence[Sequence[Example]], *, max_len: int) -> list[Example]:
+def unrelated_rows(groups: Groups[Any], *, max_len: int) -> UnrelatedRows:
     """Each row's prompt with a response to the next prompt: KTO's mismatched pairs, in row order.
 
     The pairs are fixed for the data set, so their reference log-probs can be kept. A response
@@ -104,29 +99,48 @@ def unrelated_rows(groups: Sequence[Sequence[Example]], *, max_len: int) -> list
     """
     if len(groups) < 2:
         raise UserError("unrelated responses need two prompts or more: give more rows")
-    rows = [row for group in groups for row in group]
-    numbers = [number for number, group in enumerate(groups) for _ in group]
-    mismatched: list[Example] = []
-    for row, partner in zip(rows, unrelated_partners(numbers), strict=True):
-        theirs, room = rows[partner], max_len - len(row.prompt_ids)
+    partners = unrelated_partners(np.repeat(np.arange(len(groups)), groups.sizes))
+    return UnrelatedRows(groups.rows, np.arange(len(partners)), partners, max_len)
+
+
+@dataclass(frozen=True, eq=False)
+class UnrelatedRows(Lazy[Example]):
+    """The prompts of the rows numbered in ``own`` [R], with the responses of ``others`` [R]."""
+
+    rows: Sequence[Example]
+    own: np.ndarray
+    others: np.ndarray
+    max_len: int
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def select(self, numbers: np.ndarray) -> UnrelatedRows:
+        """The pairs with these numbers."""
+        own, others = self.own[numbers], self.others[numbers]
+        return dataclasses.replace(self, own=own, others=others)
+
+    def item(self, index: int) -> Example:
+        prompt_ids = self.rows[self.own[index]].prompt_ids
+        theirs = self.rows[self.others[index]]
+        room = self.max_len - len(prompt_ids)
         whole = theirs.finished and len(theirs.response_ids) <= room
-        mismatched.append(Example(row.prompt_ids, theirs.response_ids[:room], whole))
-    return mismatched
+        return Example(prompt_ids, theirs.response_ids[:room], whole)
 
 
-def unrelated_partners(group: Sequence[int]) -> list[int]:
-    """For each row a row of the next prompt, those of the first prompt for the last.
+def unrelated_partners(group: Sequence[int] | np.ndarray) -> np.ndarray:
+    """For each row [B] a row of the next prompt, those of the first prompt for the last.
 
-    ``group`` numbers the prompt of each row; prompts follow each other as they first appear.
+    ``group`` [B] numbers the prompt of each row; prompts follow each other as they first appear.
     """
-    members: dict[int, list[int]] = {}
-    for row, number in enumerate(group):
-        members.setdefault(number, []).append(row)
-    prompts = list(members.values())
-    partners = list(range(len(group)))
-    for own, others in zip(prompts, [*prompts[1:], prompts[0]], strict=True):
-        for i, row in enumerate(own):
-            partners[row] = others[i % len(others)]
+    prompt = numbered(np.asarray(group))
+    sizes = np.bincount(prompt)
+    starts = sizes.cumsum() - sizes
+    rows = np.argsort(prompt, kind="stable")
+    own = np.arange(len(rows)) - starts[prompt[rows]]
+    others = (prompt[rows] + 1) % len(sizes)
+    partners = np.empty_like(rows)
+    partners[rows] = rows[starts[others] + own % sizes[others]]
     return partners
 
 
@@ -138,7 +152,7 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
     """
     if len(tokens.group.unique()) < 2:
         raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
-    responses = tokens.take(unrelated_partners(tokens.group.tolist()))
+    responses = tokens.take(torch.from_numpy(unrelated_partners(tokens.group.tolist())))
     return dataclasses.replace(
         responses,
         prompt_ids=tokens.prompt_ids,
@@ -157,3 +171,10 @@ def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:
         example = limit.example(prompt_ids, response_ids, eos=template.eos_token_id)
         rated.append(Rated(example.prompt_ids, example.response_ids, example.finished, reward))
     return tuple(rated)
+
+
+def _prompt_means(rewards: Tensor, sizes: Tensor) -> Tensor:
+    """For each reward [B] the mean of its prompt's; ``sizes`` [N] sum to B."""
+    starts = sizes.cumsum(0) - sizes
+    sums = np.add.reduceat(rewards.numpy(), starts.numpy())
+    return torch.from_numpy(sums / sizes.numpy()).repeat_interleave(sizes)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from rto.errors import UserError
 from rto.types import Prompt
 
 
-def permutation(size: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of one epoch."""
+def permutation(size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch [size]."""
     digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-    return torch.randperm(size, generator=generator).tolist()
+    return torch.randperm(size, generator=generator).numpy()
 
 
 class PromptSampler:
@@ -32,19 +33,19 @@ class PromptSampler:
         self._seed = seed
         self.iterations_per_epoch = len(prompts) // batch_size
         self._epoch = -1
-        self._order: list[int] = []
+        self._order = np.empty(0, np.int64)
 
     def num_drawn(self, iterations: int) -> int:
         """Distinct prompts of the first ``iterations`` iterations."""
-        found: set[int] = set()
+        drawn = np.zeros(len(self._prompts), bool)
         for start in range(0, iterations, self.iterations_per_epoch):
             epoch = start // self.iterations_per_epoch
             order = permutation(len(self._prompts), seed=self._seed, epoch=epoch)
             batches = min(iterations - start, self.iterations_per_epoch)
-            found.update(order[: batches * self._batch_size])
-            if len(found) == len(self._prompts):
+            drawn[order[: batches * self._batch_size]] = True
+            if drawn.all():
                 break
-        return len(found)
+        return int(drawn.sum())
 
     def draw(self, iteration: int) -> list[Prompt]:
         epoch, batch = divmod(iteration, self.iterations_per_epoch)

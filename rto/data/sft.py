@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
+from rto.data.arrow import cache_home
 from rto.data.examples import Example, Limit
 from rto.data.feedback import load_feedback
-from rto.data.sources import load_rows, mix, numbered_rows, require_text
+from rto.data.groups import Groups, read_examples, read_groups, write_groups
+from rto.data.sources import load_rows, numbered_rows, require_text
 from rto.data.templates import Template, Where, check_messages
 from rto.errors import UserError
 from rto.sections import Data
@@ -17,7 +21,7 @@ from rto.sections import Data
 class ExampleDataset:
     """Groups of one example, and how many rows were dropped because their prompt did not fit."""
 
-    examples: list[tuple[Example]]
+    examples: Groups[tuple[Example, ...]]
     num_too_long: int
 
 
@@ -25,30 +29,28 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
     limit = Limit(data.max_len, data.on_long_prompt)
     if data.dataset:
-        parts = [list(_stored(name, data, template, limit)) for name in data.dataset]
-        found = mix(parts, probs=data.dataset_probs, seed=seed)
+        parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
-        found = [
-            _answered(row.prompt, row.responses[0][0], template, limit, row.where)
-            for row in load_feedback(data.feedback, split=data.dataset_split, layout=data.layout)
-        ]
+        parts = [_best(data.feedback, data, template, limit)]
     else:
         raise UserError("no rows: set data.dataset (or data.feedback)")
-    found = found[: data.max_samples]
-    examples = [(example,) for example in found if example is not None]
+    groups = [((example,) if example else None for example in part) for part in parts]
+    found = read_groups(groups, read_examples, data, seed=seed)
+    examples = found.select(np.flatnonzero(found.sizes))
     if not examples:
         raise UserError(f"no row is left of {len(found)}: raise data.max_len")
     return ExampleDataset(examples=examples, num_too_long=len(found) - len(examples))
 
 
-def load_texts(source: str, data: Data, template: Template) -> list[tuple[Example]]:
+def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:
     """Plain text for the ptx loss: column ``data.input_key`` of ``source``, cut to data.max_len."""
     rows = load_rows(source, split=data.dataset_split)
     limit = Limit(data.max_len, data.on_long_prompt)
-    return [
+    texts = (
         (_text(row[data.input_key], template, limit, Where(source, number, data.input_key)),)
         for number, row in numbered_rows(rows, [data.input_key], source=source)
-    ]
+    )
+    return Groups.of([write_groups(texts, cache_home(data.cache_dir))], read_examples)
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
@@ -69,6 +71,11 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
             yield _answered(prompt, last["content"], template, limit, where)
         else:
             yield _text(value, template, limit, where)
+
+
+def _best(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
+    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+        yield _answered(row.prompt, row.responses[0][0], template, limit, row.where)
 
 
 def _answered(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+import numpy as np
 from datasets import Dataset, DatasetDict, interleave_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from rto.errors import UserError
 
+READ = 64
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-Item = TypeVar("Item")
 
 
 def load_rows(source: str, *, split: str = "train") -> Dataset:
@@ -33,13 +34,20 @@ def load_rows(source: str, *, split: str = "train") -> Dataset:
     return rows
 
 
+def read_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """{column: value} of each row; ``READ`` rows are in Python at a time."""
+    names = rows.column_names
+    for batch in cast(Iterable[dict[str, list[Any]]], rows.iter(batch_size=READ)):
+        for values in zip(*(batch[name] for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
 def numbered_rows(
     rows: Dataset, columns: Sequence[str], *, source: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 0, {column: value}) of the columns asked for, all of which must exist."""
     _require_columns(rows, columns, source=source)
-    for number, row in enumerate(rows.select_columns(list(columns))):
-        yield number, cast(dict[str, Any], row)
+    yield from enumerate(read_rows(rows.select_columns(list(columns))))
 
 
 def _require_columns(rows: Dataset, names: Sequence[str], *, source: str) -> None:
@@ -64,23 +72,22 @@ def require_text(value: object, *, source: str, row: int, field: str) -> str:
     raise UserError(f"{source}: row {row}: '{field}' is {found}; repair or drop the row")
 
 
-def mix(parts: Sequence[Sequence[Item]], *, probs: Sequence[float] | None, seed: int) -> list[Item]:
-    """One list of several: end to end, or drawn with weights until each part is used up."""
-    if probs is None or len(parts) == 1:
-        return [item for part in parts for item in part]
+def mix(sizes: Sequence[int], *, probs: Sequence[float] | None, seed: int) -> np.ndarray:
+    """The order of rows of several parts, numbered as if they were end to end: that one, or drawn
+    with weights until each part is used up."""
+    if probs is None or len(sizes) == 1:
+        return np.arange(sum(sizes))
     if min(probs) < 0 or sum(probs) <= 0:
         raise UserError(f"mixing weights {list(probs)}: must not be negative, nor all 0")
     kept = [(i, p / sum(probs)) for i, p in enumerate(probs) if p > 0]
+    numbers = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     order = interleave_datasets(
-        [
-            Dataset.from_dict({"part": [i] * len(parts[i]), "row": range(len(parts[i]))})
-            for i, _ in kept
-        ],
+        [Dataset.from_dict({"row": numbers[i]}) for i, _ in kept],
         probabilities=[p for _, p in kept],
         seed=seed,
         stopping_strategy="all_exhausted",
     )
-    return [parts[i][j] for i, j in zip(order["part"], order["row"], strict=True)]
+    return np.asarray(order.with_format("numpy")[:]["row"])
 
 
 def _from_directory(path: Path, split: str) -> Dataset:

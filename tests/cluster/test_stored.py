@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from stored import stored
 from torch import Tensor
 
-from rto.cluster import stored
 from rto.cluster.scorer import ClusterScorer
-from rto.cluster.stored import Reference, StoredScores, store
+from rto.cluster.stored import Reference, StoredScores, _in_order, store
 from rto.config import RunConfig
-from rto.data.examples import Example, collate_groups
-from rto.data.rated import Rated, unrelated_rows, with_unrelated_responses
+from rto.data.examples import Example, Rated, collate_groups
+from rto.data.rated import unrelated_rows, with_unrelated_responses
 from rto.sections import Actor, Data, RolloutSection
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 
@@ -29,6 +30,7 @@ GROUPS = [
     ),
 ]
 ROWS = [row for group in GROUPS for row in group]
+STORED = stored(GROUPS)
 SCALE = {Role.POLICY: 1.0, Role.REFERENCE: 1000.0, Role.CRITIC: -1.0}
 
 
@@ -80,10 +82,19 @@ def test_log_probs_come_in_the_order_of_the_rows(
     reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Computed longest first, two at a time."""
-    monkeypatch.setattr(stored, "CHUNK", 2)
+    monkeypatch.setattr("rto.cluster.stored.CHUNK", 2)
     found = reference.logprobs(ROWS)
     assert [row.tolist() for row in found] == [logprobs(row, Role.REFERENCE) for row in ROWS]
     assert asked(reference) == [(frozenset({Role.REFERENCE}), 2)] * 3
+
+
+def test_rows_of_a_prompt_stand_together_longest_first() -> None:
+    """Ties by the token ids of the prompt: 2 before 10, and a beginning before the whole."""
+    sizes = {(10,): (3, 1), (2,): (3,), (7, 300): (9, 2), (7,): (3,), (7, 3): (3,)}
+    rows = [Example(ids, (5,) * size, True) for ids, each in sizes.items() for size in each]
+    mixed = [rows[i] for i in (5, 0, 3, 6, 1, 4, 2)]
+    order = [mixed[i].prompt_ids for i in _in_order(mixed)]
+    assert order == [(7, 300), (7, 300), (2,), (7,), (7, 3), (10,), (10,)]
 
 
 def test_the_second_time_nobody_is_asked(reference: Reference) -> None:
@@ -116,7 +127,11 @@ def test_who_computes_the_reference_decides_the_role(reference: Reference) -> No
 
 def make(reference: Reference, *roles: Role, visited: Sequence[int] = (0, 1, 2)) -> StoredScores:
     return store(
-        GROUPS, frozenset(roles), scorer=reference.scorer, reference=reference, visited=visited
+        STORED,
+        frozenset(roles),
+        scorer=reference.scorer,
+        reference=reference,
+        visited=np.array(visited),
     )
 
 
@@ -158,7 +173,7 @@ def test_a_short_run_computes_only_the_groups_that_it_visits(reference: Referenc
 def unrelated_by_hand(groups: list[int]) -> list[float]:
     """Sum of log pi - log pi_ref over the mismatched response, row by row."""
     first = {0: 0, 1: 2, 2: 3}
-    mismatched = unrelated_rows(GROUPS, max_len=Data().max_len)
+    mismatched = unrelated_rows(STORED, max_len=Data().max_len)
     rows = [mismatched[first[g] + i] for g in groups for i in range(len(GROUPS[g]))]
     return [sum(logprobs(x, Role.POLICY)) - sum(logprobs(x, Role.REFERENCE)) for x in rows]
 
@@ -190,11 +205,11 @@ def test_roles_that_stored_rows_cannot_have(reference: Reference) -> None:
 def test_rows_without_a_reward(reference: Reference) -> None:
     rows = [[Example((1,), (2,), True)]]
     scores = store(
-        rows,
+        stored(rows),
         frozenset({Role.REWARD}),
         scorer=reference.scorer,
         reference=reference,
-        visited=[0],
+        visited=np.array([0]),
     )
     with pytest.raises(ValueError, match="these rows have no reward"):
         scores(collate_groups(rows, pad_token_id=0), [0])
@@ -207,7 +222,7 @@ def texts(ids: Tensor, mask: Tensor) -> list[list[int]]:
 def test_online_each_prompt_meets_a_response_to_the_next() -> None:
     tokens = collate_groups(GROUPS, pad_token_id=0)
     got = with_unrelated_responses(tokens)
-    expected = unrelated_rows(GROUPS, max_len=Data().max_len)
+    expected = unrelated_rows(STORED, max_len=Data().max_len)
     assert texts(got.prompt_ids, got.prompt_mask) == [list(row.prompt_ids) for row in expected]
     assert texts(got.response_ids, got.response_mask) == [list(x.response_ids) for x in expected]
     assert got.finished.tolist() == [row.finished for row in expected]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from stored import stored
 
-from rto.data.examples import Example, Limit, collate_groups, split_by_prompt
+from rto.data.examples import Example, Limit, collate_groups
+from rto.data.groups import split_by_prompt
 from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
@@ -165,10 +167,10 @@ def test_whole_texts_start_from_bos_or_their_first_token(
 ) -> None:
     data = Data(dataset=[write(tmp_path / "x.jsonl", [{"input": "w1 w2"}])])
     expected = Example((1,), (word(1), word(2), 2), finished=True)
-    assert load_examples(data, template, seed=0).examples == [(expected,)]
-    assert load_texts(data.dataset[0], data, template) == [(expected,)]
+    assert list(load_examples(data, template, seed=0).examples) == [(expected,)]
+    assert list(load_texts(data.dataset[0], data, template)) == [(expected,)]
     template.tokenizer.bos_token = None
-    assert load_examples(data, template, seed=0).examples == [
+    assert list(load_examples(data, template, seed=0).examples) == [
         (Example((word(1),), (word(2), 2), finished=True),)
     ]
 
@@ -218,7 +220,7 @@ def test_offline_batches_are_scored() -> None:
 
 
 def test_the_split_keeps_a_prompt_on_one_side() -> None:
-    groups = pairs(20) + pairs(20)
+    groups = stored(pairs(20) + pairs(20))
     train, held_out = split_by_prompt(groups, ratio=0.25, seed=0)
     assert (len(train), len(held_out)) == (30, 10)
     assert not {g[0].prompt_ids for g in train} & {g[0].prompt_ids for g in held_out}

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from stored import stored
 
-from rto.data.examples import Example
-from rto.data.feedback import Feedback, load_feedback, merged
+from rto.data.examples import Example, Rated, RatedGroup
+from rto.data.feedback import Feedback, load_feedback
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
-from rto.data.rated import Rated, RatedGroup, load_rated, reward_scale, unrelated_rows
+from rto.data.rated import load_rated, reward_scale, unrelated_rows
 from rto.data.sft import load_examples
-from rto.data.templates import Template, Where
+from rto.data.templates import Template
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.sections import Data
@@ -184,7 +185,7 @@ def word(i: int) -> int:
 def test_rated_rows_are_examples_with_a_reward(template: Template, tmp_path: Path) -> None:
     data = Data(feedback=write(tmp_path / "f.jsonl", FLAT))
     found = load_rated(data, template, min_responses=2)
-    assert found.groups == [
+    assert list(found.groups) == [
         (
             Rated((word(0),), (word(2), EOS), True, 3.0),
             Rated((word(0),), (word(1), EOS), True, 0.0),
@@ -268,7 +269,7 @@ def test_constants_of_the_rewards_by_hand() -> None:
     """All rows 1 3 5 11: mean 5, squares 16 + 4 + 0 + 36. Within prompts -1 1 -3 3: squares 20."""
     groups = [group(1, 3), group(5, 11)]
     none, zscore, within = (
-        reward_scale(groups, scaling) for scaling in ("none", "zscore", "within_prompt")
+        reward_scale(stored(groups), scaling) for scaling in ("none", "zscore", "within_prompt")
     )
     assert (none.mean, none.std) == (0, 1)
     assert (zscore.mean, zscore.std) == pytest.approx((5, math.sqrt(56 / 4)))
@@ -277,8 +278,10 @@ def test_constants_of_the_rewards_by_hand() -> None:
 
 def test_scaled_rewards() -> None:
     groups = [group(1, 3), group(5, 11)]
-    assert [none.apply(g) for none in [reward_scale(groups, "none")] for g in groups] == groups
-    scale = reward_scale(groups, "zscore")
+    assert [
+        none.apply(g) for none in [reward_scale(stored(groups), "none")] for g in groups
+    ] == groups
+    scale = reward_scale(stored(groups), "zscore")
     rewards = [row.reward for g in groups for row in scale.apply(g)]
     assert sum(rewards) == pytest.approx(0)
     assert sum(r * r for r in rewards) / 4 == pytest.approx(1)
@@ -286,29 +289,29 @@ def test_scaled_rewards() -> None:
 
 
 def test_within_prompt_ignores_what_a_prompt_is_worth() -> None:
-    plain = reward_scale([group(1, 3), group(5, 11)], "within_prompt")
-    shifted = reward_scale([group(1, 3), group(-95, -89)], "within_prompt")
+    plain = reward_scale(stored([group(1, 3), group(5, 11)]), "within_prompt")
+    shifted = reward_scale(stored([group(1, 3), group(-95, -89)]), "within_prompt")
     assert shifted == plain
 
 
 @pytest.mark.parametrize("scaling", ["zscore", "within_prompt"])
 def test_equal_rewards_are_refused(scaling: Any) -> None:
     with pytest.raises(UserError, match=rf"all rewards are equal \({scaling}\)"):
-        reward_scale([group(0.1, 0.1, 0.1), group(0.1, 0.1)], scaling)
-    assert reward_scale([group(1, 1)], "none").std == 1
+        reward_scale(stored([group(0.1, 0.1, 0.1), group(0.1, 0.1)]), scaling)
+    assert reward_scale(stored([group(1, 1)]), "none").std == 1
 
 
 def test_rewards_equal_within_prompts_teach_nothing_within_prompts() -> None:
     groups = [group(0.1, 0.1, 0.1), group(0.7, 0.7)]
-    assert reward_scale(groups, "zscore").std > 0
+    assert reward_scale(stored(groups), "zscore").std > 0
     with pytest.raises(UserError, match="all rewards are equal"):
-        reward_scale(groups, "within_prompt")
+        reward_scale(stored(groups), "within_prompt")
 
 
 def test_unrelated_rows_by_hand() -> None:
     """The next prompt's responses in turn, the first prompt's for the last."""
     groups = [group(0, 0, 0, prompt=1), group(0, 0, prompt=2), group(0, prompt=3)]
-    got = [(row.prompt_ids, row.response_ids) for row in unrelated_rows(groups, max_len=99)]
+    got = [(row.prompt_ids, row.response_ids) for row in unrelated_rows(stored(groups), max_len=99)]
     assert got == [
         ((1,), (2, 0)),
         ((1,), (2, 1)),
@@ -322,35 +325,49 @@ def test_unrelated_rows_by_hand() -> None:
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 5), (4, 1, 3), (3,) * 7])
 def test_no_prompt_meets_its_own_response(sizes: tuple[int, ...]) -> None:
     groups = [group(*[0.0] * size, prompt=i) for i, size in enumerate(sizes)]
-    rows = unrelated_rows(groups, max_len=99)
+    rows = unrelated_rows(stored(groups), max_len=99)
     assert [row.prompt_ids for row in rows] == [row.prompt_ids for g in groups for row in g]
     assert all(row.response_ids[0] != row.prompt_ids[0] for row in rows)
 
 
 def test_an_unrelated_response_that_was_cut_stays_unfinished() -> None:
     first, second = Example((1,), (4, EOS), True), Example((2,), (5, 5), False)
-    rows = unrelated_rows([(first,), (second,)], max_len=99)
+    rows = unrelated_rows(stored([(first,), (second,)]), max_len=99)
     assert [row.finished for row in rows] == [False, True]
 
 
 def test_an_unrelated_response_is_cut_to_fit_behind_its_new_prompt() -> None:
     first, second = Example((1,), (4, EOS), True), Example((2, 2, 2), (5, EOS), True)
-    rows = unrelated_rows([(first,), (second,)], max_len=4)
+    rows = unrelated_rows(stored([(first,), (second,)]), max_len=4)
     assert [(row.response_ids, row.finished) for row in rows] == [((5, EOS), True), ((4,), False)]
     with pytest.raises(UserError, match="two prompts or more"):
-        unrelated_rows([(first,)], max_len=4)
+        unrelated_rows(stored([(first,)]), max_len=4)
 
 
-def test_prompts_that_two_sources_share_are_one() -> None:
-    where = Where("a.jsonl", 0, "prompt")
-    rows = [
-        Feedback("p", (("b", 1.0), ("a", 0.0)), where),
-        Feedback("q", (("c", 2.0),), where),
-        Feedback("p", (("d", 0.5),), where),
+def test_prompts_that_two_sources_share_are_one(tmp_path: Path) -> None:
+    """Of any layout; equal rewards keep the order of the sources and their rows."""
+    first = [
+        {"prompt": "p", "response": text, "reward": reward}
+        for text, reward in (("a", 0.0), ("b", 1.0))
     ]
-    assert [(row.prompt, row.responses) for row in merged(rows)] == [
-        ("p", (("b", 1.0), ("d", 0.5), ("a", 0.0))),
-        ("q", (("c", 2.0),)),
+    other = {"prompt": "q", "response": "c", "reward": 2.0}
+    second = [
+        {"prompt": "r", "responses": [{"text": "f", "reward": 0.0}]},
+        {"prompt": "p", "responses": [{"text": t, "reward": r} for t, r in (("d", 0.5), ("e", 1))]},
+        {"prompt": "q", "responses": [{"text": "g", "reward": 2.0}]},
+    ]
+    rows = [first[0], other, first[1]]
+    sources = [write(tmp_path / "1.jsonl", rows), write(tmp_path / "2.jsonl", second)]
+    found = list(load_feedback(*sources, split="train"))
+    assert [(row.prompt, row.responses) for row in found] == [
+        ("p", (("b", 1.0), ("e", 1.0), ("d", 0.5), ("a", 0.0))),
+        ("q", (("c", 2.0), ("g", 2.0))),
+        ("r", (("f", 0.0),)),
+    ]
+    assert [(row.where.source, row.where.row) for row in found] == [
+        (sources[0], 0),
+        (sources[0], 1),
+        (sources[1], 0),
     ]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from rto.data.examples import Example
-from rto.data.rated import Rated
+from rto.data.examples import Example, Rated
 from rto.data.reference_cache import cache_path, fingerprint, load_logprobs, save_logprobs
 from rto.errors import UserError
 
@@ -97,7 +97,7 @@ def test_where_files_are_kept(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "reference-1.safetensors"
     assert load_logprobs(path, ROWS) is None
-    save_logprobs(path, LOGPROBS)
+    save_logprobs(path, ROWS, enumerate(LOGPROBS))
     found = load_logprobs(path, ROWS)
     assert found is not None
     assert all(torch.equal(a, b) for a, b in zip(found, LOGPROBS, strict=True))
@@ -107,26 +107,29 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 4, 20, -1])
 def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "reference-1.safetensors"
-    save_logprobs(path, LOGPROBS)
+    save_logprobs(path, ROWS, enumerate(LOGPROBS))
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"reference-1\.safetensors is damaged .* remove it") as got:
         load_logprobs(path, ROWS)
     assert "\n" not in str(got.value)
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def half(tensors: Mapping[str, Tensor], path: Path) -> None:
-        path.write_bytes(b"half of it")
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    def half() -> Iterator[tuple[int, Tensor]]:
+        yield 0, LOGPROBS[0]
         raise OSError("no space left on device")
 
     new, old = tmp_path / "reference-1.safetensors", tmp_path / "reference-2.safetensors"
-    save_logprobs(old, LOGPROBS)
+    save_logprobs(old, ROWS, enumerate(LOGPROBS))
     content = old.read_bytes()
-    monkeypatch.setattr("rto.data.reference_cache.save_file", half)
     for path in (new, old):
         with pytest.raises(OSError, match="no space left"):
-            save_logprobs(path, LOGPROBS)
-    assert load_logprobs(new, ROWS) is None
+            save_logprobs(path, ROWS, half())
     assert old.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_rows_may_come_in_any_order_and_are_an_ordinary_file(tmp_path: Path) -> None:
+    path = tmp_path / "reference-1.safetensors"
+    save_logprobs(path, ROWS, [(1, LOGPROBS[1]), (0, LOGPROBS[0])])
+    assert torch.equal(load_file(path)["logprobs"], torch.cat(LOGPROBS))

@@ -1,0 +1,71 @@
+"""Rows on disk: Arrow files that are mapped into memory and decoded row by row."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+BATCH = 1000
+"""Rows that are in Python at a time while a file is written."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+def cache_home(cache_dir: str | None) -> Path:
+    """``data.cache_dir``, or rto's folder among the user's caches."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rto"
+
+
+def write_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, folder: Path) -> pa.Table:
+    """The rows as a table whose columns stay on disk.
+
+    The file loses its name once it is written, so that no other run can take it for its own; its
+    space is free again when the table is, however the process ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    left = iter(rows)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="rows-", suffix=".arrow") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            while batch := list(itertools.islice(left, BATCH)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+        file.flush()
+        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
+def lengths(lists: pa.ChunkedArray) -> np.ndarray:
+    """Of each list of a column [N]."""
+    return pc.call_function("list_value_length", [lists]).to_numpy()
+
+
+def flat(lists: pa.ChunkedArray) -> np.ndarray:
+    """The values of all lists of a column, end to end."""
+    return pc.call_function("list_flatten", [lists]).to_numpy()
+
+
+class Lazy(Sequence[T_co]):
+    """A sequence that makes each item when it is asked for, and keeps none."""
+
+    @abstractmethod
+    def item(self, index: int) -> T_co:
+        """The item numbered ``index``, from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T_co]: ...
+
+    def __getitem__(self, index: int | slice) -> T_co | list[T_co]:
+        places = range(len(self))[index]
+        return self.item(places) if isinstance(places, int) else [self.item(i) for i in places]
