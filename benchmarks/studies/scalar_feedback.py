@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def page(
 
 def _set_up(settings: Settings, *, seeds: int) -> str:
     lrs = " and ".join(f"{lr:g}" for lr in settings.lrs)
-    return f"""# Reward Partitioning against DRO, KTO and SFT on the best answer
+    paragraphs = f"""# Reward Partitioning against DRO, KTO and SFT on the best answer
 
 `python -m benchmarks.studies.scalar_feedback --seeds {seeds}` writes this page. A prompt of four
 tokens names a class of words, a length and two topics; an answer of at most 12 tokens is paid for
@@ -70,7 +71,7 @@ words of the class, for the length and for avoiding unwanted words, and the pair
 offset to all answers of a prompt. Each seed has its own offsets, a reference of {settings.layers}
 layers (T5: as many in encoder and decoder) and width {settings.width} trained from scratch by SFT,
 and {settings.train_prompts} prompts with {settings.responses} of its answers, where nothing else is
-said. Rewards are in standard deviations over those. Measured on
+said. Rewards are in standard deviations over its answers. Measured on
 {settings.test_prompts * settings.test_samples} answers to {settings.test_prompts} held-out prompts,
 sampled at temperature 1.
 
@@ -78,12 +79,17 @@ All arms: AdamW, {settings.updates} updates of {settings.rows} rows (warm-up, th
 dropout, no clipping. Of the learning rates {lrs} an arm has that which reached the most reward
 within KL {TUNING_KL:g} at strength 1 in one more world, of which no number below is. The frontier
 of an arm is the concave hull of its points and of the reference, since mixtures of policies can be
-had; `-`: some seed has no point as far away. Intervals are 95% bootstrap intervals over {seeds}
-seeds, which with so few is hardly more than their range. SNR is the squared norm of the mean
-mini-batch gradient over the trace of the covariance, at fixed parameters; what all rows pull alike
-counts as signal, whether it is of the reward or not. The V error is the root mean square against V*
-from {settings.value_samples} answers to each of {settings.value_prompts} training prompts. `ms` is
-CPU time per update."""
+had: below its nearest point it is a straight line to the reference, a lower bound. `-` stands where
+some seed has no point as far away. Intervals are 95% bootstrap intervals over {seeds} seeds, which
+with so few is hardly more than their range. SNR is the squared norm of the mean mini-batch gradient
+over the trace of the covariance, at fixed parameters; what all rows pull alike counts as signal,
+whether it is of the reward or not. The V error is the root mean square against V* at tau = 1 from
+{settings.value_samples} answers to each of {settings.value_prompts} training prompts. `ms` is CPU
+time per update."""
+    return "\n\n".join(
+        textwrap.fill(paragraph, 100, break_on_hyphens=False)
+        for paragraph in paragraphs.split("\n\n")
+    )
 
 
 def write(

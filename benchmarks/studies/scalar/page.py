@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks.studies.scalar.arms import ARMS, MAIN
-from benchmarks.studies.scalar.measures import frontier
+from benchmarks.studies.scalar.measures import Point, frontier
 from benchmarks.studies.scalar.runs import RESPONSES, SHUFFLED, Outcome, Run, SeedResult
 from benchmarks.studies.scalar.world import Settings
 from rto.evaluation.statistics import bootstrap
@@ -32,16 +32,21 @@ def matched(results: Results, settings: Settings, *, arm: str, kl: float) -> np.
     seed has no point as far from the reference as that."""
     found: list[float] = []
     for result in results:
-        points = [
-            outcome.point
-            for run, outcome in result.outcomes.items()
-            if (run.arm, run.responses, run.source) == (arm, settings.responses, "reference")
-        ]
+        points = _points(result, settings, arm)
         if max(point.kl for point in points) < kl:
             return None
         start = result.start.reward
         found.append(frontier(points, start=start, kl=kl) - start)
     return np.array(found)
+
+
+def _points(result: SeedResult, settings: Settings, arm: str) -> list[Point]:
+    """Those of every strength."""
+    return [
+        outcome.point
+        for run, outcome in result.outcomes.items()
+        if (run.arm, run.responses, run.source) == (arm, settings.responses, "reference")
+    ]
 
 
 def gains(results: Results, run: Run) -> np.ndarray:
@@ -67,10 +72,12 @@ def _matched(results: Results, settings: Settings) -> Iterator[str]:
     names = [f"KL {kl:g}" for kl in MATCHED_KL]
     yield "\n### Reward at matched KL\n"
     yield "Mean reward above the reference's on the frontier of each seed."
-    yield _header("arm", *names)
+    yield _header("arm", "nearest point", *names)
     for arm in ARMS:
         found = [matched(results, settings, arm=arm, kl=kl) for kl in MATCHED_KL]
-        yield _row(arm, *("-" if x is None else f"{x.mean():.3f}" for x in found))
+        nearest = np.mean([min(p.kl for p in _points(r, settings, arm)) for r in results])
+        cells = ("-" if x is None else f"{x.mean():.3f}" for x in found)
+        yield _row(arm, f"KL {nearest:.2f}", *cells)
     for rival in RIVALS:
         yield f"\nThe same less `{rival}`'s, paired by seed, with the bootstrap interval."
         yield _header("arm", *names)
@@ -109,7 +116,6 @@ def _responses(results: Results, settings: Settings) -> Iterator[str]:
     yield _header("arm", *names)
     for arm in MAIN:
         yield _row(arm, *(_gain_kl(results, Run(arm, 1.0, n)) for n in RESPONSES))
-    yield ""
     yield _header("estimator", *names)
     for name in results[0].partition_error:
         errors = [
