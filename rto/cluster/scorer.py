@@ -118,7 +118,7 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
     """
     if len(tokens.group.unique()) < 2:
         raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
-    responses = tokens.take(torch.from_numpy(unrelated_partners(tokens.group.tolist())))
+    responses = tokens.take(unrelated_partners(tokens.group.tolist()))
     return dataclasses.replace(
         responses,
         prompt_ids=tokens.prompt_ids,

@@ -98,7 +98,7 @@ def unrelated_rows(groups: Groups[Any], *, max_len: int) -> UnrelatedRows:
     """
     if len(groups) < 2:
         raise UserError("unrelated responses need two prompts or more: give more rows")
-    partners = unrelated_partners(np.repeat(np.arange(len(groups)), groups.sizes))
+    partners = unrelated_partners(np.repeat(np.arange(len(groups)), groups.sizes)).numpy()
     return UnrelatedRows(groups.rows, np.arange(len(partners)), partners, max_len)
 
 
@@ -127,7 +127,7 @@ class UnrelatedRows(Lazy[Example]):
         return Example(prompt_ids, theirs.response_ids[:room], whole)
 
 
-def unrelated_partners(group: Sequence[int] | np.ndarray) -> np.ndarray:
+def unrelated_partners(group: Sequence[int] | np.ndarray) -> Tensor:
     """For each row [B] a row of the next prompt, those of the first prompt for the last.
 
     ``group`` [B] numbers the prompt of each row; prompts follow each other as they first appear.
@@ -140,7 +140,7 @@ def unrelated_partners(group: Sequence[int] | np.ndarray) -> np.ndarray:
     others = (prompt[rows] + 1) % len(sizes)
     partners = np.empty_like(rows)
     partners[rows] = rows[starts[others] + own % sizes[others]]
-    return partners
+    return torch.from_numpy(partners)
 
 
 def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:
