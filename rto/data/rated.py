@@ -99,7 +99,7 @@ def unrelated_rows(groups: Groups[Any], *, max_len: int) -> UnrelatedRows:
     """
     if len(groups) < 2:
         raise UserError("unrelated responses need two prompts or more: give more rows")
-    partners = unrelated_partners(np.repeat(np.arange(len(groups)), groups.sizes))
+    partners = unrelated_partners(np.repeat(np.arange(len(groups)), groups.sizes)).numpy()
     return UnrelatedRows(groups.rows, np.arange(len(partners)), partners, max_len)
 
 
@@ -128,7 +128,7 @@ class UnrelatedRows(Lazy[Example]):
         return Example(prompt_ids, theirs.response_ids[:room], whole)
 
 
-def unrelated_partners(group: Sequence[int] | np.ndarray) -> np.ndarray:
+def unrelated_partners(group: Sequence[int] | np.ndarray) -> Tensor:
     """For each row [B] a row of the next prompt, those of the first prompt for the last.
 
     ``group`` [B] numbers the prompt of each row; prompts follow each other as they first appear.
@@ -141,7 +141,7 @@ def unrelated_partners(group: Sequence[int] | np.ndarray) -> np.ndarray:
     others = (prompt[rows] + 1) % len(sizes)
     partners = np.empty_like(rows)
     partners[rows] = rows[starts[others] + own % sizes[others]]
-    return partners
+    return torch.from_numpy(partners)
 
 
 def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
@@ -152,7 +152,7 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
     """
     if len(tokens.group.unique()) < 2:
         raise ValueError("all rows answer one prompt: unrelated responses need two prompts or more")
-    responses = tokens.take(torch.from_numpy(unrelated_partners(tokens.group.tolist())))
+    responses = tokens.take(unrelated_partners(tokens.group.tolist()))
     return dataclasses.replace(
         responses,
         prompt_ids=tokens.prompt_ids,
