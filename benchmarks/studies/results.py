@@ -22,19 +22,23 @@ class Arguments:
     out: Path
     quick: bool
 
+    parts: Sequence[str] = ()
 
-def arguments(*, seeds: int) -> Arguments:
+
+def arguments(*, seeds: int, parts: Sequence[str] = ()) -> Arguments:
+    """``parts``: those of a study that can be run alone, all by default."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only tests the program")
-    found = parser.parse_args()
+    if parts:
+        parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     torch.set_num_threads(1)
-    return Arguments(found.seeds, found.out, found.quick)
+    return Arguments(**vars(parser.parse_args()))
 
 
 def write(given: Arguments, name: str, *, found: dict[str, object], page: str) -> None:
-    """``name``.json and ``name``.md, with the hand-written end that the page had."""
+    """``name``.json and ``name``.md, which keeps the hand-written end that it had."""
     given.out.mkdir(parents=True, exist_ok=True)
     found = {"seeds": given.seeds, "versions": versions(), **found}
     (given.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")

@@ -1,6 +1,6 @@
 """Reward Partitioning against DRO, KTO and SFT on the best answer, with two tiny models.
 
-    python -m benchmarks.studies.scalar_feedback [--seeds N] [--architecture decoder|t5|both]
+    python -m benchmarks.studies.scalar_feedback [--seeds N] [--parts decoder t5]
 
 Each seed is a world of its own: a reward, a reference trained from scratch by SFT, and its rated
 answers. Every arm is one of the package's methods, trained from the reference in the same loop.
@@ -10,29 +10,21 @@ learning rates were fixed before the first run of it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast, get_args
 
-import torch
 from transformers.utils import logging
 
-from benchmarks.common import ROOT, versions
+from benchmarks.studies.results import arguments, write
 from benchmarks.studies.scalar.page import Results, as_json, tables
 from benchmarks.studies.scalar.runs import TUNING_KL, SeedResult, all_runs, tune
 from benchmarks.studies.scalar.world import Architecture, Settings, make_world
 
-ARCHITECTURES: Mapping[str, tuple[Architecture, ...]] = {
-    "decoder": ("decoder",),
-    "t5": ("t5",),
-    "both": ("decoder", "t5"),
-}
 TUNING_SEED = 1000
-READING = "<!-- What follows is written by hand and kept when the page is written anew. -->"
 
 
 def study(
@@ -92,28 +84,6 @@ time per update."""
     )
 
 
-def write(
-    out: Path,
-    results: Mapping[str, Results],
-    lrs: Mapping[str, Mapping[str, float]],
-    settings: Settings,
-) -> None:
-    """The page and its numbers; what stands behind the marker in an older page stays."""
-    out.mkdir(parents=True, exist_ok=True)
-    found = {
-        "settings": asdict(settings),
-        "versions": versions(),
-        "learning_rates": lrs,
-        **as_json(results, settings),
-    }
-    (out / "scalar_feedback.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    path = out / "scalar_feedback.md"
-    written = path.read_text(encoding="utf-8") if path.is_file() else ""
-    reading = written.partition(READING)[2].lstrip("\n")
-    text = f"{page(results, lrs, settings)}\n{READING}\n\n{reading}"
-    path.write_text(text.rstrip() + "\n", encoding="utf-8")
-
-
 def tiny(settings: Settings) -> Settings:
     return replace(
         settings,
@@ -136,22 +106,17 @@ def tiny(settings: Settings) -> Settings:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default="both")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: only tests the program")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    given = arguments(seeds=3, parts=get_args(Architecture))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    settings = tiny(Settings()) if arguments.quick else Settings()
+    settings = tiny(Settings()) if given.quick else Settings()
     results: dict[str, Results] = {}
     lrs: dict[str, Mapping[str, float]] = {}
-    for architecture in ARCHITECTURES[arguments.architecture]:
-        lrs[architecture], results[architecture] = study(architecture, settings, arguments.seeds)
-        write(arguments.out, results, lrs, settings)
-    print(page(results, lrs, settings))
+    for part in given.parts:
+        lrs[part], results[part] = study(cast(Architecture, part), settings, given.seeds)
+        found = {"settings": asdict(settings), "learning_rates": lrs}
+        found |= as_json(results, settings)
+        write(given, "scalar_feedback", found=found, page=page(results, lrs, settings))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.studies import scalar_feedback
+from benchmarks.studies.results import READING
 from benchmarks.studies.scalar.arms import Trainee, rows_of
 from benchmarks.studies.scalar.measures import (
     Point,
@@ -93,13 +94,13 @@ def test_signal_and_noise_are_of_the_minibatches(world: World) -> None:
 
 def test_the_comparison_of_scalar_methods_writes_its_page(tmp_path, monkeypatch) -> None:
     page = tmp_path / "scalar_feedback.md"
-    page.write_text(f"old numbers\n{scalar_feedback.READING}\n\nWhat it shows.\n")
-    arguments = ["scalar_feedback", "--quick", "--seeds", "1", "--architecture", "decoder"]
+    page.write_text(f"old numbers\n{READING}\n\nWhat it shows.\n")
+    arguments = ["scalar_feedback", "--quick", "--seeds", "1", "--parts", "decoder"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path)])
     scalar_feedback.main()
     written = page.read_text()
     assert "old numbers" not in written
-    assert written.endswith(f"\n\n{scalar_feedback.READING}\n\nWhat it shows.\n")
+    assert written.endswith(f"\n\n{READING}\n\nWhat it shows.\n")
     found = json.loads((tmp_path / "scalar_feedback.json").read_text())["decoder"]
     runs = {(run["arm"], run["responses"], run["source"]): run for run in found["runs"]}
     assert len(runs) == len(found["runs"]) == 12 + 5 * (3 + 1) + 3
