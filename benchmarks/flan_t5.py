@@ -8,6 +8,7 @@ are there. Both are fp32 with 32 rows an update, a model of the published tiny T
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 import shutil
@@ -24,7 +25,7 @@ from benchmarks.common import ROOT, WORK, Figure, Options, script
 from benchmarks.preference import text
 from benchmarks.released_rpo import Rated, seconds_of_an_epoch
 from rto.config import RunConfig
-from rto.errors import UserError
+from rto.data.feedback import load_feedback
 from rto.sections import Actor, Adam, Data, RolloutSection, Train
 from rto.sections_methods import RPO, Algo
 from rto.sections_runtime import Ckpt, DeepSpeed
@@ -38,6 +39,7 @@ PER_PROMPT, PROMPTS_PER_STEP = 8, 4
 THEIR_BATCH, THEIR_ACCUMULATION = 16, 2
 SHAPE: dict[str, Any] = {
     "vocab_size": 32128, "d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 4, "num_heads": 4,
+    "initializer_factor": 0.1,
 }  # fmt: skip
 WORDS = (5, 140)
 """Shortest and longest made-up response."""
@@ -103,18 +105,8 @@ def through_released(path: Path, rows: list[Rated], max_len: int) -> float:
 
 
 def read(path: Path, num_prompts: int) -> list[Rated]:
-    """Nested rows {"prompt", "responses": [{"text", "reward"}]} from jsonl, rewards as they are."""
-    rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()[:num_prompts]
-    for number, line in enumerate(lines, start=1):
-        row = json.loads(line)
-        if not {"prompt", "responses"} <= row.keys():
-            raise UserError(
-                f"{path}: line {number} has no prompt and responses: "
-                "`rto data convert --to nested` makes them"
-            )
-        rows += [Rated(row["prompt"], x["text"], float(x["reward"])) for x in row["responses"]]
-    return rows
+    found = itertools.islice(load_feedback(str(path), split="train"), num_prompts)
+    return [Rated(str(row.prompt), *rated) for row in found for rated in row.responses]
 
 
 def write(rows: list[Rated]) -> Path:

@@ -9,6 +9,7 @@ between a run over all rows and one of a single step. Memory is the peak of the 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 import shutil
@@ -18,15 +19,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import psutil
 
 from benchmarks.common import GIB, ROOT, WORK, Figure, Options, script
 from rto.config import RunConfig
+from rto.data.feedback import load_feedback
 from rto.sections import Actor, Adam, Data, RolloutSection, Train
 from rto.sections_methods import Algo
 from rto.sections_runtime import Ckpt, DeepSpeed
@@ -48,17 +50,20 @@ PROCESS = "ray::TrainerActor"
 def measure(options: Options) -> list[Figure]:
     path = options.model_path()
     quiet(WORK)
-    return [figure for name in ("dpo", "kto") for figure in against_trl(name, path, options.quick)]
+    return [figure for name in ("dpo", "kto") for figure in against_trl(name, path, options)]
 
 
-def against_trl(name: Name, path: Path, quick: bool) -> list[Figure]:
-    steps = 1 if quick else STEPS[name]
-    rows = write_rows(name, BATCH * (1 + steps))
+def against_trl(name: Name, path: Path, options: Options) -> list[Figure]:
+    steps = 1 if options.quick else STEPS[name]
+    num_rows = BATCH * (1 + steps)
+    answers = made_up(num_rows) if options.feedback is None else read(options.feedback, num_rows)
+    rows = write_rows(name, answers)
     whole, memory = through_rto(name, path, rows, steps=1 + steps)
     short, _ = through_rto(name, path, rows, steps=1)
     ours = (whole - short) / steps
     theirs, their_memory = through_trl(name, path, rows, steps=1 + steps)
-    on = f"{path.name} bf16, batch {BATCH}, limit {MAX_LEN}, {steps} steps"
+    source = "made-up rows" if options.feedback is None else options.feedback.name
+    on = f"{path.name} bf16, batch {BATCH}, limit {MAX_LEN}, {steps} steps, {source}"
     return [
         Figure(
             f"{name}_step_ratio", theirs / ours, f"{ours:.1f} against {theirs:.1f} s a step, {on}"
@@ -152,18 +157,43 @@ def through_trl(name: Name, path: Path, rows: Path, *, steps: int) -> tuple[floa
     return statistics.mean(seen["seconds"][1:]), seen["peak"]
 
 
-def write_rows(name: Name, count: int) -> Path:
-    """Made-up pairs (prompt, chosen, rejected) or rated responses, lengths as in chats."""
+class Answers(NamedTuple):
+    prompt: str
+    best: str
+    worst: str
+
+
+def made_up(count: int) -> list[Answers]:
+    """Lengths as in chats."""
     rng = random.Random(0)
+    return [
+        Answers(
+            f"Question {number}: tell about {text(rng, 8)}.",
+            *(text(rng, rng.randint(*WORDS)) for _ in range(2)),
+        )
+        for number in range(count)
+    ]
+
+
+def read(path: Path, count: int) -> list[Answers]:
+    """The first prompts with two answers or more."""
+    found = load_feedback(str(path), split="train")
+    several = (row for row in found if len(row.responses) > 1 and isinstance(row.prompt, str))
+    return [
+        Answers(str(row.prompt), row.responses[0][0], row.responses[-1][0])
+        for row in itertools.islice(several, count)
+    ]
+
+
+def write_rows(name: Name, answers: Sequence[Answers]) -> Path:
+    """Pairs (prompt, chosen, rejected), or one rated response a prompt, good and bad in turn."""
     rows = []
-    for number in range(count):
-        prompt = f"Question {number}: tell about {text(rng, 8)}."
-        answers = [text(rng, rng.randint(*WORDS)) for _ in range(2)]
+    for number, (prompt, best, worst) in enumerate(answers):
         if name == "dpo":
-            rows.append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
+            rows.append({"prompt": prompt, "chosen": best, "rejected": worst})
         else:
-            rated = [{"text": answers[0], "reward": float(number % 2)}]
-            rows.append({"prompt": prompt, "responses": rated})
+            rated = {"text": worst if number % 2 else best, "reward": float(number % 2 == 0)}
+            rows.append({"prompt": prompt, "responses": [rated]})
     file = WORK / f"{name}-rows.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
