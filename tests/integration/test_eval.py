@@ -102,7 +102,7 @@ def chat_server(model: Path, key: str, log: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
+    command += ["--dtype", "float32", "--enforce-eager"]
     env = {**os.environ, "VLLM_API_KEY": key, "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("w", encoding="utf-8") as output:
         server = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
@@ -125,7 +125,7 @@ def httpx_status(url: str) -> int:
 
 
 def test_a_real_chat_server_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answers are held to the verdicts' marks, so that every one of them parses."""
+    """A bias on the verdicts' marks, words of the toy, makes every answer one of them."""
     model = tmp_path / "model"
     build_base_model(model, 0)
     write_task(tmp_path, seed=0, num_sft=2, num_pairs=2, num_prompts=2, num_eval=NUM_PROMPTS)
@@ -134,11 +134,14 @@ def test_a_real_chat_server_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for line in (tmp_path / "eval_prompts.jsonl").read_text().splitlines()
     ]
     for name in ("ours", "theirs"):
-        rows = [{"instruction": x, "output": f"{x} {name}", "generator": name} for x in prompts]
+        rows = [{"instruction": x, "output": name, "generator": name} for x in prompts]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    (tmp_path / "judge.yaml").write_text(JUDGE_PROMPT)
+    marks = {"a": "happy", "b": "sad", "tie": "calm"}
+    user = "{instruction} {answer_a} {answer_b}"
+    (tmp_path / "judge.yaml").write_text(json.dumps({"user": user, "verdicts": marks}))
+    ids = [build_tokenizer(model).convert_tokens_to_ids(mark) for mark in marks.values()]
+    bias = json.dumps({"logit_bias": {str(token): 100 for token in ids}})
     monkeypatch.setenv("JUDGE_KEY", "a-secret-of-this-test")
-    marks = {"structured_outputs": {"choice": ["[[A]]", "[[B]]", "[[C]]"]}}
     with chat_server(model, "a-secret-of-this-test", tmp_path / "server.log") as url:
         code = main(
             [
@@ -146,8 +149,8 @@ def test_a_real_chat_server_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 *("--baseline_outputs", str(tmp_path / "theirs.json"), "--metrics", "words"),
                 *("--prompts", str(tmp_path / "eval_prompts.jsonl")),
                 *("--judge", "openai:judge", "--judge_url", url, "--judge_key_env", "JUDGE_KEY"),
-                *("--judge_prompt", str(tmp_path / "judge.yaml"), "--judge_max_tokens", "16"),
-                *("--judge_options", json.dumps(marks), "--output_dir", str(tmp_path / "out")),
+                *("--judge_prompt", str(tmp_path / "judge.yaml"), "--judge_max_tokens", "1"),
+                *("--judge_options", bias, "--output_dir", str(tmp_path / "out")),
             ]
         )
     assert code == 0
