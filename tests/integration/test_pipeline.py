@@ -58,6 +58,7 @@ from rto.types import Prompt, Role, Rollout, ScoredBatch
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 ITERATIONS = 3
+LR = 3e-4
 WEIGHTS = (1.0, 0.5, 0.25)
 COMMON = {
     "train.device": "cpu", "ds.param_dtype": "fp32", "data.max_len": "96",
@@ -131,7 +132,7 @@ class Trained:
             "algo": "rto",
             "actor.model_name_or_path": self.sft / "last",
             "actor.num_gpus_per_node": 2,
-            "actor.adam.lr": 3e-4,
+            "actor.adam.lr": LR,
             "critic.model_name_or_path": self.reward / "last",
             "critic.adam.lr": 1e-3,
             "dpo.model_name_or_path": self.dpo / "last",
@@ -253,7 +254,12 @@ def test_zero_stages_sample_the_same_and_train_the_same(
         assert right["policy/loss"] == pytest.approx(left["policy/loss"], abs=1e-5)
     want = weights_of(plain)
     for name, weight in weights_of(sharded).items():
-        torch.testing.assert_close(weight, want[name], atol=1e-5, rtol=0)
+        # Adam divides a gradient by its own size: rounding in one near 0 moves its weight by a
+        # share of the learning rate. No weight by more than a tenth of it, hardly any by more
+        # than a thirtieth.
+        gap = (weight - want[name]).abs()
+        assert gap.max() < LR / 10
+        assert (gap > LR / 30).float().mean() < 1e-3, name
 
 
 def test_the_policy_moved_and_the_sampler_followed_it(
