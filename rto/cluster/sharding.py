@@ -23,7 +23,7 @@ def shard_rows(
     once). Every shard holds at least one row where there are enough rows; row counts differ by
     design, token counts hardly.
     """
-    units = alone(range(len(lengths))) if groups is None else by_group(groups)
+    units = [] if groups is None else by_group(groups)
     if len(units) < GROUPS_PER_SHARD * num_shards:
         units = alone(range(len(lengths)))
     tokens = [sum(lengths[row] for row in unit) for unit in units]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from rto.models.packing import pack, pack_shared, shared_spans
+from rto.models.packing import Shared, pack, pack_shared, shared_spans
 from rto.models.policy import Policy, States, unwrapped
 from rto.types import TokenBatch
 
@@ -42,12 +42,7 @@ class CausalPolicy(Policy):
             rows = torch.arange(len(tokens), device=hidden.device)
             return States(before=hidden[packed.rows, packed.before], prompt=hidden[rows, end])
         shared = pack_shared(tokens, spans)
-        hidden = base(
-            input_ids=shared.ids,
-            attention_mask=shared.mask,
-            position_ids=shared.positions,
-            use_cache=False,
-        ).last_hidden_state
+        hidden = _run_shared(base, shared)
         return States(before=hidden[shared.rows, shared.before], prompt=hidden[shared.owner, end])
 
 
@@ -75,16 +70,21 @@ def _shares_prompts(model: PreTrainedModel) -> bool:
     group = _two_responses(model.device)
     alone, shared = pack(group), pack_shared(group, [range(2)])
     expected = base(input_ids=alone.ids, use_cache=False).last_hidden_state
-    found = base(
+    found = _run_shared(base, shared)
+    expected = expected[alone.rows, alone.before]
+    gap = (found[shared.rows, shared.before] - expected).abs().max()
+    tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
+    return bool(gap <= tolerance * expected.abs().max())
+
+
+def _run_shared(base: Any, shared: Shared) -> Tensor:
+    """Last hidden states [G, L, H]."""
+    return base(
         input_ids=shared.ids,
         attention_mask=shared.mask,
         position_ids=shared.positions,
         use_cache=False,
     ).last_hidden_state
-    expected = expected[alone.rows, alone.before]
-    gap = (found[shared.rows, shared.before] - expected).abs().max()
-    tolerance = 1e-4 if expected.dtype == torch.float32 else 0.05
-    return bool(gap <= tolerance * expected.abs().max())
 
 
 def _two_responses(device: torch.device) -> TokenBatch:

@@ -56,15 +56,13 @@ def plan_update(
     """
     order = by_group(groups)
     random.Random(f"{seed}/{epoch}").shuffle(order)
+    bounds = {"max_tokens": max_tokens, "max_sequences": max_sequences}
+    split = alone if sharing is None else functools.partial(sharing.units, **bounds)
     steps: list[OptimizerStep] = []
     for step_groups in _steps(order, batch_size):
         shards = []
         for part in _partition(step_groups, lengths, num_ranks):
-            units = part
-            if not whole_groups:
-                bounds = {"max_tokens": max_tokens, "max_sequences": max_sequences}
-                split = alone if sharing is None else functools.partial(sharing.units, **bounds)
-                units = [unit for group in part for unit in split(group)]
+            units = part if whole_groups else [unit for group in part for unit in split(group)]
             shards.append(_pack(units, lengths, max_tokens, max_sequences))
         count = max(len(shard) for shard in shards)
         steps.append(OptimizerStep([_resplit(shard, count, lengths) for shard in shards]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 
-from rto.types import TokenBatch, pad
+from rto.data.examples import Example, collate_groups
+from rto.types import TokenBatch
 
 
 def token_batch(
@@ -17,14 +19,9 @@ def token_batch(
     eos: int = 2,
 ) -> TokenBatch:
     """Padded with 0; every row its own group if none are given."""
-    prompt_ids, prompt_mask = pad(prompts, 0, left=True)
-    response_ids, response_mask = pad(responses, 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.tensor([row[-1] == eos for row in responses]),
-        group=torch.tensor(range(len(prompts)) if groups is None else groups),
-    )
+    rows = [
+        Example(tuple(prompt), tuple(response), finished=response[-1] == eos)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    tokens = collate_groups([[row] for row in rows], pad_token_id=0)
+    return tokens if groups is None else dataclasses.replace(tokens, group=torch.tensor(groups))

@@ -20,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from rto.data.examples import Example, collate_groups
 from rto.errors import TrainingDiverged
 from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
@@ -28,7 +29,7 @@ from rto.sections import Adam
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
 from rto.training.learner import Objective, PolicyTrainer, ScoreTrainer
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
-from rto.types import LossNorm, LossOutput, PolicyOutput, TokenBatch, TrainBatch, pad
+from rto.types import LossNorm, LossOutput, PolicyOutput, TokenBatch, TrainBatch
 
 VOCABULARY = 23
 STAGES = (0, 1, 2, 3)
@@ -73,17 +74,9 @@ def rows(count: int) -> TokenBatch:
     answers = [
         [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, 6))] for _ in range(count)
     ]
-    prompt_ids, prompt_mask = pad(prompts, 0, left=True)
-    response_ids, response_mask = pad(answers, 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.ones(count, dtype=torch.bool),
-        group=torch.arange(count),
-    )
+    pairs = zip(prompts, answers, strict=True)
+    groups = [[Example(tuple(prompt), tuple(answer), True)] for prompt, answer in pairs]
+    return collate_groups(groups, pad_token_id=0)
 
 
 def plan(tokens: TokenBatch) -> list[OptimizerStep]:
