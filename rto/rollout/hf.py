@@ -22,6 +22,7 @@ from rto.models.load import load_tokenizer
 from rto.models.policy import unwrapped
 from rto.models.seq2seq import decoder_start
 from rto.rollout.digest import WeightReceipt, tensor_digest
+from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import pad
 
@@ -46,8 +47,7 @@ class HfEngine:
             model_path, dtype=dtype_of(dtype), attn_implementation=attn_implementation
         )
         self._policy = policy.to(device).eval().requires_grad_(False)
-        self._accepted: int | None = None
-        self._receipt_due = False
+        self._proven = ProvenVersion()
         self._receipt = WeightReceipt({}, ())
 
     @torch.inference_mode()
@@ -61,11 +61,7 @@ class HfEngine:
         Raises:
             ProofError: the engine does not hold ``policy_version``.
         """
-        if self._accepted != policy_version:
-            held = "no proven weights" if self._accepted is None else f"version {self._accepted}"
-            raise ProofError(
-                f"rollout asked for policy version {policy_version}, engine has {held}"
-            )
+        self._proven.require(policy_version)
         lengths = [len(r.prompt_token_ids) + sampling.max_new_tokens for r in requests]
         samples: dict[int, Sample] = {}
         for rows in plan_microbatches(lengths, max_tokens=self._max_tokens):
@@ -88,7 +84,7 @@ class HfEngine:
         Raises:
             ProofError: a tensor that the model has no place for.
         """
-        self._accepted, self._receipt_due = None, True
+        self._proven.weights_change()
         model = unwrapped(self._policy.model)
         places = dict(model.named_parameters(remove_duplicate=False))
         digests: dict[str, str] = {}
@@ -106,18 +102,12 @@ class HfEngine:
 
     def receipt(self) -> WeightReceipt:
         """What the model holds since the last update, and what that left as it was."""
-        self._receipt_due = False
+        self._proven.receipt_read()
         return self._receipt
 
     def accept(self, version: int) -> None:
-        """The caller vouches that the weights held now are policy ``version``.
-
-        Raises:
-            ProofError: nobody has looked at the receipt of the last update.
-        """
-        if self._receipt_due:
-            raise ProofError(f"version {version} cannot be accepted before its weights are proven")
-        self._accepted = version
+        """The caller vouches that the weights held now are policy ``version`` (ProvenVersion)."""
+        self._proven.accept(version)
 
     def sleep(self) -> None:
         """Give the GPU memory back: the weights wait in host memory."""

@@ -42,6 +42,7 @@ from vllm.utils.network_utils import get_open_port
 
 from rto.errors import ProofError, UserError
 from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt, first_difference
+from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 
 Door = Literal["object_store", "nccl", "ipc"]
@@ -90,8 +91,7 @@ class VllmEngine:
         transfer = None if host else WeightTransferConfig(backend=weight_transfer)
         self._can_sleep = enable_sleep and not on_cpu
         self._first_worker = engine_index * tensor_parallel_size
-        self._accepted: int | None = None
-        self._receipt_due = False
+        self._proven = ProvenVersion()
         self._llm = LLM(
             model_path,
             dtype=_DTYPES[dtype],  # pyright: ignore[reportArgumentType]
@@ -119,11 +119,7 @@ class VllmEngine:
         Raises:
             ProofError: the engine does not hold ``policy_version``.
         """
-        if self._accepted != policy_version:
-            held = "no proven weights" if self._accepted is None else f"version {self._accepted}"
-            raise ProofError(
-                f"rollout asked for policy version {policy_version}, engine has {held}"
-            )
+        self._proven.require(policy_version)
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests],
             [_sampling_params(sampling, seed=r.seed) for r in requests],
@@ -185,19 +181,13 @@ class VllmEngine:
             difference = first_difference(receipts[0].digests, other.digests)
             if difference is not None:
                 raise ProofError(f"weight sync: engine workers 0 and {rank} differ: {difference}")
-        self._receipt_due = False
+        self._proven.receipt_read()
         unassigned = {name for receipt in receipts for name in receipt.unassigned}
         return WeightReceipt(receipts[0].digests, tuple(sorted(unassigned)))
 
     def accept(self, version: int) -> None:
-        """The caller vouches that the weights held now are policy ``version``.
-
-        Raises:
-            ProofError: nobody has looked at the receipt of the last update.
-        """
-        if self._receipt_due:
-            raise ProofError(f"version {version} cannot be accepted before its weights are proven")
-        self._accepted = version
+        """The caller vouches that the weights held now are policy ``version`` (ProvenVersion)."""
+        self._proven.accept(version)
 
     def sleep(self) -> None:
         """Give the GPU memory back: weights and KV cache are dropped, on CPU nothing happens.
@@ -206,7 +196,7 @@ class VllmEngine:
         rollouts is new weights. It samples again only after ``wake``, an update and ``accept``.
         """
         if self._can_sleep:
-            self._accepted, self._receipt_due = None, True
+            self._proven.weights_change()
             self._llm.sleep(level=2)
 
     def wake(self, tag: Literal["weights", "kv_cache"] | None = None) -> None:
@@ -226,7 +216,7 @@ class VllmEngine:
         )
 
     def _begin_update(self) -> None:
-        self._accepted, self._receipt_due = None, True
+        self._proven.weights_change()
         self._llm.collective_rpc("record_weights")
 
     def _end_update(self) -> None:

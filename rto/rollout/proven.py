@@ -1,0 +1,39 @@
+"""Which policy version an engine may sample from: none between a change of its weights and the
+proof of what it holds."""
+
+from __future__ import annotations
+
+from rto.errors import ProofError
+
+
+class ProvenVersion:
+    """Weights change, their receipt is read, the caller accepts them as a version."""
+
+    def __init__(self) -> None:
+        self._accepted: int | None = None
+        self._receipt_due = False
+
+    def weights_change(self) -> None:
+        self._accepted, self._receipt_due = None, True
+
+    def receipt_read(self) -> None:
+        self._receipt_due = False
+
+    def accept(self, version: int) -> None:
+        """The caller vouches that the weights held now are policy ``version``.
+
+        Raises:
+            ProofError: nobody has looked at the receipt of the last update.
+        """
+        if self._receipt_due:
+            raise ProofError(f"version {version} cannot be accepted before its weights are proven")
+        self._accepted = version
+
+    def require(self, version: int) -> None:
+        """
+        Raises:
+            ProofError: the engine does not hold ``version``.
+        """
+        if self._accepted != version:
+            held = "no proven weights" if self._accepted is None else f"version {self._accepted}"
+            raise ProofError(f"rollout asked for policy version {version}, engine has {held}")
