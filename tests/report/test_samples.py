@@ -136,7 +136,11 @@ def _found(run: Run) -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize("content", [b"x", gzip.compress(b"{"), gzip.compress(b'{"prompt": "p"}')])
+@pytest.mark.parametrize(
+    "content",
+    [b"x", gzip.compress(b"{"), gzip.compress(b'{"prompt": "p"}')],
+    ids=["no gzip", "no json", "no response"],
+)
 def test_a_damaged_rollout_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     run = read_run(write_run(tmp_path / "a", iterations=2), "a")
     (run.path / "rollouts" / "iter_000001.jsonl.gz").write_bytes(content)
