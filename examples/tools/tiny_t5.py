@@ -18,7 +18,7 @@ PAD, EOS, UNKNOWN = SPECIAL = ("<pad>", "</s>", "<unk>")
 """Ids 0, 1 and 2, as T5 has them; the decoder starts with <pad>."""
 
 
-def build(out: Path, texts: Iterable[str], *, vocabulary: int = 2000, seed: int = 0) -> None:
+def build(out: Path, texts: Iterable[str], *, vocabulary: int, seed: int = 0) -> None:
     """Write model and tokenizer to ``out``."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -64,9 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("feedback", type=Path)
+    parser.add_argument("--vocabulary", type=int, default=2000, help="pieces (default %(default)s)")
     arguments = parser.parse_args()
     texts = arguments.feedback.read_text(encoding="utf-8").splitlines()
-    build(arguments.out, texts)
+    build(arguments.out, texts, vocabulary=arguments.vocabulary)
     print(arguments.out)
 
 

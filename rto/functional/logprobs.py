@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 
@@ -56,14 +57,18 @@ def chunked_logprobs(
         )
 
     def of_chunk(hidden: Tensor, ids: Tensor, *ref_hidden: Tensor) -> TokenScores:
-        all_logprobs = _log_softmax(lm_head, hidden, temperature=temperature)
-        entropy = -(all_logprobs.exp() * all_logprobs).sum(-1) if with_entropy else None
-        kl = None
-        if reference is not None:
-            with torch.no_grad():
-                expected = _log_softmax(reference[1], *ref_hidden, temperature=temperature)
-            kl = (expected.exp() * (expected - all_logprobs)).sum(-1)
-        return TokenScores(all_logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropy, kl)
+        def logits() -> Tensor:
+            return _logits(lm_head, hidden, temperature=temperature)
+
+        if reference is None:
+            logprobs, entropy = _SelectedLogprobs.apply(logits(), ids, with_entropy)
+            return TokenScores(logprobs, entropy, None)
+        all_logprobs = _log_softmax(logits())
+        with torch.no_grad():
+            expected = _log_softmax(_logits(reference[1], *ref_hidden, temperature=temperature))
+        kl = (expected.exp() * (expected - all_logprobs)).sum(-1)
+        entropy = _entropy(all_logprobs) if with_entropy else None
+        return TokenScores(_gather(all_logprobs, ids), entropy, kl)
 
     count = num_chunks or max(1, math.ceil(len(ids) / chunk_size))
     inputs = [hidden, ids] if reference is None else [hidden, ids, reference[0]]
@@ -75,13 +80,55 @@ def chunked_logprobs(
     )
 
 
-def _log_softmax(head: Head, hidden: Tensor, *, temperature: float) -> Tensor:
-    """log_softmax keeps only its output for the backward; logsumexp and gather keep the logits
-    and two more chunks of gradient."""
+class _SelectedLogprobs(torch.autograd.Function):
+    """Log-softmax of logits [N, V] at ids [N], fp32, and its entropy where that is asked for.
+
+    With p the softmax, H the entropy, and g and h the gradients of the two results, the logits'
+    gradient is g (onehot - p) - h p (log p + H). It is written over the one fp32 [N, V] that the
+    forward pass keeps; autograd would hold that, a gradient of it and one of the gather.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, ids: Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        all_logprobs = _log_softmax(logits)
+        entropy = _entropy(all_logprobs) if with_entropy else None
+        ctx.save_for_backward(all_logprobs, ids, entropy)
+        ctx.dtype = logits.dtype
+        return _gather(all_logprobs, ids), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor, None, None]:
+        all_logprobs, ids, entropy = ctx.saved_tensors
+        grad, entropy_grad = grad_outputs[0].unsqueeze(-1), grad_outputs[1]
+        if entropy is None:
+            result = all_logprobs.exp_().mul_(-grad)
+        else:
+            weight = entropy.unsqueeze(-1).add(all_logprobs).mul_(entropy_grad.unsqueeze(-1))
+            result = all_logprobs.exp_().mul_(weight.add_(grad).neg_())
+        result.scatter_add_(-1, ids.unsqueeze(-1), grad)
+        return result.to(ctx.dtype), None, None
+
+
+def _logits(head: Head, hidden: Tensor, *, temperature: float) -> Tensor:
     logits = head(hidden)
-    if temperature != 1.0:
-        logits = logits.float() / temperature
+    return logits if temperature == 1.0 else logits.float() / temperature
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
     return logits.log_softmax(-1, dtype=torch.float32)
+
+
+def _gather(all_logprobs: Tensor, ids: Tensor) -> Tensor:
+    return all_logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+def _entropy(all_logprobs: Tensor) -> Tensor:
+    return -(all_logprobs.exp() * all_logprobs).sum(-1)
 
 
 def _map_chunks(

@@ -122,9 +122,11 @@ class ZeroEngine:
                 config=_config(settings),
                 dist_init_required=False,
             )
-        # Where the norm is measured here, gradients are reduced here too: once, before it.
-        self._engine.enable_backward_allreduce = not self._plain
         self._world_size = dist.get_world_size()
+        # Where the norm is measured here, gradients are reduced here too: once, before it. Whole
+        # gradients of one rank need no reducing; DeepSpeed would copy each of them.
+        alone = settings.zero_stage == 0 and self._world_size == 1
+        self._engine.enable_backward_allreduce = not (alone or self._plain)
 
     @property
     def device(self) -> torch.device:
@@ -220,7 +222,8 @@ class ZeroEngine:
         return self._settings.zero_stage == 0 and self._settings.dtype == "fp32"
 
     def _plain_grad_norm(self) -> float:
-        self._engine.buffered_allreduce_fallback()
+        if self._world_size > 1:
+            self._engine.buffered_allreduce_fallback()
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(nn.utils.get_total_norm(grads))
 

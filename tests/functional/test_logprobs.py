@@ -52,6 +52,31 @@ def test_values_and_gradients_equal_the_definition(chunk_size: int, temperature:
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("result", [0, 1], ids=["log-probs", "entropy"])
+def test_one_of_the_two_results_may_be_all_that_is_used(result: int):
+    grads = []
+    for chunked in (True, False):
+        hidden, head, ids = make()
+        if chunked:
+            results = chunked_logprobs(hidden, head, ids, with_entropy=True)
+        else:
+            results = naive(hidden, head, ids, 1.0)
+        used = results[result]
+        assert used is not None
+        (used * torch.arange(N)).sum().backward()
+        grads.append((hidden.grad, head.weight.grad))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_second_backward_pass_is_refused():
+    """The first one writes over what the forward pass kept."""
+    hidden, head, ids = make()
+    total = chunked_logprobs(hidden, head, ids).logprobs.sum()
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
 def test_entropy_comes_only_when_asked_for_and_log_probs_do_not_depend_on_it():
     hidden, head, ids = make()
     without, nothing, _ = chunked_logprobs(hidden, head, ids)
