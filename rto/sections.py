@@ -19,6 +19,19 @@ def require(ok: bool, message: str) -> None:
         raise UserError(message)
 
 
+LrScheduler = Literal[
+    "cosine_with_min_lr",
+    "cosine",
+    "cosine_with_restarts",
+    "linear",
+    "polynomial",
+    "inverse_sqrt",
+    "constant",
+    "constant_with_warmup",
+]
+"""The schedules of transformers.get_scheduler that need no more than the numbers of steps."""
+
+
 @dataclass(frozen=True)
 class Adam:
     lr: float = 1e-6
@@ -38,8 +51,7 @@ class Trained:
     model_name_or_path: str | None = None
     """Hub id or directory of the model to start from."""
     adam: Adam = field(default_factory=Adam)
-    lr_scheduler: str = "cosine_with_min_lr"
-    """Any name that transformers.get_scheduler knows."""
+    lr_scheduler: LrScheduler = "cosine_with_min_lr"
     lr_warmup_ratio: float = 0.03
     """Share of the run's optimizer steps spent warming up."""
     min_lr_ratio: float = 0.1

@@ -27,7 +27,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
-from rto.sections import Adam
+from rto.sections import Adam, LrScheduler
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EngineSettings:
     dtype: Literal["bf16", "fp32"]
     adam: Adam
     max_norm: float
-    scheduler: str
+    scheduler: LrScheduler
     warmup_steps: int
     total_steps: int
     min_lr_ratio: float
@@ -118,7 +118,7 @@ class ZeroEngine:
             self._engine, *_ = self._deepspeed.initialize(
                 model=self._module,
                 optimizer=_optimizer(module, settings),
-                lr_scheduler=lambda optimizer: _schedule(optimizer, settings),
+                lr_scheduler=lambda optimizer: learning_rate_schedule(optimizer, settings),
                 config=_config(settings),
                 dist_init_required=False,
             )
@@ -286,7 +286,7 @@ def _optimizer(module: nn.Module, settings: EngineSettings) -> torch.optim.Optim
     )
 
 
-def _schedule(optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+def learning_rate_schedule(optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
     floor = {"min_lr_rate": settings.min_lr_ratio} if "min_lr" in settings.scheduler else None
     try:
         return get_scheduler(

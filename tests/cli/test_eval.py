@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rto.cli.eval import main
 from rto.cli.eval_flags import JudgeSpec, Source, parse
 from rto.errors import UserError
+from tests.support.scripted_server import serving
 
 BASE = ["--model", "runs/x/last", "--prompts", "p.jsonl"]
 KEY = "sk-local-1"
@@ -87,34 +87,19 @@ def test_a_wrong_flag_is_one_line(argv: list[str], said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-class Judge(BaseHTTPRequestHandler):
+def judge(body: Any) -> str:
     """Prefers the answer that says "good", wherever it stands; says nothing of "odd" requests."""
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = request["messages"][-1]["content"]
-        first = asked.index("good") < asked.index("poor")
-        text = "I cannot say." if "odd" in asked else "[[A]]" if first else "[[B]]"
-        message = {"role": "assistant", "content": text}
-        body = {"choices": [{"message": message}], "usage": {"prompt_tokens": 1000}}
-        wrong = self.headers["Authorization"] != f"Bearer {KEY}"
-        content = json.dumps(body).encode()
-        self.send_response(401 if wrong else 200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    asked = body["messages"][-1]["content"]
+    first = asked.index("good") < asked.index("poor")
+    text = "I cannot say." if "odd" in asked else "[[A]]" if first else "[[B]]"
+    message = {"role": "assistant", "content": text}
+    return json.dumps({"choices": [{"message": message}], "usage": {"prompt_tokens": 1000}})
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(judge, path="/v1", token=KEY) as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
         (["--prompt"], "--generate.prompt takes one value, got 0"),
         (["--train.seed", "x"], 'Parser key "train.seed"'),
         (["--ds.zero_stage", "7"], 'Parser key "ds.zero_stage"'),
+        (["--actor.lr_scheduler", "cosin"], 'Parser key "actor.lr_scheduler"'),
         (["--ds.adam_offload", "maybe"], 'Parser key "ds.adam_offload"'),
         (["--reward.clip_range", "1,2,3"], 'Parser key "reward.clip_range"'),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +12,22 @@ import pytest
 from rto.data.templates import Message
 from rto.errors import JudgeError, UserError
 from rto.evaluation.endpoint import Endpoint, Usage
+from tests.support.scripted_server import (
+    Fault,
+    ScriptedServer,
+    hang_up,
+    says,
+    serving,
+    slow,
+    status,
+)
 
 KEY = "sk-secret-123"
-Fault = Callable[[BaseHTTPRequestHandler], None]
 
 
-class ScriptedServer(ThreadingHTTPServer):
-    """Answers each conversation with its last message; request i meets ``plan[i]``, if any."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan: list[Fault | None] = []
-        self.requests: list[dict[str, Any]] = []
-        self.times: list[float] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        server = self.server
-        assert isinstance(server, ScriptedServer)
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server.times.append(time.monotonic())
-        server.requests.append({"path": self.path, **request})
-        number = len(server.requests) - 1
-        fault = server.plan[number] if number < len(server.plan) else None
-        if self.headers["Authorization"] != f"Bearer {KEY}":
-            answer(self, 401, f"bad key {self.headers['Authorization']}")
-        elif fault is not None:
-            fault(self)
-        else:
-            answer(self, 200, completion(request["messages"][-1]["content"]))
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def answer(handler: BaseHTTPRequestHandler, code: int, body: str, **headers: str) -> None:
-    content = body.encode()
-    handler.send_response(code)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content)
+def last_message(body: Any) -> str:
+    """Answers each conversation with its last message."""
+    return completion(body["messages"][-1]["content"])
 
 
 def completion(text: object) -> str:
@@ -74,30 +36,10 @@ def completion(text: object) -> str:
     return json.dumps({"choices": [{"index": 0, "message": message}], "usage": usage})
 
 
-def says(body: str) -> Fault:
-    return lambda handler: answer(handler, 200, body)
-
-
-def status(code: int, body: str = "busy", **headers: str) -> Fault:
-    return lambda handler: answer(handler, code, body, **headers)
-
-
-def slow(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1.0)
-    handler.close_connection = True
-
-
-def hang_up(handler: BaseHTTPRequestHandler) -> None:
-    handler.close_connection = True
-
-
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
-    held = ScriptedServer()
-    threading.Thread(target=held.serve_forever, daemon=True).start()
-    yield held
-    held.shutdown()
-    held.server_close()
+    with serving(last_message, path="/v1", token=KEY) as scripted:
+        yield scripted
 
 
 def endpoint(server: ScriptedServer, **changed: Any) -> Endpoint:
@@ -137,9 +79,9 @@ def test_good_answers_come_in_order_with_what_they_took(
     assert usage == Usage(prompt_tokens=90, completion_tokens=18, num_asked=9)
     assert usage.cost((2.0, 10.0)) == pytest.approx((90 * 2 + 18 * 10) / 1e6)
     assert steps == [(i, 9) for i in range(1, 10)]
-    assert server.requests[0]["path"] == "/v1/chat/completions"
+    assert server.requests[0].path == "/v1/chat/completions"
     # An option that is null is not sent.
-    assert server.requests[0].keys() == {"path", "model", "messages", "temperature"}
+    assert server.requests[0].body.keys() == {"model", "messages", "temperature"}
 
 
 def test_what_was_answered_is_not_asked_again(server: ScriptedServer, tmp_path: Path) -> None:
@@ -157,7 +99,7 @@ def test_what_was_answered_is_not_asked_again(server: ScriptedServer, tmp_path: 
 @pytest.mark.parametrize(
     "fault",
     [
-        *(status(429), status(500), slow, hang_up),
+        *(status(429), status(500), slow(1.0), hang_up),
         *(says("<html>"), says("{}"), says('{"choices": []}'), says(completion(["x"]))),
     ],
     ids=["429", "500", "slow", "hang_up", "html", "empty", "no_choice", "no_text"],

@@ -3,126 +3,42 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from rto.errors import RewardProtocolError, UserError
 from rto.scoring.http import RemoteReward, retry_after
+from tests.support.scripted_server import (
+    Fault,
+    ScriptedServer,
+    cut,
+    drip,
+    hang_up,
+    says,
+    serving,
+    slow,
+    status,
+)
 
 QUERIES = ["p a", "p bb", "p ccc", "q dddd", "q \udc80"]
 PROMPTS = ["p", "p", "p", "q", "q"]
 LABELS = ["x", None, "y", None, "z"]
 REWARDS = [3.0, 4.0, 5.0, 6.0, 3.0]
 
-Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
 
-
-class ScriptedServer(ThreadingHTTPServer):
-    """Rewards each query with its length; request number i meets ``plan[i]`` first, if any."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan: list[Fault | None] = []
-        self.requests: list[dict[str, Any]] = []
-        self.token: str | None = None
-        self.times: list[float] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/get_reward"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        server = self.server
-        assert isinstance(server, ScriptedServer)
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server.times.append(time.monotonic())
-        server.requests.append({**request, "headers": dict(self.headers)})
-        rewards = [float(len(query)) for query in request["query"]]
-        good = json.dumps({"rewards": rewards}).encode()
-        number = len(server.requests) - 1
-        fault = server.plan[number] if number < len(server.plan) else None
-        if server.token and self.headers["Authorization"] != f"Bearer {server.token}":
-            answer(self, 401, b"{}")
-        elif fault is not None:
-            fault(self, good)
-        else:
-            answer(self, 200, good)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def answer(handler: BaseHTTPRequestHandler, code: int, body: bytes, **headers: str) -> None:
-    handler.send_response(code)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-def status(code: int, **headers: str) -> Fault:
-    return lambda handler, good: answer(handler, code, b"busy\x1b[31m", **headers)
-
-
-def says(body: str) -> Fault:
-    return lambda handler, good: answer(handler, 200, body.encode())
-
-
-def cut(handler: BaseHTTPRequestHandler, good: bytes) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(good)))
-    handler.end_headers()
-    handler.wfile.write(good[:-7])
-    handler.close_connection = True
-
-
-def hang_up(handler: BaseHTTPRequestHandler, good: bytes) -> None:
-    handler.close_connection = True
-
-
-def slow(seconds: float) -> Fault:
-    def fault(handler: BaseHTTPRequestHandler, good: bytes) -> None:
-        time.sleep(seconds)
-        handler.close_connection = True
-
-    return fault
-
-
-def drip(handler: BaseHTTPRequestHandler, good: bytes) -> None:
-    """A byte every 50 ms: no single read ever times out."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "10000")
-    handler.end_headers()
-    for _ in range(100):
-        time.sleep(0.05)
-        try:
-            handler.wfile.write(b" ")
-        except OSError:
-            return
+def lengths(body: Any) -> str:
+    """Rewards each query with its length."""
+    return json.dumps({"rewards": [float(len(query)) for query in body["query"]]})
 
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
-    scripted = ScriptedServer()
-    thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield scripted
-    scripted.shutdown()
-    thread.join()
-    scripted.server_close()
+    with serving(lengths, path="/get_reward") as scripted:
+        yield scripted
 
 
 def client(server: ScriptedServer, **changes: Any) -> RemoteReward:
@@ -132,14 +48,22 @@ def client(server: ScriptedServer, **changes: Any) -> RemoteReward:
 
 def test_sends_openrlhfs_fields_in_batches(server: ScriptedServer) -> None:
     assert client(server)(QUERIES, PROMPTS, LABELS) == REWARDS
-    assert [request["query"] for request in server.requests] == [
+    assert [request.body["query"] for request in server.requests] == [
         QUERIES[0:2],
         QUERIES[2:4],
         QUERIES[4:5],
     ]
-    assert [request["prompts"] for request in server.requests] == [["p", "p"], ["p", "q"], ["q"]]
-    assert [request["labels"] for request in server.requests] == [["x", None], ["y", None], ["z"]]
-    assert "Authorization" not in server.requests[0]["headers"]
+    assert [request.body["prompts"] for request in server.requests] == [
+        ["p", "p"],
+        ["p", "q"],
+        ["q"],
+    ]
+    assert [request.body["labels"] for request in server.requests] == [
+        ["x", None],
+        ["y", None],
+        ["z"],
+    ]
+    assert "Authorization" not in server.requests[0].headers
 
 
 def test_no_queries_send_nothing(server: ScriptedServer) -> None:
@@ -201,7 +125,7 @@ def test_a_lasting_fault_ends_within_the_deadline(server: ScriptedServer, fault:
 
 
 def test_nobody_listens() -> None:
-    gone = ScriptedServer()
+    gone = ScriptedServer(lengths, path="/get_reward")
     gone.server_close()
     with pytest.raises(RewardProtocolError, match=r"no answer within .*ConnectError"):
         client(gone, timeout=0.5)(QUERIES, PROMPTS, LABELS)
