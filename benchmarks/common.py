@@ -18,6 +18,8 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "bench"
 GIB = 1024**3
+ENVIRONMENT = dict(os.environ)
+"""As it was given: what a run of ours sets for its actors is not the peers'."""
 
 
 @dataclass(frozen=True)

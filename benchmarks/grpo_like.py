@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import ROOT, WORK, Figure, Options, script, story_prompts
+from benchmarks.common import ENVIRONMENT, ROOT, WORK, Figure, Options, script, story_prompts
 from rto.config import RunConfig
 from rto.sections import Actor, Adam, Data, Reward, RolloutSection, Train
 from rto.sections_methods import KL, Algo
@@ -104,7 +104,7 @@ def through_trl(path: Path, steps: int) -> tuple[float, float]:
             "kl_coef": KL_COEF,
         }
         command = [sys.executable, "-m", "benchmarks.trl_grpo", json.dumps(settings)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
         seen = json.loads((Path(folder) / "seen.json").read_text(encoding="utf-8"))
     return statistics.median(seen["seconds"][1:]), statistics.mean(seen["lengths"][1:])
 

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-from benchmarks.common import GIB, ROOT, WORK, Figure, Options, script
+from benchmarks.common import ENVIRONMENT, GIB, ROOT, WORK, Figure, Options, script
 from rto.config import RunConfig
 from rto.data.feedback import load_feedback
 from rto.sections import Actor, Adam, Data, RolloutSection, Train
@@ -152,7 +152,7 @@ def through_trl(name: Name, path: Path, rows: Path, *, steps: int) -> tuple[floa
             "beta": BETA,
         }
         command = [sys.executable, "-m", "benchmarks.trl_preference", json.dumps(settings)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
         seen = json.loads((Path(folder) / "seen.json").read_text(encoding="utf-8"))
     return statistics.mean(seen["seconds"][1:]), seen["peak"]
 

@@ -122,6 +122,7 @@ def compare(plan: Plan) -> dict[str, Row]:
     from rto.cluster import launch
     from rto.cluster.session import warm_actors
     from rto.evaluation.compare import differences, plot, summarise, write_json
+    from rto.models.device import device_type
     from rto.tracking.run_folder import versions
 
     plan.root.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,10 @@ def compare(plan: Plan) -> dict[str, Row]:
     quiet(plan.root / "logs")
     runs = list(planned_runs(plan))
     base = parse_run("train", plan.base).config
-    started = launch.start(base.ray, num_actors=MOST_ACTORS, log_dir=plan.root / "logs")
+    device = device_type(base.train.device)
+    started = launch.start(
+        base.ray, device=device, num_actors=MOST_ACTORS, log_dir=plan.root / "logs"
+    )
     try:
         with warm_actors():
             for number, run in enumerate(runs, 1):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_server import serving
 
 from rto.cli.eval import main
 from rto.cli.eval_flags import JudgeSpec, Source, parse
 from rto.errors import UserError
-from tests.support.scripted_server import serving
 
 BASE = ["--model", "runs/x/last", "--prompts", "p.jsonl"]
 KEY = "sk-local-1"

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from rto.data.templates import Message
-from rto.errors import JudgeError, UserError
-from rto.evaluation.endpoint import Endpoint, Usage
-from tests.support.scripted_server import (
+from scripted_server import (
     Fault,
     ScriptedServer,
     hang_up,
@@ -21,6 +17,10 @@ from tests.support.scripted_server import (
     slow,
     status,
 )
+
+from rto.data.templates import Message
+from rto.errors import JudgeError, UserError
+from rto.evaluation.endpoint import Endpoint, Usage
 
 KEY = "sk-secret-123"
 

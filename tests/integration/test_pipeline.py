@@ -6,10 +6,12 @@ what the runs left behind.
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import ipaddress
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -158,6 +160,15 @@ class Trained:
         )
 
 
+MALLINFO = [
+    (name, ctypes.c_size_t)
+    for name in (
+        *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+        *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+    )
+]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
@@ -212,6 +223,22 @@ def live(trained: Trained) -> Iterator[Live]:
     prepared = prepare_online(config, partial(build, "rto", mode="online"))
     with session(config, prepared.plan, logs=trained.root) as actors:
         yield Live(prepared, build_pipeline(prepared, actors))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
+def test_actors_on_a_cpu_keep_the_memory_that_they_free(cluster: None) -> None:
+    size = 2**27
+
+    @ray.remote(num_cpus=0)
+    def free_bytes() -> int:
+        """In the heap, after a tensor of ``size`` bytes is gone."""
+        info = type("mallinfo2", (ctypes.Structure,), {"_fields_": MALLINFO})
+        torch.ones(size, dtype=torch.uint8)
+        libc = ctypes.CDLL(None)
+        libc.mallinfo2.restype = info
+        return libc.mallinfo2().fordblks
+
+    assert ray.get(free_bytes.remote()) >= size
 
 
 def test_sft_moves_the_weights_and_leaves_a_model(trained: Trained) -> None:

@@ -9,10 +9,7 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-
-from rto.errors import RewardProtocolError, UserError
-from rto.scoring.http import RemoteReward, retry_after
-from tests.support.scripted_server import (
+from scripted_server import (
     Fault,
     ScriptedServer,
     cut,
@@ -23,6 +20,9 @@ from tests.support.scripted_server import (
     slow,
     status,
 )
+
+from rto.errors import RewardProtocolError, UserError
+from rto.scoring.http import RemoteReward, retry_after
 
 QUERIES = ["p a", "p bb", "p ccc", "q dddd", "q \udc80"]
 PROMPTS = ["p", "p", "p", "q", "q"]

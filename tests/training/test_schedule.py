@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import get_args
 
 import pytest
 import torch
 
-from rto.sections import LrScheduler
-from rto.training.deepspeed import learning_rate_schedule
-from tests.training.ranks import SETTINGS
+from rto.sections import Adam, LrScheduler
+from rto.training.deepspeed import EngineSettings, learning_rate_schedule
 
 WARMUP, TOTAL = 5, 20
 
@@ -18,9 +16,10 @@ WARMUP, TOTAL = 5, 20
 def rates(name: LrScheduler) -> list[float]:
     """Of a rate of 1, before each step and after the last."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    settings = dataclasses.replace(
-        SETTINGS, scheduler=name, warmup_steps=WARMUP, total_steps=TOTAL, min_lr_ratio=0.1
-    )
+    settings = EngineSettings(
+        zero_stage=0, dtype="fp32", adam=Adam(), max_norm=1.0, scheduler=name,
+        warmup_steps=WARMUP, total_steps=TOTAL, min_lr_ratio=0.1, device="cpu",
+    )  # fmt: skip
     schedule = learning_rate_schedule(optimizer, settings)
     found = [schedule.get_last_lr()[0]]
     for _ in range(TOTAL):
