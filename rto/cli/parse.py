@@ -126,7 +126,9 @@ def normalise(argv: Sequence[str]) -> list[str]:
             prompts += values or [_single(name, values)]
             continue
         hint = bool if name == "dry_run" else fields.get(name, str)
-        result.append(f"--{name}={_value(name, hint, values)}")
+        value = _value(name, hint, values)
+        _check_choice(f"--{name}", hint, value)
+        result.append(f"--{name}={value}")
     if prompts:
         result.append(f"--{PROMPT}={_yaml_list(prompts)}")
     return [*files, *result]
@@ -137,6 +139,22 @@ def nearest(name: str, *, prefix: str) -> str:
     known = [*known_fields(), *ALIASES, "config", "dry_run"]
     near = difflib.get_close_matches(name, known, 1, 0.6)
     return f": did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _check_choice(shown: str, hint: Any, value: object) -> None:
+    """Refuse a value that is not among those a field takes, where they can be counted."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    literals = [
+        option
+        for option in (typing.get_args(hint) if is_union else (hint,))
+        if typing.get_origin(option) is typing.Literal
+    ]
+    choices = [str(choice) for literal in literals for choice in typing.get_args(literal)]
+    if not choices or value is None or str(value) in [*choices, "null"]:
+        return
+    near = difflib.get_close_matches(str(value), choices, 1, 0.6)
+    advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(choices)}"
+    raise UserError(f"{shown} is {str(value)!r:.60}: {advice}")
 
 
 def _take_values(tokens: list[str]) -> list[str]:
@@ -199,19 +217,20 @@ def _check_config_file(path: str) -> None:
         raise UserError(f"--config {path}: the file is empty")
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: expected sections like `actor:`, got {content!r:.60}")
-    for name in _leaves(content, ""):
+    for name, value in _leaves(content, ""):
         if name not in known_fields():
             raise UserError(f"{path}: unknown key {name}{nearest(name, prefix='')}")
+        _check_choice(f"{path}: {name}", known_fields()[name], value)
 
 
-def _leaves(content: dict[str, Any], prefix: str) -> Iterator[str]:
+def _leaves(content: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     sections = {name.rsplit(".", depth)[0] for name in known_fields() for depth in (1, 2)}
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and name in sections:
             yield from _leaves(value, name + ".")
         else:
-            yield name
+            yield name, value
 
 
 def _plain(value: Any) -> Any:

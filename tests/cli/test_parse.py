@@ -174,8 +174,9 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
         (["--data.dataset"], "--data.dataset needs at least one value"),
         (["--prompt"], "--generate.prompt takes one value, got 0"),
         (["--train.seed", "x"], 'Parser key "train.seed"'),
-        (["--ds.zero_stage", "7"], 'Parser key "ds.zero_stage"'),
-        (["--actor.lr_scheduler", "cosin"], 'Parser key "actor.lr_scheduler"'),
+        (["--ds.zero_stage", "7"], "--ds.zero_stage is '7': expected 0, 1, 2, 3"),
+        (["--algo.kl.estimator", "k4"], "--algo.kl.estimator is 'k4': expected k1, k2, k3"),
+        (["--actor.lr_scheduler", "cosin"], "is 'cosin': did you mean cosine?"),
         (["--ds.adam_offload", "maybe"], 'Parser key "ds.adam_offload"'),
         (["--reward.clip_range", "1,2,3"], 'Parser key "reward.clip_range"'),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
@@ -196,6 +197,7 @@ def test_a_wrong_flag_is_one_line(argv: list[str], said: str) -> None:
         ("- 1", "expected sections like `actor:`"),
         ("a: [", "not YAML"),
         ("train: {seed: x}", "train.seed"),
+        ("ds: {param_dtype: bf61}", "run.yaml: ds.param_dtype is 'bf61': did you mean bf16?"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
