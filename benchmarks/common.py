@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -116,6 +117,15 @@ def story_prompts() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), "utf-8")
     return path
+
+
+def peer(module: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a peer's script of this folder saw, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = json.dumps({**settings, "output_dir": folder})
+        command = [sys.executable, "-m", f"benchmarks.{module}", given]
+        subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
+        return json.loads((Path(folder) / "seen.json").read_text(encoding="utf-8"))
 
 
 def script(measure: Callable[[Options], Sequence[Figure]]) -> None:

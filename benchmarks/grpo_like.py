@@ -11,12 +11,9 @@ import functools
 import json
 import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-from benchmarks.common import ENVIRONMENT, ROOT, WORK, Figure, Options, script, story_prompts
+from benchmarks.common import WORK, Figure, Options, peer, script, story_prompts
 from rto.config import RunConfig
 from rto.sections import Actor, Adam, Data, Reward, RolloutSection, Train
 from rto.sections_methods import KL, Algo
@@ -91,21 +88,17 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
 
 def through_trl(path: Path, steps: int) -> tuple[float, float]:
     """The same two figures, from a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "model": str(path.absolute()),
-            "prompts": str(story_prompts()),
-            "output_dir": folder,
-            "steps": 1 + steps,
-            "samples": SAMPLES,
-            "group_size": GROUP_SIZE,
-            "new_tokens": NEW_TOKENS,
-            "learning_rate": LEARNING_RATE,
-            "kl_coef": KL_COEF,
-        }
-        command = [sys.executable, "-m", "benchmarks.trl_grpo", json.dumps(settings)]
-        subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
-        seen = json.loads((Path(folder) / "seen.json").read_text(encoding="utf-8"))
+    settings = {
+        "model": str(path.absolute()),
+        "prompts": str(story_prompts()),
+        "steps": 1 + steps,
+        "samples": SAMPLES,
+        "group_size": GROUP_SIZE,
+        "new_tokens": NEW_TOKENS,
+        "learning_rate": LEARNING_RATE,
+        "kl_coef": KL_COEF,
+    }
+    seen = peer("trl_grpo", settings)
     return statistics.median(seen["seconds"][1:]), statistics.mean(seen["lengths"][1:])
 
 

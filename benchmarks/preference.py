@@ -14,9 +14,6 @@ import json
 import random
 import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-from benchmarks.common import ENVIRONMENT, GIB, ROOT, WORK, Figure, Options, script
+from benchmarks.common import GIB, WORK, Figure, Options, peer, script
 from rto.config import RunConfig
 from rto.data.feedback import load_feedback
 from rto.sections import Actor, Adam, Data, RolloutSection, Train
@@ -139,21 +136,17 @@ def high_water(pid: int) -> float:
 
 def through_trl(name: Name, path: Path, rows: Path, *, steps: int) -> tuple[float, float]:
     """Seconds of a step and the peak in bytes, from a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "method": name,
-            "model": str(path.absolute()),
-            "rows": str(rows),
-            "output_dir": folder,
-            "steps": steps,
-            "batch": BATCH,
-            "max_len": MAX_LEN,
-            "learning_rate": LEARNING_RATE,
-            "beta": BETA,
-        }
-        command = [sys.executable, "-m", "benchmarks.trl_preference", json.dumps(settings)]
-        subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
-        seen = json.loads((Path(folder) / "seen.json").read_text(encoding="utf-8"))
+    settings = {
+        "method": name,
+        "model": str(path.absolute()),
+        "rows": str(rows),
+        "steps": steps,
+        "batch": BATCH,
+        "max_len": MAX_LEN,
+        "learning_rate": LEARNING_RATE,
+        "beta": BETA,
+    }
+    seen = peer("trl_preference", settings)
     return statistics.mean(seen["seconds"][1:]), seen["peak"]
 
 

@@ -143,12 +143,7 @@ def nearest(name: str, *, prefix: str) -> str:
 
 def _check_choice(shown: str, hint: Any, value: object) -> None:
     """Refuse a value that is not among those a field takes, where they can be counted."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    literals = [
-        option
-        for option in (typing.get_args(hint) if is_union else (hint,))
-        if typing.get_origin(option) is typing.Literal
-    ]
+    literals = (option for option in _options(hint) if typing.get_origin(option) is typing.Literal)
     choices = [str(choice) for literal in literals for choice in typing.get_args(literal)]
     if not choices or value is None or str(value) in [*choices, "null"]:
         return
@@ -192,8 +187,13 @@ def _yaml_list(items: list[str]) -> str:
 
 
 def _is_list(hint: Any) -> bool:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return any(typing.get_origin(option) in (list, tuple) for option in options)
+    return any(typing.get_origin(option) in (list, tuple) for option in _options(hint))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; a type that is none stands alone."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
 
 
 def _walk(cls: type, prefix: str) -> Iterator[tuple[str, Any]]:

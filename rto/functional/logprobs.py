@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -56,16 +57,15 @@ def chunked_logprobs(
             "expected [N, H] and [N]"
         )
 
-    def of_chunk(hidden: Tensor, ids: Tensor, *ref_hidden: Tensor) -> TokenScores:
-        def logits() -> Tensor:
-            return _logits(lm_head, hidden, temperature=temperature)
+    logits = functools.partial(_logits, temperature=temperature)
 
+    def of_chunk(hidden: Tensor, ids: Tensor, *ref_hidden: Tensor) -> TokenScores:
         if reference is None:
-            logprobs, entropy = _SelectedLogprobs.apply(logits(), ids, with_entropy)
+            logprobs, entropy = _SelectedLogprobs.apply(logits(lm_head, hidden), ids, with_entropy)
             return TokenScores(logprobs, entropy, None)
-        all_logprobs = _log_softmax(logits())
+        all_logprobs = _log_softmax(logits(lm_head, hidden))
         with torch.no_grad():
-            expected = _log_softmax(_logits(reference[1], *ref_hidden, temperature=temperature))
+            expected = _log_softmax(logits(reference[1], *ref_hidden))
         kl = (expected.exp() * (expected - all_logprobs)).sum(-1)
         entropy = _entropy(all_logprobs) if with_entropy else None
         return TokenScores(_gather(all_logprobs, ids), entropy, kl)

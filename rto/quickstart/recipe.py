@@ -63,10 +63,10 @@ def main(argv: Sequence[str]) -> int:
     root = Path("runs/quickstart")
     prepare(root, seed=arguments.seed)
     config = stage_config("rto", root / "rto")
-    # One local cluster for all stages; each brings its actors and takes them away again.
     from rto.models.device import device_type
 
     device = device_type(config.train.device)
+    # One local cluster for all stages; each brings its actors and takes them away again.
     launch.start(config.ray, device=device, num_actors=MOST_ACTORS, log_dir=root / "logs")
     try:
         seconds = {stage: run_stage(stage, root / stage) for stage in STAGES}
