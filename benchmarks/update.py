@@ -84,6 +84,7 @@ class Ours:
             max_sequences=None,
             seed=0,
             epoch=0,
+            packs=self.rank.packs,
         )
         chosen, local = rank_share(steps, 0)
         norms = loss_norms(self.batch, steps)

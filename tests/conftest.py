@@ -114,8 +114,8 @@ def build_tiny_t5(folder: Path, words: Sequence[str] = WORDS, *, scaled: bool = 
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = T5ForConditionalGeneration(config)
-    if not scaled:
-        model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokenizer), 32) * 0.2)
+        if not scaled:
+            model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokenizer), 32) * 0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -87,6 +87,9 @@ class TrainerActor:
             extras=spec.extras,
         )
 
+    def packs(self) -> bool:
+        return self.rank.packs
+
     def update(
         self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm],
         extra: Objective | None = None, role: Role | None = None,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from rto.cluster.groups import ActorGroup, Pending
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.sharding import unshard
-from rto.data.microbatch import PromptSharing
 from rto.protocols import Targets
 from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
@@ -27,8 +26,6 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
-    sharing_width: int | None = None
-    """Of the policy (see ``rto.models.policy``), as far as its config tells."""
     one_step: bool = False
     """A batch is one optimizer step: its forward is asked for as the policy's score."""
 
@@ -43,6 +40,7 @@ class ClusterLearner:
     freezing_steps: int = -1
     ptx: PretrainMix | None = None
     updates: int = 0
+    _packs: dict[str, bool] = field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, ActorGroup]:
@@ -76,8 +74,7 @@ class ClusterLearner:
     ) -> tuple[Pending, list[list[int]]]:
         """The running update and the rows of each rank."""
         tokens = batch.tokens
-        is_policy = group is self.policy
-        sharing = PromptSharing.of(tokens, self.plan.sharing_width if is_policy else None)
+        is_policy, packs = group is self.policy, self._reads_packed(group)
         steps: list[OptimizerStep] = []
         for epoch in range(self.plan.epochs):
             steps += plan_update(
@@ -90,7 +87,7 @@ class ClusterLearner:
                 seed=self.plan.seed + self.updates,
                 epoch=epoch,
                 whole_groups=method.whole_groups,
-                sharing=sharing,
+                packs=packs,
             )
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]
@@ -102,6 +99,12 @@ class ClusterLearner:
         ]
         return group.start_each("update", arguments), [rows for rows, _ in shares]
 
+    def _reads_packed(self, group: ActorGroup) -> bool:
+        """Whether the group's model reads rows without padding: only the loaded model knows."""
+        if group.name not in self._packs:
+            self._packs[group.name] = all(group.call("packs"))
+        return self._packs[group.name]
+
     def _extras(self, num_steps: int, num_ranks: int) -> Sequence[Objective | None]:
         """The ptx objective of each rank, where there is one."""
         if self.ptx is None or self.plan.batch_size is None:
@@ -112,6 +115,7 @@ class ClusterLearner:
             batch_size=self.plan.batch_size,
             num_ranks=num_ranks,
             max_tokens=self.plan.max_tokens,
+            packs=self._reads_packed(self.policy),
         )
 
 

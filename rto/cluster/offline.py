@@ -26,7 +26,6 @@ from rto.data.intake import Intake
 from rto.data.offline import OfflineBatches
 from rto.functional.segments import within_group_correlation
 from rto.loop import fit
-from rto.models.families import expected_sharing_width
 from rto.models.load import write_reward_constants
 from rto.protocols import Feedback, Method, Output, Targets
 from rto.tracking.console import LiveConsole
@@ -258,9 +257,6 @@ def _update_plan(config: RunConfig, feedback: Feedback) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=1,
         seed=config.train.seed,
-        sharing_width=expected_sharing_width(
-            str(config.actor.model_name_or_path), config.ds.attn_implementation
-        ),
         one_step=feedback == "rewards",
     )
 

@@ -24,7 +24,6 @@ from rto.data.intake import Intake
 from rto.data.sampler import PromptSampler
 from rto.functional.observe import OBSERVED
 from rto.loop import train
-from rto.models.families import expected_sharing_width
 from rto.models.load import is_encoder_decoder
 from rto.protocols import Method
 from rto.rollout.requests import Sampling
@@ -189,9 +188,6 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=config.train.max_epochs,
         seed=config.train.seed,
-        sharing_width=expected_sharing_width(
-            str(config.actor.model_name_or_path), config.ds.attn_implementation
-        ),
         one_step=config.steps_per_iteration == 1,
     )
 

@@ -27,7 +27,14 @@ class PretrainMix:
     seed: int
 
     def objectives(
-        self, update: int, *, num_steps: int, batch_size: int, num_ranks: int, max_tokens: int
+        self,
+        update: int,
+        *,
+        num_steps: int,
+        batch_size: int,
+        num_ranks: int,
+        max_tokens: int,
+        packs: bool = False,
     ) -> list[Objective]:
         """One objective per rank: ``num_steps`` optimizer steps of ``batch_size`` rows."""
         count = num_steps * batch_size
@@ -48,6 +55,7 @@ class PretrainMix:
             max_sequences=None,
             seed=self.seed,
             epoch=update,
+            packs=packs,
         )
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(num_ranks)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,12 @@ from torch import Tensor
 
 from rto.cluster.scorer import ClusterScorer
 from rto.config import RunConfig
+from rto.data.arrow import Chained
 from rto.data.examples import Example, Rated, collate_groups
 from rto.data.groups import Groups
 from rto.data.keys import digest, numbered
 from rto.data.rated import unrelated_rows
-from rto.data.reference_cache import cache_path, load_logprobs, save_logprobs
+from rto.data.reference_cache import cache_path, load_logprobs, saving_logprobs
 from rto.types import Role, ScoredBatch, TokenBatch
 
 CHUNK = 256
@@ -37,20 +40,30 @@ class Reference:
     pad_token_id: int
     progress: Progress
 
-    def logprobs(self, rows: Sequence[Example]) -> Sequence[Tensor]:
-        """Log-probs [T_i] of each row's response."""
+    def logprobs(self, *parts: Sequence[Example]) -> list[Sequence[Tensor]]:
+        """Log-probs [T_i] of each row's response, for each of the parts.
+
+        What no file holds is computed together: rows of several parts may have one prompt.
+        """
+        paths = [self._path(rows) for rows in parts]
+        missing = {path: part for path, part in zip(paths, parts, strict=True) if not path.exists()}
+        if missing:
+            rows = Chained(*missing.values())
+            with contextlib.ExitStack() as files:
+                write = [files.enter_context(saving_logprobs(*item)) for item in missing.items()]
+                for index, known in self._compute(rows):
+                    part, row = rows.find(index)
+                    write[part](row, known)
+        return [load_logprobs(path, part) for path, part in zip(paths, parts, strict=True)]
+
+    def _path(self, rows: Sequence[Example]) -> Path:
         ds = self.config.ds
-        path = cache_path(
+        return cache_path(
             self.config.data.cache_dir,
             model=str(self.config.reference_path),
             precision=f"{ds.param_dtype} {ds.load_in_4bit} {self.config.rollout.temperature}",
             rows=rows,
         )
-        if not path.exists():
-            save_logprobs(path, rows, self._compute(rows))
-        found = load_logprobs(path, rows)
-        assert found is not None
-        return found
 
     def _compute(self, rows: Sequence[Example]) -> Iterator[tuple[int, Tensor]]:
         """(row, its log-probs), in the order of computation."""
@@ -155,20 +168,23 @@ def store(
     wanted = rows.of(visited)
     places = np.full(len(rows), -1)
     places[wanted] = np.arange(len(wanted))
-    known = unrelated = None
+    parts: dict[Role, Sequence[Example]] = {}
+    mismatched = None
     if Role.REFERENCE in roles:
-        known = Known(reference.logprobs(groups.select(visited).rows), places)
+        parts[Role.REFERENCE] = groups.select(visited).rows
     if Role.UNRELATED in roles:
         mismatched = unrelated_rows(groups, max_len=reference.config.data.max_len)
-        unrelated = mismatched, Known(reference.logprobs(mismatched.select(wanted)), places)
+        parts[Role.UNRELATED] = mismatched.select(wanted)
+    found = dict(zip(parts, reference.logprobs(*parts.values()), strict=True))
+    known = {role: Known(logprobs, places) for role, logprobs in found.items()}
     return StoredScores(
         groups=groups,
         roles=roles,
         scorer=scorer,
         pad_token_id=reference.pad_token_id,
         starts=rows.starts,
-        reference=known,
-        unrelated=unrelated,
+        reference=known.get(Role.REFERENCE),
+        unrelated=None if mismatched is None else (mismatched, known[Role.UNRELATED]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import tempfile
@@ -69,3 +70,23 @@ class Lazy(Sequence[T_co]):
     def __getitem__(self, index: int | slice) -> T_co | list[T_co]:
         places = range(len(self))[index]
         return self.item(places) if isinstance(places, int) else [self.item(i) for i in places]
+
+
+class Chained(Lazy[T_co]):
+    """Sequences end to end."""
+
+    def __init__(self, *parts: Sequence[T_co]) -> None:
+        self.parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def item(self, index: int) -> T_co:
+        part, place = self.find(index)
+        return self.parts[part][place]
+
+    def find(self, index: int) -> tuple[int, int]:
+        """The part that holds an item, and where."""
+        part = bisect.bisect_right(self._ends, index)
+        return part, index - self._ends[part] + len(self.parts[part])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,8 @@ def fingerprint(model: str) -> str:
     return f"{folder.resolve()} {stats}"
 
 
-def load_logprobs(path: Path, rows: Sequence[Example]) -> LogProbs | None:
-    """Log-probs of the rows, where the file is there."""
-    if not path.exists():
-        return None
+def load_logprobs(path: Path, rows: Sequence[Example]) -> LogProbs:
+    """Log-probs of the rows that the file was written for."""
     try:
         file = safe_open(path, "pt")
     except SafetensorError as error:
@@ -74,10 +73,9 @@ def load_logprobs(path: Path, rows: Sequence[Example]) -> LogProbs | None:
     return LogProbs(file, _starts(rows))
 
 
-def save_logprobs(
-    path: Path, rows: Sequence[Example], computed: Iterable[tuple[int, Tensor]]
-) -> None:
-    """Write the log-probs [T_i] of each row as they come, with its number and in any order.
+@contextmanager
+def saving_logprobs(path: Path, rows: Sequence[Example]) -> Iterator[Callable[[int, Tensor], None]]:
+    """A function that writes the log-probs [T_i] of the row with a number, in any order.
 
     The file appears whole or not at all: another run may look for it meanwhile.
     """
@@ -88,9 +86,12 @@ def save_logprobs(
     try:
         with draft.open("wb") as file:
             file.write(head)
-            for row, logprobs in computed:
+
+            def write(row: int, logprobs: Tensor) -> None:
                 file.seek(len(head) + 4 * int(starts[row]))
                 file.write(logprobs.float().numpy().tobytes())
+
+            yield write
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

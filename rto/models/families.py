@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rto.models.causal import CausalPolicy, sharing_width
+from rto.models.causal import CausalPolicy
 from rto.models.heads import PromptValue, TokenValue
 from rto.models.load import (
     is_encoder_decoder,
-    load_config,
     load_language_model,
     load_scalar_model,
     load_value_model,
@@ -22,12 +21,6 @@ def load_policy(path: str, *, value_head: bool = False, **options: Any) -> Polic
     model = load_language_model(path, **options)
     family = Seq2SeqPolicy if is_encoder_decoder(path) else CausalPolicy
     return family(model, value_head=value_head)
-
-
-def expected_sharing_width(path: str, attn_implementation: str) -> int | None:
-    """``sharing_width`` of the policy that ``load_policy`` would build, read off its config."""
-    config = load_config(path)
-    return None if config.is_encoder_decoder else sharing_width(config, attn_implementation)
 
 
 def load_critic(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rto.models.packing import pack, pack_prompts, unpack
+from rto.models.decoder import Decoder
+from rto.models.packing import pack_prompts, unpack
 from rto.models.policy import unwrapped
 from rto.models.seq2seq import masked_rows_mean
 from rto.types import TokenBatch
@@ -27,14 +28,13 @@ class SequenceReward(nn.Module):
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         super().__init__()
         self.model = model
+        self._decoder = Decoder(model)
+        self.packs = self._decoder.packs
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Scores at the last real token, fp32 [B]."""
-        packed = pack(tokens)
-        base = unwrapped(self.model)
-        hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
-        rows = packed.lengths.new_tensor(range(len(packed.lengths)))
-        return base.get_submodule("score")(hidden[rows, packed.lengths - 1]).squeeze(-1).float()
+        last = self._decoder(tokens).last
+        return unwrapped(self.model).get_submodule("score")(last).squeeze(-1).float()
 
 
 class TokenValue(nn.Module):
@@ -50,13 +50,13 @@ class TokenValue(nn.Module):
         super().__init__()
         self.model = model
         self.mean, self.std = constants
+        self._decoder = Decoder(model)
+        self.packs = self._decoder.packs
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Values fp32 [B, T]: entry t belongs to the state before response token t."""
-        packed = pack(tokens)
-        base = unwrapped(self.model)
-        hidden = base.base_model(input_ids=packed.ids, use_cache=False).last_hidden_state
-        scores = base.get_submodule("score")(hidden[packed.rows, packed.before]).squeeze(-1).float()
+        before = self._decoder(tokens).before
+        scores = unwrapped(self.model).get_submodule("score")(before).squeeze(-1).float()
         return unpack((scores - self.mean) / self.std, tokens)
 
 
@@ -67,6 +67,8 @@ class PromptValue(nn.Module):
     response have their prompt's. Wraps what ``AutoModelForTokenClassification`` loads with one
     label (T5, mT5, UMT5), head ``classifier``.
     """
+
+    packs = False
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         super().__init__()

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from rto.data.microbatch import sharing_pays
+from rto.data.microbatch import cut
 from rto.types import TokenBatch
+
+BUCKET_OVERHEAD = {"cpu": 16, "cuda": 1024}
+"""What one call of the attention costs beside its tokens, in tokens."""
+BUCKET_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the attention finds the rows among packed tokens.
+
+    ``buckets``: token indices [b, L] of rows of similar length, the last one repeated where a row
+    is shorter. ``back`` [N]: where among the buckets' tokens, all end to end, that of each packed
+    token is; None where they are the same.
+    """
+
+    buckets: tuple[Tensor, ...]
+    back: Tensor | None
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Real tokens of each row from column 0 on: ids [B, L], lengths [B].
+    """What a decoder reads: ids [1, N] with ``positions`` and ``rows``, or padded [B, L] without.
 
-    ``rows`` and ``before`` [N] index the positions that predict the N response tokens, in the
-    order of ``TokenBatch.response_mask``.
+    The rest are indices into all its tokens end to end: ``before`` [R], those that predict the R
+    response tokens, in the order of ``TokenBatch.response_mask``; ``prompt`` [B], the last one of
+    each row's prompt; ``last`` [B], the last one of each row.
     """
 
     ids: Tensor
-    lengths: Tensor
-    rows: Tensor
     before: Tensor
+    prompt: Tensor
+    last: Tensor
+    positions: Tensor | None = None
+    rows: Rows | None = None
 
 
-def pack(tokens: TokenBatch) -> Packed:
+def pad_right(tokens: TokenBatch) -> Packed:
     """Move each row's real tokens to the front, prompt first.
 
     Right padding cannot be seen by a causal model, so no attention mask is needed and positions
@@ -38,89 +56,108 @@ def pack(tokens: TokenBatch) -> Packed:
         torch.cat([tokens.prompt_ids, tokens.response_ids], dim=1),
         torch.cat([tokens.prompt_mask, tokens.response_mask], dim=1),
     )
+    starts = torch.arange(len(ids), device=ids.device) * ids.shape[1]
+    prompt = starts + tokens.prompt_mask.sum(-1) - 1
     rows, columns = tokens.response_mask.nonzero(as_tuple=True)
     return Packed(
         ids=ids,
-        lengths=real.sum(-1),
-        rows=rows,
-        before=tokens.prompt_mask.sum(-1)[rows] + columns - 1,
+        before=prompt[rows] + columns,
+        prompt=prompt,
+        last=starts + real.sum(-1) - 1,
     )
 
 
-@dataclass(frozen=True)
-class Shared:
-    """Rows that hold a prompt once and after it all its responses.
+def pack(tokens: TokenBatch) -> Packed:
+    """All real tokens in one row, and the prompt of neighbours of one group once.
 
-    ``ids`` and ``positions`` [G, L]; ``mask`` [G, 1, L, L] is True where a token (axis 2) sees
-    another (axis 3): those before it of the prompt and of its own response, and itself. ``rows``
-    and ``before`` [N] are as in ``Packed``; ``owner`` [B] is where each row of the batch is.
+    A row's own tokens are its prompt, if the row before it has another, and its response.
     """
+    _check_prompts(tokens)
+    device = tokens.response_ids.device
+    prompts, responses = tokens.prompt_mask.sum(-1), tokens.response_mask.sum(-1)
+    first = _first_of_prompt(tokens)
+    own = torch.where(first, prompts, 0) + responses
+    ends = own.cumsum(0)
+    # The number of the row that holds each row's prompt: the last first one up to it.
+    holder = torch.where(first, torch.arange(len(own), device=device), 0).cummax(0).values
+    prompt_starts, response_starts = (ends - own)[holder], ends - responses
 
-    ids: Tensor
-    positions: Tensor
-    mask: Tensor
-    rows: Tensor
-    before: Tensor
-    owner: Tensor
+    at_prompt = _spans(prompt_starts[first], prompts[first])
+    at_response = _spans(response_starts, responses)
+    ids = torch.empty(at_prompt.numel() + at_response.numel(), dtype=torch.long, device=device)
+    ids[at_prompt] = tokens.prompt_ids[first][tokens.prompt_mask[first]]
+    ids[at_response] = tokens.response_ids[tokens.response_mask]
+    positions = torch.empty_like(ids)
+    positions[at_prompt] = _spans(torch.zeros_like(prompts[first]), prompts[first])
+    positions[at_response] = _spans(prompts, responses)
+
+    prompt = prompt_starts + prompts - 1
+    opens = positions[at_response] == prompts.repeat_interleave(responses)
+    return Packed(
+        ids=ids[None],
+        before=torch.where(opens, prompt.repeat_interleave(responses), at_response - 1),
+        prompt=prompt,
+        last=torch.where(responses > 0, ends - 1, prompt),
+        positions=positions[None],
+        rows=_rows(prompt_starts, prompts, response_starts, responses, first, positions),
+    )
 
 
-def shared_spans(tokens: TokenBatch, *, width: int) -> list[range]:
-    """The batch's rows in runs: neighbours that answer one prompt where reading it once pays."""
-    joined = (
+def _rows(
+    prompt_starts: Tensor,
+    prompts: Tensor,
+    response_starts: Tensor,
+    responses: Tensor,
+    first: Tensor,
+    positions: Tensor,
+) -> Rows:
+    device = prompts.device
+    lengths: list[int] = (prompts + responses).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    slices = cut(
+        [[lengths[row]] for row in order],
+        max_tokens=float("inf"),
+        max_sequences=BUCKET_ROWS,
+        overhead=BUCKET_OVERHEAD[device.type],
+    )
+    buckets: list[Tensor] = []
+    starts, taken = [0] * len(lengths), 0
+    for part in slices:
+        numbers = order[part]
+        width = lengths[numbers[0]]
+        for number in numbers:
+            starts[number] = taken
+            taken += width
+        chosen = torch.tensor(numbers, device=device)
+        prompt, total = prompts[chosen, None], (prompts + responses)[chosen, None]
+        column = torch.arange(width, device=device).minimum(total - 1)
+        in_prompt = prompt_starts[chosen, None] + column
+        in_response = response_starts[chosen, None] + column - prompt
+        buckets.append(torch.where(column < prompt, in_prompt, in_response))
+    in_order = order == sorted(order) and taken == positions.numel()
+    if in_order:
+        return Rows(tuple(buckets), None)
+    start = torch.tensor(starts, device=device)
+    row = torch.arange(len(lengths), device=device)
+    owner = row.repeat_interleave(torch.where(first, prompts, 0) + responses)
+    return Rows(tuple(buckets), start[owner] + positions)
+
+
+def _first_of_prompt(tokens: TokenBatch) -> Tensor:
+    """[B]: whether the row before has another group or another prompt."""
+    same = (
         (tokens.group[1:] == tokens.group[:-1])
         & (tokens.prompt_ids[1:] == tokens.prompt_ids[:-1]).all(-1)
         & (tokens.prompt_mask[1:] == tokens.prompt_mask[:-1]).all(-1)
     )
-    cuts = [0, *(row for row, same in enumerate(joined.tolist(), start=1) if not same), len(tokens)]
-    prompts, responses = tokens.prompt_mask.sum(-1).tolist(), tokens.response_mask.sum(-1).tolist()
-    spans: list[range] = []
-    for first, end in pairwise(cuts):
-        pays = sharing_pays(prompts[first], responses[first:end], width=width)
-        spans += [range(first, end)] if pays else [range(row, row + 1) for row in range(first, end)]
-    return spans
+    return torch.cat([same.new_ones(1), ~same])
 
 
-def pack_shared(tokens: TokenBatch, spans: Sequence[range]) -> Shared:
-    """A row for each span. Padding comes last and repeats the prompt's first token."""
-    _check_prompts(tokens)
-    device = tokens.response_ids.device
-
-    def per_row(values: list[int]) -> Tensor:
-        return torch.tensor(values, device=device)
-
-    lengths = tokens.response_mask.sum(-1)
-    owner = per_row([number for number, span in enumerate(spans) for _ in span])
-    number_in_span = per_row([number for span in spans for number in range(1, len(span) + 1)])
-    first = per_row([span.start for span in spans])
-    prompt_ids, prompt_mask = _to_the_front(tokens.prompt_ids, tokens.prompt_mask)
-    prompt_lengths = prompt_mask.sum(-1)
-    responses_before = lengths.cumsum(0) - lengths
-    start = prompt_lengths + responses_before - responses_before[first][owner]
-    width = int((start + lengths).max())
-
-    shape = (len(spans), width)
-    ids = prompt_ids[first, :1].expand(shape).clone()
-    positions = torch.zeros(shape, dtype=torch.long, device=device)
-    segment = torch.full(shape, -1, device=device)
-    rows, columns = prompt_mask[first].nonzero(as_tuple=True)
-    ids[rows, columns] = prompt_ids[first][rows, columns]
-    positions[rows, columns] = columns
-    segment[rows, columns] = 0
-    row, at = tokens.response_mask.nonzero(as_tuple=True)
-    rows, columns = owner[row], start[row] + at
-    ids[rows, columns] = tokens.response_ids[row, at]
-    positions[rows, columns] = prompt_lengths[row] + at
-    segment[rows, columns] = number_in_span[row]
-    visible = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    return Shared(
-        ids=ids,
-        positions=positions,
-        mask=(visible & causal)[:, None],
-        rows=rows,
-        before=torch.where(at == 0, prompt_lengths[row], columns) - 1,
-        owner=owner,
-    )
+def _spans(starts: Tensor, lengths: Tensor) -> Tensor:
+    """start, start + 1, ... for each of the spans, end to end."""
+    before = lengths.cumsum(0) - lengths
+    count = torch.arange(int(lengths.sum()), device=lengths.device)
+    return count + (starts - before).repeat_interleave(lengths)
 
 
 def pack_prompts(tokens: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -147,7 +184,7 @@ def distinct_prompts(tokens: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def unpack(values: Tensor, tokens: TokenBatch) -> Tensor:
-    """One number per response token [N] -> fp32 [B, T], 0 where masked."""
+    """One number per response token [R] -> fp32 [B, T], 0 where masked."""
     empty = torch.zeros(tokens.response_mask.shape, dtype=torch.float32, device=values.device)
     return empty.masked_scatter(tokens.response_mask, values.float())
 

@@ -44,11 +44,10 @@ class Policy(nn.Module, ABC):
     """Wraps a model of transformers, or the same with peft adapters; ``value_head`` adds a scalar
     head on its hidden states, which no export holds.
 
-    ``sharing_width`` is the hidden size of a model that reads the prompt of neighbouring rows once,
-    where that pays (``rto.data.microbatch.sharing_pays``); None of one that does not.
+    ``packs``: it reads rows without padding, and the prompt of neighbouring rows of a group once.
     """
 
-    sharing_width: int | None = None
+    packs: bool = False
 
     def __init__(self, model: PreTrainedModel | PeftModel, *, value_head: bool = False) -> None:
         super().__init__()
@@ -135,13 +134,6 @@ class Policy(nn.Module, ABC):
         return self.value_head(prompt).squeeze(-1).float()
 
 
-def _value_head(model: PreTrainedModel) -> nn.Module:
-    """The RPO authors' head (arXiv 2506.13702): two layers, 512 wide."""
-    size = model.config.get_text_config().hidden_size
-    head = nn.Sequential(nn.Linear(size, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1))
-    return head.to(model.device, model.dtype)
-
-
 def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model itself; adapter layers inside it stay active."""
     if isinstance(model, PreTrainedModel):
@@ -149,6 +141,13 @@ def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     return base
+
+
+def _value_head(model: PreTrainedModel) -> nn.Module:
+    """The RPO authors' head (arXiv 2506.13702): two layers, 512 wide."""
+    size = model.config.get_text_config().hidden_size
+    head = nn.Sequential(nn.Linear(size, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1))
+    return head.to(model.device, model.dtype)
 
 
 def logit_transform(config: PreTrainedConfig) -> Callable[[Tensor], Tensor]:

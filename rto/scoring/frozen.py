@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rto.data.microbatch import PromptSharing, plan_microbatches
+from rto.data.microbatch import plan_microbatches
 from rto.errors import RewardProtocolError, UserError
 from rto.models.device import empty_cache
 from rto.models.families import load_policy
@@ -25,7 +25,7 @@ class FrozenOptions:
     """How frozen models are held and run.
 
     ``offload`` keeps them in host memory and moves one at a time to ``device``; ``max_tokens`` is
-    the budget of one forward, padding included.
+    the budget of one forward, padding, where the model reads any, included.
     """
 
     dtype: torch.dtype
@@ -95,16 +95,16 @@ class FrozenScorer:
 
     def _run(
         self,
-        model: nn.Module,
+        model: Policy | SequenceReward,
         forward: Callable[[nn.Module, TokenBatch], Tensor],
         tokens: TokenBatch,
     ) -> Tensor:
         """``forward`` over micro-batches, put back in the order of the rows."""
-        width = model.sharing_width if isinstance(model, Policy) else None
         plan = plan_microbatches(
             tokens.lengths.tolist(),
             max_tokens=self._options.max_tokens,
-            sharing=PromptSharing.of(tokens, width),
+            packs=model.packs,
+            groups=tokens.group.tolist(),
         )
         with self._on_device(model), torch.inference_mode():
             parts = [

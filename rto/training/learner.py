@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rto.data.microbatch import PromptSharing, plan_microbatches
+from rto.data.microbatch import plan_microbatches
 from rto.errors import UserError
 from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBatch
 
@@ -51,10 +51,13 @@ class RankTrainer(ABC):
     """Trains one engine; subclasses say which forward and which loss of the method."""
 
     area: ClassVar[str]
-    sharing_width: int | None = None
 
-    def __init__(self, engine: ZeroEngine, *, ema_beta: float | None = None) -> None:
+    def __init__(
+        self, engine: ZeroEngine, *, ema_beta: float | None = None, packs: bool = False
+    ) -> None:
+        """``packs``: the model reads rows without padding."""
         self.engine = engine
+        self.packs = packs
         self._ema_beta = ema_beta
         self._ema: dict[str, Tensor] = {}
         self._is_first = dist.get_rank() == 0
@@ -118,7 +121,8 @@ class RankTrainer(ABC):
             lengths,
             max_tokens=max_tokens,
             max_sequences=max_sequences,
-            sharing=PromptSharing.of(tokens, self.sharing_width),
+            packs=self.packs,
+            groups=tokens.group.tolist(),
         )
         most = torch.tensor(len(plan), device=self.engine.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
@@ -200,13 +204,12 @@ class PolicyTrainer(RankTrainer):
         engine: ZeroEngine,
         *,
         ema_beta: float | None = None,
+        packs: bool = False,
         reference: Policy | None = None,
-        sharing_width: int | None = None,
     ) -> None:
         """``reference``: frozen, on the engine's device; or the policy itself, whose adapters are
-        then off (see ``Policy.forward``). ``sharing_width``: the policy's."""
-        super().__init__(engine, ema_beta=ema_beta)
-        self.sharing_width = sharing_width
+        then off (see ``Policy.forward``)."""
+        super().__init__(engine, ema_beta=ema_beta, packs=packs)
         self._reference = reference
 
     def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:

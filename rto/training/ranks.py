@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from rto.config import RunConfig
 from rto.errors import ProofError
@@ -88,8 +87,12 @@ class Rank:
         reference = None
         if "reference_kl" in extras:
             reference = load_reference(module, model_path, config, engine.device)
-        width = module.sharing_width if isinstance(module, Policy) else None
-        self.trainer: RankTrainer = build_trainer(kind, engine, config, reference, width)
+        self.trainer: RankTrainer = build_trainer(kind, engine, config, reference, module.packs)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the model reads rows without padding: its micro-batches then hold more."""
+        return self.trainer.packs
 
     def update(
         self,
@@ -189,7 +192,7 @@ def build_module(
     constants: tuple[float, float],
     *,
     value_head: bool = False,
-) -> tuple[nn.Module, PreTrainedModel]:
+) -> tuple[Any, Any]:
     """The module that the engine trains, and the Hugging Face model inside it."""
     section = config.critic if kind == "critic" else config.actor
     common: dict[str, Any] = {
@@ -199,7 +202,6 @@ def build_module(
         "load_in_4bit": config.ds.load_in_4bit,
         "gradient_checkpointing": section.gradient_checkpointing_enable,
     }
-    module: Any
     if kind == "policy":
         module = load_policy(path, value_head=value_head, **common)
     elif kind == "critic":
@@ -227,14 +229,14 @@ def build_trainer(
     engine: ZeroEngine,
     config: RunConfig,
     reference: Policy | None,
-    sharing_width: int | None,
+    packs: bool,
 ) -> RankTrainer:
     if kind == "critic":
-        return CriticTrainer(engine)
+        return CriticTrainer(engine, packs=packs)
     if kind == "score":
-        return ScoreTrainer(engine)
+        return ScoreTrainer(engine, packs=packs)
     ema = config.train.ema_beta if config.train.enable_ema else None
-    return PolicyTrainer(engine, ema_beta=ema, reference=reference, sharing_width=sharing_width)
+    return PolicyTrainer(engine, ema_beta=ema, packs=packs, reference=reference)
 
 
 def engine_settings(

@@ -83,7 +83,7 @@ def test_log_probs_come_in_the_order_of_the_rows(
 ) -> None:
     """Computed longest first, two at a time."""
     monkeypatch.setattr("rto.cluster.stored.CHUNK", 2)
-    found = reference.logprobs(ROWS)
+    found = reference.logprobs(ROWS)[0]
     assert [row.tolist() for row in found] == [logprobs(row, Role.REFERENCE) for row in ROWS]
     assert asked(reference) == [(frozenset({Role.REFERENCE}), 2)] * 3
 
@@ -98,11 +98,26 @@ def test_rows_of_a_prompt_stand_together_longest_first() -> None:
 
 
 def test_the_second_time_nobody_is_asked(reference: Reference) -> None:
-    first = reference.logprobs(ROWS)
+    first = reference.logprobs(ROWS)[0]
     again = replace(reference, scorer=FakeScorer())
-    second = again.logprobs(ROWS)
+    second = again.logprobs(ROWS)[0]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert (len(asked(reference)), asked(again)) == (1, [])
+
+
+def test_parts_are_computed_together_and_kept_apart(reference: Reference) -> None:
+    """Each in a file of its own, so that only the new one is asked for."""
+    others = [Example(row.prompt_ids, (9, *row.response_ids), True) for row in ROWS]
+    found = reference.logprobs(ROWS, others)
+    for part, rows in zip(found, (ROWS, others), strict=True):
+        assert [row.tolist() for row in part] == [logprobs(row, Role.REFERENCE) for row in rows]
+    assert asked(reference) == [(frozenset({Role.REFERENCE}), 2 * len(ROWS))]
+    again = replace(reference, scorer=FakeScorer())
+    more = [Example((1,), (2,), True)]
+    kept, new = again.logprobs(others, more)
+    assert [row.tolist() for row in kept] == [row.tolist() for row in found[1]]
+    assert [row.tolist() for row in new] == [logprobs(more[0], Role.REFERENCE)]
+    assert asked(again) == [(frozenset({Role.REFERENCE}), 1)]
 
 
 def test_other_rows_temperature_or_model_are_computed_anew(
@@ -122,7 +137,7 @@ def test_other_rows_temperature_or_model_are_computed_anew(
 def test_who_computes_the_reference_decides_the_role(reference: Reference) -> None:
     """The policy, before its first step, is its own reference."""
     by_policy = replace(reference, role=Role.POLICY)
-    assert by_policy.logprobs(ROWS)[0].tolist() == logprobs(ROWS[0], Role.POLICY)
+    assert by_policy.logprobs(ROWS)[0][0].tolist() == logprobs(ROWS[0], Role.POLICY)
 
 
 def make(reference: Reference, *roles: Role, visited: Sequence[int] = (0, 1, 2)) -> StoredScores:
@@ -163,7 +178,7 @@ def test_a_short_run_computes_only_the_groups_that_it_visits(reference: Referenc
     """Groups 2 and 0 have 3 and 2 rows, and as many with unrelated responses."""
     roles = (Role.REFERENCE, Role.UNRELATED)
     scores = make(reference, *roles, visited=[0, 2])
-    assert asked(reference) == [(frozenset({Role.REFERENCE}), 5)] * 2
+    assert asked(reference) == [(frozenset({Role.REFERENCE}), 5 + 5)]
     batch = score(scores, [2, 0])
     expected = [logprobs(row, Role.REFERENCE) for g in (2, 0) for row in GROUPS[g]]
     assert real(batch, Role.REFERENCE) == expected
@@ -189,7 +204,7 @@ def test_unrelated_responses_are_the_data_sets_own_pairs(
 
 def test_the_reference_of_unrelated_responses_is_kept_too(reference: Reference) -> None:
     make(reference, Role.REFERENCE, Role.UNRELATED)
-    assert len(asked(reference)) == 2
+    assert len(asked(reference)) == 1
     again = replace(reference, scorer=FakeScorer())
     scores = make(again, Role.REFERENCE, Role.UNRELATED)
     assert asked(again) == []

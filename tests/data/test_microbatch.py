@@ -8,10 +8,9 @@ import pytest
 
 from rto.data.microbatch import (
     OVERHEAD,
-    PromptSharing,
     cut,
+    fitting,
     plan_microbatches,
-    sharing_pays,
 )
 
 
@@ -52,51 +51,41 @@ def all_cuts(count: int) -> Iterator[list[slice]]:
         yield [slice(a, b) for a, b in itertools.pairwise(borders)]
 
 
-def test_no_other_cut_costs_less() -> None:
+@pytest.mark.parametrize("packs", [False, True])
+def test_no_other_cut_costs_less(packs: bool) -> None:
     rng = random.Random(1)
     for _ in range(40):
         count = rng.randint(1, 9)
         longest = sorted((rng.randint(1, 30) for _ in range(count)), reverse=True)
-        sizes = [rng.randint(1, 3) for _ in range(count)]
+        units = [[top, *(rng.randint(1, top) for _ in range(rng.randint(0, 2)))] for top in longest]
 
-        def cost(slices: list[slice], sizes: list[int] = sizes, longest=longest) -> float:
-            forwards = [(sum(sizes[part]), longest[part.start]) for part in slices]
-            fits = all(rows * length <= 100 and rows <= 6 for rows, length in forwards)
-            total = sum(rows * length + OVERHEAD * 100 for rows, length in forwards)
-            return total if fits else float("inf")
+        def cost(slices: list[slice], units: list[list[int]] = units) -> float:
+            forwards = [[row for unit in units[part] for row in unit] for part in slices]
+            tokens = [sum(f) if packs else len(f) * max(f) for f in forwards]
+            fits = all(t <= 100 and len(f) <= 6 for t, f in zip(tokens, forwards, strict=True))
+            return sum(tokens) + len(tokens) * OVERHEAD * 100 if fits else float("inf")
 
-        chosen = cut(sizes, longest, max_tokens=100, max_sequences=6)
+        chosen = cut(units, max_tokens=100, max_sequences=6, packs=packs)
         assert cost(chosen) == min(cost(slices) for slices in all_cuts(count)) < float("inf")
 
 
-def test_sharing_pays_where_the_prompt_outweighs_longer_attention() -> None:
-    # Width 1: a token costs 6, and each pair of its row 1, or half if rows only look back.
-    # A prompt of 4 with responses of 1 and 1: 6 x 6 + 36 = 72 against 2 x (6 x 5 + 12.5) = 85.
-    assert sharing_pays(4, [1, 1], width=1)
-    # Of 3: 6 x 5 + 25 = 55 against 2 x (6 x 4 + 8) = 64; of 1: 6 x 3 + 9 = 27 against 28.
-    assert sharing_pays(1, [1, 1], width=1)
-    # A prompt of 1 with responses of 5 and 5: 6 x 11 + 121 = 187 against 2 x (36 + 18) = 108.
-    assert not sharing_pays(1, [5, 5], width=1)
-    assert sharing_pays(1, [5, 5], width=100)
-    assert not sharing_pays(100, [5], width=100)
+def test_packed_rows_fill_the_budget() -> None:
+    # 10 + 4 + 1 + 1 tokens; padded, 3 rows would take 3 x 4 and cost more than 4 + 2 + 1.
+    lengths = [1, 10, 4, 1]
+    assert plan_microbatches(lengths, max_tokens=16, packs=True) == [[1, 2, 0, 3]]
+    assert plan_microbatches(lengths, max_tokens=16) == [[1], [2], [0, 3]]
 
 
-def test_a_shared_prompt_keeps_its_rows_together_within_the_budget() -> None:
+def test_a_group_stays_together_within_the_budget() -> None:
     rng = random.Random(2)
     for _ in range(50):
         groups = [g for g in range(rng.randint(1, 8)) for _ in range(rng.randint(1, 6))]
         rng.shuffle(groups)
-        prompt = [rng.randint(1, 20) for _ in range(8)]
-        sharing = PromptSharing(
-            prompts=[prompt[g] for g in groups],
-            responses=[rng.randint(1, 10) for _ in groups],
-            groups=groups,
-            width=64,
-        )
-        lengths = [p + r for p, r in zip(sharing.prompts, sharing.responses, strict=True)]
-        plan = plan_microbatches(lengths, max_tokens=100, max_sequences=5, sharing=sharing)
+        lengths = [rng.randint(2, 20) for _ in groups]
+        limits = {"max_tokens": 100, "max_sequences": 5}
+        plan = plan_microbatches(lengths, packs=True, groups=groups, **limits)
         assert sorted(row for rows in plan for row in rows) == list(range(len(groups)))
-        assert all(max(lengths[r] for r in rows) * len(rows) <= 100 for rows in plan)
+        assert all(sum(lengths[r] for r in rows) <= 100 for rows in plan)
         assert all(len(rows) <= 5 for rows in plan)
         for rows in plan:
             runs = [group for group, _ in itertools.groupby(groups[row] for row in rows)]
@@ -104,9 +93,10 @@ def test_a_shared_prompt_keeps_its_rows_together_within_the_budget() -> None:
 
 
 def test_a_group_is_cut_only_where_it_does_not_fit() -> None:
-    sharing = PromptSharing([20] * 5, [5] * 5, [0] * 5, width=64)
-    assert sharing.units([0, 1, 2, 3, 4], max_tokens=100, max_sequences=None) == [[0, 1, 2, 3], [4]]
-    assert sharing.units([0, 1, 2, 3], max_tokens=1000, max_sequences=2) == [[0, 1], [2, 3]]
-    assert sharing.units([0, 1], max_tokens=10, max_sequences=None) == [[0], [1]]
-    useless = PromptSharing([1] * 3, [500] * 3, [0] * 3, width=8)
-    assert useless.units([0, 1, 2], max_tokens=9999, max_sequences=None) == [[0], [1], [2]]
+    lengths = [25, 25, 25, 25, 25, 10, 99]
+    assert fitting([0, 1, 2, 3, 4, 5], lengths, max_tokens=100, max_sequences=None) == [
+        [0, 1, 2, 3],
+        [4, 5],
+    ]
+    assert fitting([0, 1, 2], lengths, max_tokens=1000, max_sequences=2) == [[0, 1], [2]]
+    assert fitting([5, 6, 5], lengths, max_tokens=50, max_sequences=None) == [[5], [6], [5]]

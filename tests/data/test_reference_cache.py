@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rto.data.examples import Example, Rated
-from rto.data.reference_cache import cache_path, fingerprint, load_logprobs, save_logprobs
+from rto.data.reference_cache import cache_path, fingerprint, load_logprobs, saving_logprobs
 from rto.errors import UserError
 
 ROWS = [Example((1, 2), (3, 4, 5), True), Example((6,), (7,), False)]
@@ -30,6 +30,12 @@ def model(tmp_path: Path) -> Path:
 
 def path_of(model: Path, rows: list[Example] = ROWS, *, precision: str = "bf16") -> Path:
     return cache_path(str(model.parent / "cache"), model=str(model), precision=precision, rows=rows)
+
+
+def save(path: Path, computed: Iterable[tuple[int, Tensor]]) -> None:
+    with saving_logprobs(path, ROWS) as write:
+        for row, logprobs in computed:
+            write(row, logprobs)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +102,8 @@ def test_where_files_are_kept(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "reference-1.safetensors"
-    assert load_logprobs(path, ROWS) is None
-    save_logprobs(path, ROWS, enumerate(LOGPROBS))
+    save(path, enumerate(LOGPROBS))
     found = load_logprobs(path, ROWS)
-    assert found is not None
     assert all(torch.equal(a, b) for a, b in zip(found, LOGPROBS, strict=True))
     assert [file.name for file in path.parent.iterdir()] == ["reference-1.safetensors"]
 
@@ -107,7 +111,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 4, 20, -1])
 def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "reference-1.safetensors"
-    save_logprobs(path, ROWS, enumerate(LOGPROBS))
+    save(path, enumerate(LOGPROBS))
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"reference-1\.safetensors is damaged .* remove it") as got:
         load_logprobs(path, ROWS)
@@ -120,16 +124,16 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         raise OSError("no space left on device")
 
     new, old = tmp_path / "reference-1.safetensors", tmp_path / "reference-2.safetensors"
-    save_logprobs(old, ROWS, enumerate(LOGPROBS))
+    save(old, enumerate(LOGPROBS))
     content = old.read_bytes()
     for path in (new, old):
         with pytest.raises(OSError, match="no space left"):
-            save_logprobs(path, ROWS, half())
+            save(path, half())
     assert old.read_bytes() == content
     assert list(tmp_path.iterdir()) == [old]
 
 
 def test_rows_may_come_in_any_order_and_are_an_ordinary_file(tmp_path: Path) -> None:
     path = tmp_path / "reference-1.safetensors"
-    save_logprobs(path, ROWS, [(1, LOGPROBS[1]), (0, LOGPROBS[0])])
+    save(path, [(1, LOGPROBS[1]), (0, LOGPROBS[0])])
     assert torch.equal(load_file(path)["logprobs"], torch.cat(LOGPROBS))

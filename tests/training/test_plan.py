@@ -5,7 +5,6 @@ import random
 import pytest
 import torch
 
-from rto.data.microbatch import PromptSharing
 from rto.errors import UserError
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.types import LossNorm, TokenBatch
@@ -116,12 +115,21 @@ def test_rank_share_renumbers_the_rows_it_ships() -> None:
     assert local == [[[2, 0], [1]], [[1], [0]]]
 
 
-def test_a_policy_that_reads_prompts_once_gets_their_rows_together() -> None:
-    prompts, responses, groups = [30] * 8, [5, 9, 1, 7, 2, 8, 3, 6], [0] * 4 + [1] * 4
-    lengths = [p + r for p, r in zip(prompts, responses, strict=True)]
-    sharing = PromptSharing(prompts, responses, groups, width=64)
+def test_a_model_that_packs_gets_the_rows_of_a_prompt_together() -> None:
+    lengths, groups = [35, 39, 31, 37, 32, 38, 33, 36], [0] * 4 + [1] * 4
     settings = {"num_ranks": 1, "batch_size": 8, "max_tokens": 160, "whole_groups": False}
-    (step,) = plan(lengths, groups, sharing=sharing, **settings)
+    (step,) = plan(lengths, groups, packs=True, **settings)
     assert sorted(map(sorted, step.shards[0])) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     (step,) = plan(lengths, groups, **settings)
     assert sorted(map(sorted, step.shards[0])) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+def test_a_model_that_packs_counts_real_tokens() -> None:
+    lengths, groups = [100, 20, 20, 10], [0, 1, 2, 3]
+    settings = {"num_ranks": 1, "batch_size": 4, "max_tokens": 150}
+    (step,) = plan(lengths, groups, packs=True, **settings)
+    assert list(map(sorted, step.shards[0])) == [[0, 1, 2, 3]]
+    (step,) = plan(lengths, groups, **settings)
+    assert list(map(sorted, step.shards[0])) == [[0], [1, 2], [3]]
+    with pytest.raises(UserError, match=r"2 row\(s\) that must share a forward take 160 tokens"):
+        plan([80, 80], [0, 0], packs=True, **settings)
