@@ -183,7 +183,7 @@ class RolloutSection:
     max_new_tokens: int | None = None
     """Longest response; half of data.max_len when unset."""
     max_tokens_per_gpu: int = 16384
-    """Token budget (padding included) of one scoring forward."""
+    """Token budget of one scoring forward; padding counts, where the model reads any."""
 
     @property
     def num_sequences(self) -> int:
@@ -206,7 +206,7 @@ class Train:
     micro_batch_size: int | None = None
     """Sequences per forward on one rank; unset lets max_tokens_per_gpu decide."""
     max_tokens_per_gpu: int = 16384
-    """Token budget (padding included) of one training forward on one rank."""
+    """Token budget of one training forward on one rank; padding counts, where there is any."""
     max_epochs: int = 1
     """Passes over a rollout (online) or over the data (offline stages)."""
     num_episodes: int = 1
