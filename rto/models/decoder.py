@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -77,7 +72,7 @@ def may_pack(model: PreTrainedModel) -> bool:
     return (
         kinds == {"full_attention"}
         and window is None
-        and _attention(model.config) == "sdpa"
+        and model.config._attn_implementation == "sdpa"
         and "position_ids" in arguments
         and any(kind.kind is kind.VAR_KEYWORD for kind in arguments.values())
     )
@@ -150,10 +145,6 @@ def _gathered(x: Tensor, bucket: Tensor) -> Tensor:
     """[1, heads, N, D] -> [b, heads, L, D]."""
     rows = x[0].transpose(0, 1).index_select(0, bucket.flatten())
     return rows.unflatten(0, bucket.shape).transpose(1, 2)
-
-
-def _attention(config: PreTrainedConfig) -> str | None:
-    return config._attn_implementation
 
 
 def _two_responses(vocab_size: int, device: torch.device) -> TokenBatch:
