@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from token_rows import token_batch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BloomConfig,
     BloomForCausalLM,
     Gemma2Config,
@@ -237,6 +240,33 @@ def test_models_that_cannot_pack_read_padded_rows(build) -> None:
     policy = CausalPolicy(build())
     assert not policy.packs
     assert tokens_read(policy, batch()) == (6, 26)
+
+
+FAMILIES = "gemma glm4 gpt_neox granite mixtral olmo2 opt phi3 qwen3 qwen3_moe smollm3 starcoder2"
+"""Beside llama, qwen2 and gpt2, whose gradients are compared above."""
+
+
+@pytest.mark.parametrize("family", FAMILIES.split())
+def test_families_that_pack(family: str) -> None:
+    shape: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+    narrow = {"moe_intermediate_size": 16, "ffn_dim": 64, "word_embed_proj_dim": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(
+        family, num_hidden_layers=2, initializer_range=0.2, **shape, **heads, **experts, **narrow,
+        **ids,
+    )  # fmt: skip
+
+    def build() -> PreTrainedModel:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()
+
+    policy = CausalPolicy(build())
+    assert policy.packs
+    with torch.no_grad():
+        found, expected = policy(batch()), CausalPolicy(padded(build))(batch())
+    torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_that_counts_positions_itself_is_found_out(monkeypatch) -> None:
