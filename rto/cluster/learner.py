@@ -40,7 +40,7 @@ class ClusterLearner:
     freezing_steps: int = -1
     ptx: PretrainMix | None = None
     updates: int = 0
-    _packs: dict[str, bool] = field(default_factory=dict)
+    _packs: dict[str, bool] = field(default_factory=dict, init=False)
 
     @property
     def groups(self) -> dict[str, ActorGroup]:

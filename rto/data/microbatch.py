@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 OVERHEAD = 1 / 16
 """What a forward costs beside its tokens, as a share of the token budget."""
@@ -24,21 +25,47 @@ def plan_microbatches(
     """
     if max_tokens < 1 or (max_sequences is not None and max_sequences < 1):
         raise ValueError(f"max_tokens {max_tokens}, max_sequences {max_sequences}: must be 1+")
+    budget = Budget(lengths, max_tokens, max_sequences, packs)
     units = alone(range(len(lengths)))
     if packs and groups:
-        units = [
-            unit
-            for group in by_group(groups)
-            for unit in fitting(group, lengths, max_tokens=max_tokens, max_sequences=max_sequences)
-        ]
-    units.sort(key=lambda unit: -max(lengths[row] for row in unit))
-    slices = cut(
-        [[lengths[row] for row in unit] for unit in units],
-        max_tokens=max_tokens,
-        max_sequences=max_sequences,
-        packs=packs,
-    )
-    return [[row for unit in units[part] for row in unit] for part in slices]
+        units = [unit for group in by_group(groups) for unit in budget.units(group)]
+    return [[row for unit in micro for row in unit] for micro in budget.micro_batches(units)]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a forward may hold, and what rows of these ``lengths`` take of it."""
+
+    lengths: Sequence[int]
+    max_tokens: int
+    max_sequences: int | None
+    packs: bool
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """What the rows take in one forward."""
+        lengths = self._of(rows)
+        return sum(lengths) if self.packs else len(lengths) * max(lengths)
+
+    def units(self, group: Sequence[int]) -> list[list[int]]:
+        """The rows that stay together, of a group that may be split."""
+        if not self.packs:
+            return alone(group)
+        bounds = {"max_tokens": self.max_tokens, "max_sequences": self.max_sequences}
+        return fitting(group, self.lengths, **bounds)
+
+    def micro_batches(self, units: Sequence[list[int]]) -> list[list[list[int]]]:
+        """Micro-batches of units, longest first (see ``cut``)."""
+        units = sorted(units, key=lambda unit: -max(self._of(unit)))
+        slices = cut(
+            [self._of(unit) for unit in units],
+            max_tokens=self.max_tokens,
+            max_sequences=self.max_sequences,
+            packs=self.packs,
+        )
+        return [units[part] for part in slices]
+
+    def _of(self, rows: Sequence[int]) -> list[int]:
+        return [self.lengths[row] for row in rows]
 
 
 def cut(

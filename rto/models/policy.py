@@ -134,6 +134,13 @@ class Policy(nn.Module, ABC):
         return self.value_head(prompt).squeeze(-1).float()
 
 
+def _value_head(model: PreTrainedModel) -> nn.Module:
+    """The RPO authors' head (arXiv 2506.13702): two layers, 512 wide."""
+    size = model.config.get_text_config().hidden_size
+    head = nn.Sequential(nn.Linear(size, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1))
+    return head.to(model.device, model.dtype)
+
+
 def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model itself; adapter layers inside it stay active."""
     if isinstance(model, PreTrainedModel):
@@ -141,13 +148,6 @@ def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     return base
-
-
-def _value_head(model: PreTrainedModel) -> nn.Module:
-    """The RPO authors' head (arXiv 2506.13702): two layers, 512 wide."""
-    size = model.config.get_text_config().hidden_size
-    head = nn.Sequential(nn.Linear(size, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1))
-    return head.to(model.device, model.dtype)
 
 
 def logit_transform(config: PreTrainedConfig) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rto.data.microbatch import alone, by_group, cut, fitting
+from rto.data.microbatch import Budget, by_group
 from rto.errors import UserError
 from rto.types import LossNorm, TokenBatch
 
@@ -56,15 +56,17 @@ def plan_update(
     """
     order = by_group(groups)
     random.Random(f"{seed}/{epoch}").shuffle(order)
-    budget = _Budget(lengths, max_tokens, max_sequences, packs)
+    budget = Budget(lengths, max_tokens, max_sequences, packs)
     steps: list[OptimizerStep] = []
     for step_groups in _steps(order, batch_size):
         shards = []
         for part in _partition(step_groups, lengths, num_ranks):
             units = part if whole_groups else [u for group in part for u in budget.units(group)]
+            for unit in units:
+                _check_fits(unit, budget)
             shards.append(budget.micro_batches(units))
         count = max(len(shard) for shard in shards)
-        steps.append(OptimizerStep([budget.resplit(shard, count) for shard in shards]))
+        steps.append(OptimizerStep([_resplit(shard, count, budget) for shard in shards]))
     return steps
 
 
@@ -125,66 +127,31 @@ def _partition(
     return [[groups[i] for i in part] for part in parts]
 
 
-@dataclass(frozen=True)
-class _Budget:
-    """What a micro-batch may hold, and what the rows take of it."""
-
-    lengths: Sequence[int]
-    max_tokens: int
-    max_sequences: int | None
-    packs: bool
-
-    def units(self, group: list[int]) -> list[list[int]]:
-        """The rows that stay together, of a group that may be split."""
-        if not self.packs:
-            return alone(group)
-        bounds = {"max_tokens": self.max_tokens, "max_sequences": self.max_sequences}
-        return fitting(group, self.lengths, **bounds)
-
-    def micro_batches(self, units: list[list[int]]) -> list[list[list[int]]]:
-        """Micro-batches of units, longest first (see ``cut``)."""
-        for unit in units:
-            self._check_fits(unit)
-        units = sorted(units, key=lambda unit: max(self._of(unit)), reverse=True)
-        slices = cut(
-            [self._of(unit) for unit in units],
-            max_tokens=self.max_tokens,
-            max_sequences=self.max_sequences,
-            packs=self.packs,
+def _check_fits(unit: list[int], budget: Budget) -> None:
+    if (tokens := budget.tokens(unit)) > budget.max_tokens:
+        raise UserError(
+            f"{len(unit)} row(s) that must share a forward take {tokens} tokens, "
+            f"train.max_tokens_per_gpu is {budget.max_tokens}: raise it or lower data.max_len"
         )
-        return [units[part] for part in slices]
+    if budget.max_sequences is not None and len(unit) > budget.max_sequences:
+        raise UserError(
+            f"{len(unit)} rows must share a forward, train.micro_batch_size is "
+            f"{budget.max_sequences}: raise it to {len(unit)} or more"
+        )
 
-    def resplit(self, packs: list[list[list[int]]], count: int) -> list[MicroBatch]:
-        """Exactly ``count`` micro-batches: the costliest that can be halved is halved."""
-        packs = list(packs)
-        while len(packs) < count:
-            divisible = [i for i, pack in enumerate(packs) if len(pack) > 1]
-            if not divisible:
-                packs.append([])
-                continue
-            at = max(divisible, key=lambda i: self._tokens([r for unit in packs[i] for r in unit]))
-            half = (len(packs[at]) + 1) // 2
-            packs[at : at + 1] = [packs[at][:half], packs[at][half:]]
-        return [[row for unit in pack for row in unit] for pack in packs]
 
-    def _of(self, rows: Sequence[int]) -> list[int]:
-        return [self.lengths[row] for row in rows]
-
-    def _tokens(self, rows: Sequence[int]) -> int:
-        lengths = self._of(rows)
-        return sum(lengths) if self.packs else len(lengths) * max(lengths)
-
-    def _check_fits(self, unit: list[int]) -> None:
-        if (tokens := self._tokens(unit)) > self.max_tokens:
-            raise UserError(
-                f"{len(unit)} row(s) that must share a forward take {tokens} tokens, "
-                f"train.max_tokens_per_gpu is {self.max_tokens}: raise it or lower data.max_len"
-            )
-        if self.max_sequences is not None and len(unit) > self.max_sequences:
-            raise UserError(
-                f"{len(unit)} rows must share a forward, train.micro_batch_size is "
-                f"{self.max_sequences}: raise it to {len(unit)} or more"
-            )
+def _resplit(packs: list[list[list[int]]], count: int, budget: Budget) -> list[MicroBatch]:
+    """Exactly ``count`` micro-batches: the costliest that can be halved is halved."""
+    packs = list(packs)
+    while len(packs) < count:
+        divisible = [i for i, pack in enumerate(packs) if len(pack) > 1]
+        if not divisible:
+            packs.append([])
+            continue
+        at = max(divisible, key=lambda i: budget.tokens([r for unit in packs[i] for r in unit]))
+        half = (len(packs[at]) + 1) // 2
+        packs[at : at + 1] = [packs[at][:half], packs[at][half:]]
+    return [[row for unit in pack for row in unit] for pack in packs]
 
 
 @functools.cache

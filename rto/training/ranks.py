@@ -6,18 +6,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rto.config import RunConfig
 from rto.errors import ProofError
 from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
 from rto.models.families import load_critic, load_policy
-from rto.models.heads import SequenceReward
+from rto.models.heads import PromptValue, SequenceReward, TokenValue
 from rto.models.load import load_scalar_model, load_tokenizer
 from rto.models.policy import Policy, unwrapped
 from rto.protocols import Output
@@ -32,6 +33,9 @@ from rto.training.learner import (
     ScoreTrainer,
 )
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Kind = Literal["policy", "critic", "score"]
 
@@ -192,7 +196,7 @@ def build_module(
     constants: tuple[float, float],
     *,
     value_head: bool = False,
-) -> tuple[Any, Any]:
+) -> tuple[Policy | TokenValue | PromptValue | SequenceReward, PreTrainedModel | PeftModel]:
     """The module that the engine trains, and the Hugging Face model inside it."""
     section = config.critic if kind == "critic" else config.actor
     common: dict[str, Any] = {
