@@ -1,42 +1,83 @@
-"""Errors a user can cause, and the exit codes the command line gives them.
+"""Errors that end a run in one line, their exit codes, and the guard around foreign code.
 
 Exit codes follow sysexits.h where it has a fitting number.
 """
 
 from __future__ import annotations
 
+from rto.text import one_line
 
-class UserError(ValueError):
+
+class RtoError(Exception):
+    """One line on stderr and an exit code."""
+
+    exit_code = 1
+
+
+class UserError(RtoError, ValueError):
     """A setting, a file or a row is wrong: one line with the name, the value and the remedy."""
 
     exit_code = 2
 
 
-class ProofError(RuntimeError):
+class ProofError(RtoError, RuntimeError):
     """A check the run depends on failed: weight sync, self-check, tokenizer equality."""
 
     exit_code = 70
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RtoError, RuntimeError):
     """A loss or a gradient norm is not finite; nothing was applied to the weights."""
 
     exit_code = 70
 
 
-class RewardProtocolError(RuntimeError):
+class RewardProtocolError(RtoError, RuntimeError):
     """A reward source answered with something other than one finite number per response."""
 
     exit_code = 76
 
 
-class JudgeError(RuntimeError):
+class JudgeError(RtoError, RuntimeError):
     """A judge's endpoint refused a request, or answered none of several attempts."""
 
     exit_code = 76
 
 
-class ActorLost(RuntimeError):
+class ActorLost(RtoError, RuntimeError):
     """A Ray actor died; the message names it and the last checkpoint."""
 
     exit_code = 75
+
+
+class foreign:
+    """Whatever code of somebody else's raises inside, ``sys.exit`` included, becomes one line:
+    ``problem: what it said; remedy``. An error that is ours already passes as it is.
+
+    For readers, templates, tokenizers, reward functions: they can fail in any way.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", *, error: type[RtoError] = UserError):
+        self.problem = problem
+        self.remedy = remedy
+        self.error = error
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
+    ) -> None:
+        # Not a generator: contextlib passes a StopIteration on where the new error is caused by it.
+        if isinstance(cause, RtoError) or not isinstance(cause, Exception | SystemExit):
+            return
+        advice = f"; {self.remedy}" if self.remedy else ""
+        raise self.error(f"{self.problem}: {told(cause)}{advice}") from cause
+
+
+def told(error: BaseException, limit: int = 300) -> str:
+    """What an exception says, on one line: its type, and the first line of its text."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = one_line(lines[0], limit) if lines else ""
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name

@@ -8,17 +8,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rto.errors import (
-    ActorLost,
-    JudgeError,
-    ProofError,
-    RewardProtocolError,
-    TrainingDiverged,
-    UserError,
-)
-
-ENDINGS = (UserError, ProofError, TrainingDiverged, RewardProtocolError, JudgeError, ActorLost)
-"""Errors that are one line and an exit code."""
+from rto.errors import RtoError, UserError
+from rto.text import one_line
 
 
 @dataclass(frozen=True)
@@ -57,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
-    except ENDINGS as error:
-        print(f"rto: {error}", file=sys.stderr)
+    except RtoError as error:
+        print(f"rto: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rto: interrupted", file=sys.stderr)

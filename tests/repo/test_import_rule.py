@@ -20,7 +20,8 @@ FUNCTIONAL = ("rto.functional", "rpo_ext.functional")
 METHODS = ("rto.methods", "rpo_ext.methods")
 
 ALLOWED = {
-    "rto.errors": (),
+    "rto.text": (),
+    "rto.errors": ("rto.text",),
     "rto.sections": ("rto.errors",),
     "rto.sections_runtime": ("rto.sections",),
     "rto.sections_methods": ("rto.sections",),
