@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rto.ranges import check_tree, require
 from rto.sections import (
     Actor,
     Critic,
@@ -16,7 +17,6 @@ from rto.sections import (
     Reward,
     RolloutSection,
     Train,
-    require,
 )
 from rto.sections_methods import Algo, Preference
 from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
@@ -44,6 +44,7 @@ class RunConfig:
     generate: Generate = field(default_factory=Generate)
 
     def __post_init__(self) -> None:
+        check_tree(self)
         ranks, batch = self.actor.num_ranks, self.train.batch_size
         require(
             batch % ranks == 0,

@@ -1,23 +1,34 @@
 """The sections of a run's configuration: frozen dataclasses, one default and one owner per field.
 
-Dotted names follow OpenRLHF 0.11 where it has a flag for the same thing. Each section checks its
-own fields; rules across sections live in ``rto.config.RunConfig``. What is learned, how and from
-what is here; the methods' own knobs are in ``rto.sections_methods``, what it runs on is in
-``rto.sections_runtime``.
+Dotted names follow OpenRLHF 0.11 where it has a flag for the same thing. A field's type holds its
+range (``rto.ranges``); ``check`` of a section holds the rules across its fields, and those across
+sections live in ``rto.config.RunConfig``, which checks all of them when it is made. What is
+learned, how and from what is here; the methods' own knobs are in ``rto.sections_methods``, what it
+runs on is in ``rto.sections_runtime``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from rto.errors import UserError
-
-
-def require(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
-
+from rto.ranges import (
+    AboveOne,
+    Clip,
+    Count,
+    Decay,
+    Devices,
+    NotNegative,
+    Number,
+    Positive,
+    PositiveShare,
+    Range,
+    Seconds,
+    Section,
+    Seed,
+    Share,
+    require,
+)
 
 LrScheduler = Literal[
     "cosine_with_min_lr",
@@ -33,63 +44,58 @@ LrScheduler = Literal[
 
 
 @dataclass(frozen=True)
-class Adam:
-    lr: float = 1e-6
-    """Learning rate at the end of the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+class Adam(Section):
+    """AdamW, DeepSpeed's implementation."""
 
-    def __post_init__(self) -> None:
-        require(self.lr > 0, f"adam.lr is {self.lr}: must be positive")
+    lr: PositiveShare = 1e-6
+    """Learning rate at the end of the warm-up."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Decay of the running means of the gradient and of its square."""
+    eps: Positive = 1e-8
+    """Added to the root of the second mean."""
+    weight_decay: Share = 0.0
+    """Decoupled weight decay, per step and unit of learning rate; biases and norms have none."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Section):
     """What the policy and the critic have in common."""
 
     model_name_or_path: str | None = None
     """Hub id or directory of the model to start from."""
     adam: Adam = field(default_factory=Adam)
     lr_scheduler: LrScheduler = "cosine_with_min_lr"
-    lr_warmup_ratio: float = 0.03
+    """Schedule of the learning rate after the warm-up, by its name in transformers."""
+    lr_warmup_ratio: Share = 0.03
     """Share of the run's optimizer steps spent warming up."""
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: Share = 0.1
     """Floor of the cosine schedule, as a share of adam.lr."""
-    max_norm: float = 1.0
+    max_norm: NotNegative = 1.0
     """Gradient clipping by global norm; 0 switches it off."""
     gradient_checkpointing_enable: bool = False
-    num_nodes: int = 1
-    num_gpus_per_node: int = 1
+    """Recompute activations in the backward pass instead of keeping them."""
+    num_nodes: Devices = 1
+    """Nodes that the ranks are spread over."""
+    num_gpus_per_node: Devices = 1
     """Data-parallel ranks per node: one GPU each, or one process each on a CPU machine."""
 
     @property
     def num_ranks(self) -> int:
         return self.num_nodes * self.num_gpus_per_node
 
-    def __post_init__(self) -> None:
-        require(self.num_ranks >= 1, f"num_nodes x num_gpus_per_node is {self.num_ranks}: need 1+")
-        require(0 <= self.lr_warmup_ratio <= 1, f"lr_warmup_ratio is {self.lr_warmup_ratio}: 0..1")
-
 
 @dataclass(frozen=True)
 class Actor(Trained):
     """The policy: what SFT, DPO, PPO and RTO train."""
 
-    eps_clip: float = 0.2
+    eps_clip: Clip = 0.2
     """PPO clip range, symmetric."""
-    eps_clip_low_high: tuple[float, float] | None = None
+    eps_clip_low_high: tuple[Clip, Positive] | None = None
     """Lower and upper clip range; replaces eps_clip when given."""
-    dual_clip: float | None = None
+    dual_clip: AboveOne | None = None
     """Bound of the loss for negative advantages (Ye et al. 2020); above 1."""
-    entropy_coef: float | None = None
+    entropy_coef: NotNegative | None = None
     """Entropy bonus; 0 logs the entropy without using it; unset computes none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 < self.eps_clip < 1, f"actor.eps_clip is {self.eps_clip}: must be in (0, 1)")
-        bound = self.dual_clip
-        require(bound is None or bound > 1, f"actor.dual_clip is {bound}: must be above 1")
 
     @property
     def clip_low_high(self) -> tuple[float, float]:
@@ -98,26 +104,26 @@ class Actor(Trained):
 
 @dataclass(frozen=True)
 class Critic(Trained):
-    adam: Adam = field(default_factory=lambda: Adam(lr=9e-6))
-    value_clip: float = 0.5
-    """Clip range of the value around its rollout-time estimate (RTO's own code: 0.2)."""
-    freezing_steps: int = -1
-    """Train only the critic for this many first iterations."""
-    save_value_network: bool = False
+    """The value model of the methods that train one."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.value_clip > 0, f"critic.value_clip is {self.value_clip}: must be positive")
+    adam: Adam = field(default_factory=lambda: Adam(lr=9e-6))
+    value_clip: Positive = 0.5
+    """Clip range of the value around its rollout-time estimate (RTO's own code: 0.2)."""
+    freezing_steps: Annotated[int, Range(least=-1)] = -1
+    """Train only the critic for this many first iterations; -1 and 0 for none."""
+    save_value_network: bool = False
+    """Export the critic beside the policy, as last_critic and best_critic."""
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Frozen(Section):
     """The actors that hold the frozen models: reference, DPO models, reward models."""
 
     model_name_or_path: str | None = None
     """KL reference; the policy's starting point when unset."""
-    num_nodes: int = 1
-    num_gpus_per_node: int = 1
+    num_nodes: Devices = 1
+    """Nodes that the scoring replicas are spread over."""
+    num_gpus_per_node: Devices = 1
     """Scoring replicas per node; each holds every frozen model and scores a part of the batch."""
     offload: bool = False
     """Keep frozen models in host memory and move them to the device for their turn."""
@@ -128,7 +134,7 @@ class Frozen:
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Section):
     """Where the sentence reward comes from. Several sources add up with their weights."""
 
     model_name_or_path: list[str] = field(default_factory=list)
@@ -137,16 +143,18 @@ class Reward:
     """A Python file with reward_func(queries, prompts, labels) -> one number per response."""
     remote_url: list[str] = field(default_factory=list)
     """Reward servers: POST {query, prompts, labels} -> {rewards}."""
-    weights: list[float] | None = None
+    weights: list[Number] | None = None
     """One weight per source, in the order models, function, urls; default 1 each."""
-    coef: float = 1.0
+    coef: Number = 1.0
     """beta_3 of the RTO paper: factor of the summed, normalised and clipped reward."""
     normalize_enable: bool = False
     """Use (r - mean) / std with the constants in the reward model's config."""
-    clip_range: tuple[float, float] = (-10.0, 10.0)
-    remote_timeout: float = 120.0
+    clip_range: tuple[Number, Number] = (-10.0, 10.0)
+    """Bounds of the summed and normalised reward, before reward.coef."""
+    remote_timeout: Seconds = 120.0
     """Seconds that one request to a reward server may take in all, retries included."""
-    remote_batch_size: int = 64
+    remote_batch_size: Count = 64
+    """Responses per request to a reward server."""
     remote_token_env: str = "RTO_REWARD_TOKEN"
     """Environment variable that holds the reward server's bearer token."""
 
@@ -154,95 +162,98 @@ class Reward:
     def num_sources(self) -> int:
         return len(self.model_name_or_path) + len(self.remote_url) + bool(self.func_path)
 
-    def __post_init__(self) -> None:
+    def check(self, name: str) -> None:
         low, high = self.clip_range
-        require(low < high, f"reward.clip_range is {self.clip_range}: needs low < high")
+        require(low < high, f"{name}.clip_range is {low:g}, {high:g}: the first must be lower")
         got = len(self.weights or [])
         require(
             self.weights is None or got == self.num_sources,
-            f"reward.weights has {got} entries for {self.num_sources} sources: give one each",
+            f"{name}.weights has {got} entries for {self.num_sources} sources: give one each",
         )
 
 
 @dataclass(frozen=True)
-class DPOModel:
+class DPOModel(Section):
     """The DPO policy that RTO's token reward reads."""
 
     model_name_or_path: str | None = None
+    """Hub id or directory of the DPO policy, as `rto dpo` leaves it."""
     ref_model_name_or_path: str | None = None
     """The model that DPO was trained from; the KL reference when unset."""
 
 
 @dataclass(frozen=True)
-class RolloutSection:
-    batch_size: int = 1024
+class RolloutSection(Section):
+    """Sampling of an online method, and the scoring of what was sampled."""
+
+    batch_size: Count = 1024
     """Prompts per iteration."""
-    n_samples_per_prompt: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int | None = None
+    n_samples_per_prompt: Count = 1
+    """Responses per prompt."""
+    temperature: Annotated[float, Range(least=0.01, most=100)] = 1.0
+    """Sampling temperature; log-probs are taken at it."""
+    top_p: PositiveShare = 1.0
+    """Sample from the likeliest tokens that have this probability in all; 1 for all tokens."""
+    max_new_tokens: Count | None = None
     """Longest response; half of data.max_len when unset."""
-    max_tokens_per_gpu: int = 16384
+    max_tokens_per_gpu: Count = 16384
     """Token budget of one scoring forward; padding counts, where the model reads any."""
 
     @property
     def num_sequences(self) -> int:
         return self.batch_size * self.n_samples_per_prompt
 
-    def __post_init__(self) -> None:
-        require(self.batch_size >= 1, f"rollout.batch_size is {self.batch_size}: must be 1+")
-        k = self.n_samples_per_prompt
-        require(k >= 1, f"rollout.n_samples_per_prompt is {k}: must be 1+")
-        require(
-            self.temperature > 0, f"rollout.temperature is {self.temperature}: must be positive"
-        )
-        require(0 < self.top_p <= 1, f"rollout.top_p is {self.top_p}: must be in (0, 1]")
-
 
 @dataclass(frozen=True)
-class Train:
-    batch_size: int = 128
+class Train(Section):
+    """How long, with what batches and on what device it is trained."""
+
+    batch_size: Count = 128
     """Sequences per optimizer step, over all ranks."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     """Sequences per forward on one rank; unset lets max_tokens_per_gpu decide."""
-    max_tokens_per_gpu: int = 16384
+    max_tokens_per_gpu: Count = 16384
     """Token budget of one training forward on one rank; padding counts, where there is any."""
-    max_epochs: int = 1
+    max_epochs: Count = 1
     """Passes over a rollout (online) or over the data (offline stages)."""
-    num_episodes: int = 1
+    num_episodes: Count = 1
     """Passes over the prompts."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Stop after this many iterations (online) or optimizer steps (offline)."""
-    seed: int = 42
+    seed: Seed = 42
+    """Seed of sampling, shuffling, hold-out and new heads."""
     enable_ema: bool = False
-    ema_beta: float = 0.992
+    """Keep a moving average of the policy's weights; the exports hold it."""
+    ema_beta: Decay = 0.992
+    """Decay of that average, per optimizer step."""
     colocate_all: bool = True
     """Share the same GPUs between rollout, scoring, critic and policy."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto takes CUDA where there is any."""
     self_check: bool = True
     """Check the assembled pipeline before the first update."""
 
-    def __post_init__(self) -> None:
-        require(self.batch_size >= 1, f"train.batch_size is {self.batch_size}: must be 1+")
-        micro = self.micro_batch_size
-        require(micro is None or micro >= 1, f"train.micro_batch_size is {micro}: must be 1+")
-        require(self.max_steps is None or self.max_steps >= 1, "train.max_steps must be 1 or more")
-
 
 @dataclass(frozen=True)
-class Data:
+class Data(Section):
+    """What is read, and how a row becomes text and tokens."""
+
     prompt_dataset: list[str] = field(default_factory=list)
     """Prompts for online training: hub ids, files (jsonl, json, csv, parquet), saved datasets."""
-    prompt_probs: list[float] | None = None
+    prompt_probs: list[NotNegative] | None = None
     """Mixing weights of several datasets; concatenation when unset."""
     prompt_split: str = "train"
+    """Split of the prompts' hub or saved data sets."""
     dataset: list[str] = field(default_factory=list)
     """Rows for the offline stages, in the same forms."""
-    dataset_probs: list[float] | None = None
+    dataset_probs: list[NotNegative] | None = None
+    """Mixing weights of data.dataset; concatenation when unset."""
     dataset_split: str = "train"
+    """Split of the rows' hub or saved data sets."""
     eval_dataset: str | None = None
     """Held-out rows; a share of the training rows is split off when unset."""
-    eval_ratio: float = 0.05
+    eval_ratio: Annotated[float, Range(least=0, below=1)] = 0.05
+    """Share of the prompts that is held out and scored at the end; 0 for none."""
     feedback: str | None = None
     """Rows of {prompt, responses: [{text, reward}]}, or of {prompt, response, reward}: read as
     rated responses, prompts, SFT rows or pairs."""
@@ -259,32 +270,39 @@ class Data:
     pretrain_dataset: str | None = None
     """Text for the ptx loss."""
     input_key: str = "input"
+    """Column of the prompts, or of SFT's prompts or conversations."""
     output_key: str | None = None
     """Response column for SFT; unset means input_key holds the whole conversation."""
     prompt_key: str | None = None
     """Prompt column of pairs; unset means chosen and rejected are whole conversations."""
     chosen_key: str = "chosen"
+    """Column of the preferred response of a pair."""
     rejected_key: str = "rejected"
+    """Column of the other response of a pair."""
     label_key: str | None = None
+    """Column that is handed to reward functions and servers as it stands."""
     input_template: str | None = None
     """Python format string with one {} for the prompt."""
     apply_chat_template: bool = False
-    max_len: int = 2048
+    """Render prompts and conversations with the tokenizer's chat template."""
+    max_len: Annotated[int, Range(least=2)] = 2048
     """Longest prompt plus response, in tokens."""
-    max_samples: int = 100_000_000
+    max_samples: Count = 100_000_000
+    """Read no more rows than this."""
     on_long_prompt: Literal["filter", "error"] = "filter"
+    """A prompt that leaves no room for a response: drop it, or end the run."""
 
-    def __post_init__(self) -> None:
-        for name, probs, sets in (
+    def check(self, name: str) -> None:
+        for field_name, probs, sets in (
             ("prompt_probs", self.prompt_probs, self.prompt_dataset),
             ("dataset_probs", self.dataset_probs, self.dataset),
         ):
-            got = len(probs or [])
-            message = f"data.{name} has {got} entries for {len(sets)} datasets: one each"
+            shown, got = f"{name}.{field_name}", len(probs or [])
+            message = f"{shown} has {got} entries for {len(sets)} datasets: one each"
             require(probs is None or got == len(sets), message)
-        require(self.max_len >= 2, f"data.max_len is {self.max_len}: must be 2+")
+            require(probs is None or sum(probs) > 0, f"{shown} are all 0: one must be above")
         template = self.input_template
         require(
             template is None or "{}" in template,
-            f"data.input_template is {template!r}: needs one {{}} for the prompt",
+            f"{name}.input_template is {template!r}: needs one {{}} for the prompt",
         )

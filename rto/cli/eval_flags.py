@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections import require
+from rto.ranges import require
 
 if TYPE_CHECKING:
     from rto.evaluation.endpoint import Endpoint

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections import require
+from rto.ranges import require
 from rto.tracking.quiet import escape_control, quiet
 
 if TYPE_CHECKING:

@@ -38,9 +38,10 @@ from rto.models.load import (
     reward_constants,
 )
 from rto.protocols import Feedback, Method, Targets
+from rto.ranges import require
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
-from rto.sections import Data, require
+from rto.sections import Data
 from rto.types import Role
 
 UNITS: dict[Feedback, str] = {"demonstrations": "rows", "pairs": "pairs", "rewards": "prompts"}
