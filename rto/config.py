@@ -112,6 +112,12 @@ class RunConfig:
             bool(self.data.prompt_dataset or self.data.feedback),
             "no prompts: set data.prompt_dataset (or data.feedback)",
         )
+        top_p = self.rollout.top_p
+        require(
+            top_p == 1,
+            f"rollout.top_p is {top_p:g}: must be 1 for training; the engine's log-probs would be "
+            "those of a cut distribution, the trainer's are not, and their ratio is in the loss",
+        )
         require(
             self.reward.num_sources > 0,
             "no reward source: set reward.model_name_or_path, reward.func_path or "

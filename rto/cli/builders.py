@@ -125,9 +125,10 @@ def segment_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 def _pair_fields(config: RunConfig, *names: str) -> dict[str, Any]:
     """The given fields of the ``preference`` section that are set: a method knows its defaults."""
-    section = vars(config.preference)
-    given = {name: section[name] for name in names if section[name] is not None}
-    return {"nll_coef": config.preference.nll_loss_coef, **given}
+    section = config.preference
+    fields = {name: getattr(section, name) for name in names}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {"nll_coef": section.nll_loss_coef, **given}
 
 
 def _token_reward(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

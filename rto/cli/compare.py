@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rto.cli.parse import parse_run
+from rto.cli.parse import narrow, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.sections import DPOModel
@@ -83,6 +83,10 @@ class Run:
     def folder(self) -> Path:
         return Path(str(self.config.ckpt.output_dir))
 
+    @property
+    def command(self) -> str:
+        return "train" if self.entry.mode == "online" else "fit"
+
 
 def main(argv: Sequence[str]) -> int:
     arguments, base = parser().parse_known_args(list(argv))
@@ -129,7 +133,7 @@ def compare(plan: Plan) -> dict[str, Row]:
     (plan.root / "logs").mkdir(exist_ok=True)
     quiet(plan.root / "logs")
     runs = list(planned_runs(plan))
-    base = parse_run("train", plan.base).config
+    base = parse_run("compare", plan.base).config
     device = device_type(base.train.device)
     started = launch.start(
         base.ray, device=device, num_actors=MOST_ACTORS, log_dir=plan.root / "logs"
@@ -180,7 +184,7 @@ def planned_runs(plan: Plan) -> Iterator[Run]:
     """All runs, configured for the same budget."""
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
-        config = _budgeted(parse_run("train", [*plan.base, *flags]).config, plan, entry)
+        config = _budgeted(parse_run("compare", [*plan.base, *flags]).config, plan, entry)
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.
             seed = i + plan.seeds * entry.label.count("'")
@@ -240,7 +244,7 @@ def _train(run: Run, number: str) -> None:
     shutil.rmtree(run.folder, ignore_errors=True)
     print(f"\n== {number} {run.name}", flush=True)
     started = time.monotonic()
-    execute("train" if run.entry.mode == "online" else "fit", run.config)
+    execute(run.command, run.config)
     (run.folder / SECONDS).write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
 
 
@@ -250,9 +254,8 @@ def is_trained(run: Run) -> bool:
     if not (run.folder / SECONDS).is_file():
         return False
     try:
-        return (
-            parse_run("train", ["--config", str(run.folder / "config.yaml")]).config == run.config
-        )
+        former = parse_run("compare", ["--config", str(run.folder / "config.yaml")]).config
+        return former == narrow(run.command, run.config)
     except UserError:
         return False
 

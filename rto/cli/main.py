@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RtoError as error:
         print(f"rto: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Who read it (`| head`) has left; nothing may be written at the interpreter's exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("rto: interrupted", file=sys.stderr)
         return 130
@@ -73,6 +78,9 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if arguments == ["--version"]:
+        print(f"rto {version()}")
+        return 0
     command, rest = _split(arguments)
     module, _, function = COMMANDS[command].target.partition(":")
     return getattr(importlib.import_module(module), function)(rest)
@@ -87,6 +95,15 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     return command, rest
 
 
+def version() -> str:
+    """The version of the installed distribution that this package belongs to."""
+    from importlib.metadata import packages_distributions
+    from importlib.metadata import version as of
+
+    names = packages_distributions().get("rto", [])
+    return of(names[0]) if names else "(not installed)"
+
+
 def usage() -> str:
     width = max(len(name) for name in COMMANDS)
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
@@ -98,7 +115,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "rto COMMAND --help lists the flags of a command; --dry_run prints its plan.",
+            "rto COMMAND --help lists what a command reads; --help SECTION, one section in full.",
+            "--dry_run prints the plan of a command; rto --version, the version.",
         ]
     )
 

@@ -6,13 +6,13 @@ add one. It reads the configuration once; the method it returns is a plain froze
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rto.cli.one_line_parser import OneLineParser
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.sections import DPOModel
@@ -70,7 +70,7 @@ def takes_token_reward(name: str) -> bool:
 
 def main(argv: Sequence[str]) -> int:
     """`rto methods [--json]`: what is installed."""
-    parser = argparse.ArgumentParser(prog="rto methods", description="List the installed methods.")
+    parser = OneLineParser(prog="rto methods", description="List the installed methods.")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     arguments = parser.parse_args(argv)
     from rto.tracking.quiet import quiet

@@ -1,26 +1,28 @@
-"""Command line and YAML -> RunConfig. jsonargparse does the typing, merging and help.
+"""Command line and YAML -> RunConfig.
 
-What is added here: OpenRLHF's habits (bare boolean flags, comma-separated lists), the short
-spellings of the papers' users, and an error with the nearest name for anything unknown.
+OpenRLHF's habits work (bare boolean flags, comma-separated lists), as do short spellings; whatever
+is wrong is one line with the name, the value and the remedy.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import types
 import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from rto.cli import reads
+from rto.cli.unknown import explain, nearest
+from rto.cli.values import from_flag, from_node
+from rto.cli.yaml_file import read_settings
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.ranges import hints
+from rto.text import one_line
 
 ALIASES = {
     "algo": "algo.name",
@@ -34,13 +36,6 @@ ALIASES = {
 }
 """Short spellings of dotted names."""
 
-REPLACED = {
-    "rpo_alpha": "TRL's SFT term on the chosen response is --preference.nll_loss_coef",
-    "gt_reward_scale": "NVIDIA's name; write --algo.reward_aware.eta",
-    "ref_policy_kl_penalty": "NVIDIA's name; write --algo.reward_aware.beta",
-}
-"""Flags of other programs, with what they are called here."""
-
 PROMPT = "generate.prompt"
 """The flag whose values add up, and are taken as they stand: a prompt may hold any character."""
 
@@ -51,193 +46,222 @@ class Parsed:
     dry_run: bool
 
 
+@dataclass
+class Given:
+    """What stands on a command line: flags with their words, in order, and files."""
+
+    flags: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    """The spelling that was used, the setting and the words."""
+    unknown: list[tuple[str, list[str]]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    help: bool = False
+    help_section: str | None = None
+    dry_run: bool = False
+
+
 def parse_run(command: str, argv: Sequence[str]) -> Parsed:
     """Parse the arguments of one command into a checked configuration.
 
+    A setting that the command and its method do not read is an error as a flag. In a file, which
+    may serve several commands, it is left out and said.
+
     Raises:
         UserError: one line with the name, the value and the remedy.
+        SystemExit: after ``--help``, which prints.
     """
-    parser = build_parser(command)
-    try:
-        namespace = parser.parse_args(normalise(argv))
-        built = parser.instantiate(namespace)
-    except ArgumentError as error:
-        raise UserError(_one_line(str(error))) from error
-    sections = {f.name: built[f.name] for f in dataclasses.fields(RunConfig)}
-    return Parsed(config=RunConfig(**sections), dry_run=built["dry_run"])
+    given = split(argv)
+    if given.help:
+        from rto.cli.help import help_text
 
-
-def build_parser(command: str) -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog=f"rto {command}", exit_on_error=False, allow_abbrev=False, default_env=False
+        print(help_text(command, _method_for_help(command, given), given.help_section))
+        raise SystemExit(0)
+    _refuse_unknown(command, given)
+    values: dict[str, Any] = {}
+    from_files: set[str] = set()
+    for path in given.files:
+        found = _read(command, path)
+        from_files |= found.keys()
+        values |= found
+    flags = _flag_values(given)
+    values |= flags
+    method = reads.method_of(command, values)
+    _refuse_unread(command, method, given, values)
+    ignored = sorted(
+        name for name in from_files - flags.keys() if not reads.reads(command, method, name, values)
     )
-    parser.add_argument("--config", action="config", help="YAML file; flags override it")
-    parser.add_argument(
-        "--dry_run",
-        type=bool,
-        default=False,
-        help="check everything, print the plan, start nothing",
-    )
-    parser.add_class_arguments(RunConfig, None)
-    return parser
+    if ignored:
+        called = f"rto {command}" if method in (None, command) else f"rto {command} with {method}"
+        print(f"left out, for {called} does not read it: {', '.join(ignored)}")
+    used = {name: value for name, value in values.items() if name not in ignored}
+    return Parsed(config=build(used), dry_run=given.dry_run)
 
 
-def dump(config: RunConfig) -> str:
-    """The configuration as YAML that ``--config`` loads again."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+def split(argv: Sequence[str]) -> Given:
+    """Sort the words of a command line; what each means is not looked at.
+
+    Raises:
+        UserError: a word that belongs to no flag, or to ``--config`` in another number than one.
+    """
+    given, tokens = Given(), list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        if token in ("-h", "--help"):
+            words = _take_values(tokens)
+            given.help, given.help_section = True, words[0] if words else None
+            continue
+        if not token.startswith("--"):
+            raise UserError(f"unexpected argument {token!r}: flags are written --name value")
+        spelled, equals, inline = token[2:].partition("=")
+        words = [inline] if equals else _take_values(tokens)
+        name = ALIASES.get(spelled, spelled)
+        if name == "config":
+            given.files += [_one_word(name, words)]
+        elif name == "dry_run":
+            given.dry_run = from_flag("--dry_run", bool, words)
+        elif name in known_fields():
+            given.flags.append((spelled, name, words))
+        else:
+            given.unknown.append((spelled, words))
+    return given
+
+
+def build(values: Mapping[str, Any], base: Any = None, prefix: str = "") -> Any:
+    """A RunConfig with these settings, by dotted name; the others have their defaults.
+
+    Raises:
+        UserError: a value out of its range, or settings that do not go together.
+    """
+    tree = RunConfig() if base is None else base
+    changed: dict[str, Any] = {}
+    for name, hint in hints(type(tree)).items():
+        dotted = prefix + name
+        if dataclasses.is_dataclass(hint):
+            if any(given.startswith(f"{dotted}.") for given in values):
+                changed[name] = build(values, getattr(tree, name), f"{dotted}.")
+        elif dotted in values:
+            changed[name] = values[dotted]
+    return dataclasses.replace(tree, **changed) if changed else tree
+
+
+def dump(config: RunConfig, command: str | None = None) -> str:
+    """The configuration as YAML that ``--config`` loads again.
+
+    Args:
+        command: write only what this command reads with the method of the configuration.
+    """
+    values = flat(config)
+    if command is not None:
+        method = reads.method_of(command, values)
+        values = {k: v for k, v in values.items() if reads.reads(command, method, k, values)}
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        inner = functools.reduce(lambda node, key: node.setdefault(key, {}), sections, tree)
+        inner[last] = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def narrow(command: str, config: RunConfig) -> RunConfig:
+    """The configuration with what the command and its method do not read at its default."""
+    values = flat(config)
+    method = reads.method_of(command, values)
+    return build({k: v for k, v in values.items() if reads.reads(command, method, k, values)})
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Dotted name of each setting -> its value."""
+    return {name: _at(config, name) for name in known_fields()}
 
 
 @functools.cache
 def known_fields() -> dict[str, Any]:
-    """Dotted name of each leaf -> its type."""
+    """Dotted name of each setting -> its type."""
     return dict(_walk(RunConfig, ""))
 
 
-def normalise(argv: Sequence[str]) -> list[str]:
-    """Flags in the field's spellings -> flags that jsonargparse reads; unknown ones are errors.
+def readable(command: str) -> list[str]:
+    """Every name that may follow two dashes: settings that the command reads, short spellings."""
+    names = [name for name in known_fields() if reads.reads(command, None, name, {})]
+    return [*names, *(short for short, name in ALIASES.items() if name in names), *COMMON]
 
-    Files come first, so that a flag overrides them wherever it stands.
-    """
+
+COMMON = ("config", "dry_run")
+
+
+def _read(command: str, path: str) -> dict[str, Any]:
+    """The settings of a file, each in its range."""
     fields = known_fields()
-    files: list[str] = []
-    result: list[str] = []
-    prompts: list[str] = []
-    tokens = list(argv)
-    while tokens:
-        token = tokens.pop(0)
-        if token in ("-h", "--help"):
-            result.append("--help")
-            continue
-        if not token.startswith("--"):
-            raise UserError(f"unexpected argument {token!r}: flags are written --name value")
-        name, equals, inline = token[2:].partition("=")
-        name = ALIASES.get(name, name)
-        values = [inline] if equals else _take_values(tokens)
-        if name == "config":
-            path = _single(name, values)
-            _check_config_file(path)
-            files.append(f"--config={path}")
-            continue
-        if name != "dry_run" and name not in fields:
-            hint = f": {REPLACED[name]}" if name in REPLACED else nearest(name, prefix="--")
-            raise UserError(f"unknown flag --{name}{hint}")
+    nodes = read_settings(path, fields, lambda name: _hint(command, name, prefix=""))
+    return {name: from_node(f"{path}: {name}", fields[name], node) for name, node in nodes.items()}
+
+
+def _flag_values(given: Given) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for spelled, name, words in given.flags:
         if name == PROMPT:
-            prompts += values or [_single(name, values)]
-            continue
-        hint = bool if name == "dry_run" else fields.get(name, str)
-        value = _value(name, hint, values)
-        _check_choice(f"--{name}", hint, value)
-        result.append(f"--{name}={value}")
-    if prompts:
-        result.append(f"--{PROMPT}={_yaml_list(prompts)}")
-    return [*files, *result]
+            values[name] = [*values.get(name, []), *(words or [_one_word(spelled, words)])]
+        else:
+            values[name] = from_flag(f"--{spelled}", known_fields()[name], words)
+    return values
 
 
-def nearest(name: str, *, prefix: str) -> str:
-    """The end of an error about an unknown name: the nearest one that exists, if any is near."""
-    known = [*known_fields(), *ALIASES, "config", "dry_run"]
-    near = difflib.get_close_matches(name, known, 1, 0.6)
-    return f": did you mean {prefix}{near[0]}?" if near else ""
+def _refuse_unknown(command: str, given: Given) -> None:
+    """All flags that do not exist, in one message."""
+    said: list[str] = []
+    for name, words in given.unknown:
+        told = explain(name, " ".join(words))
+        said.append(f"--{name}{f': {told}' if told else _hint(command, name, prefix='--')}")
+    if said:
+        raise UserError(f"unknown flag{'s' * (len(said) > 1)} {'; '.join(said)}")
 
 
-def _check_choice(shown: str, hint: Any, value: object) -> None:
-    """Refuse a value that is not among those a field takes, where they can be counted."""
-    literals = (option for option in _options(hint) if typing.get_origin(option) is typing.Literal)
-    choices = [str(choice) for literal in literals for choice in typing.get_args(literal)]
-    if not choices or value is None or str(value) in [*choices, "null"]:
-        return
-    near = difflib.get_close_matches(str(value), choices, 1, 0.6)
-    advice = f"did you mean {near[0]}?" if near else f"expected {', '.join(choices)}"
-    raise UserError(f"{shown} is {str(value)!r:.60}: {advice}")
+def _refuse_unread(
+    command: str, method: str | None, given: Given, values: Mapping[str, Any]
+) -> None:
+    """All flags that would change nothing, in one message."""
+    said = {
+        spelled: f"--{spelled} {reads.readers(command, method, name)}"
+        for spelled, name, _ in given.flags
+        if not reads.reads(command, method, name, values)
+    }
+    if said:
+        raise UserError("; ".join(said.values()))
+
+
+def _hint(command: str, name: str, *, prefix: str) -> str:
+    names: Collection[str] = readable(command)
+    return nearest(name, names if prefix else known_fields(), prefix=prefix)
+
+
+def _method_for_help(command: str, given: Given) -> str | None:
+    """The method that was named beside ``--help``, if any."""
+    named = {name: words[-1] for _, name, words in given.flags if words}
+    chooses = "preference.loss" if command == "dpo" else "algo.name"
+    return reads.method_of(command, named) if chooses in named else None
 
 
 def _take_values(tokens: list[str]) -> list[str]:
     values: list[str] = []
-    while tokens and not tokens[0].startswith("--"):
+    while tokens and not tokens[0].startswith("--") and tokens[0] != "-h":
         values.append(tokens.pop(0))
     return values
 
 
-def _single(name: str, values: list[str]) -> str:
-    if len(values) != 1:
-        raise UserError(f"--{name} takes one value, got {len(values)}: {' '.join(values)}")
-    return values[0]
+def _one_word(name: str, words: list[str]) -> str:
+    if len(words) != 1:
+        raise UserError(f"--{name} takes one value, got {len(words)}: {one_line(' '.join(words))}")
+    return words[0]
 
 
-def _value(name: str, hint: Any, values: list[str]) -> str:
-    if hint is bool and not values:
-        return "true"
-    if not _is_list(hint):
-        return _single(name, values)
-    if len(values) == 1 and values[0].startswith("["):
-        return values[0]
-    if not values:
-        raise UserError(f"--{name} needs at least one value")
-    items = [item for value in values for item in value.split(",")]
-    if items == ["null"]:
-        return "null"
-    numeric = float in typing.get_args(hint) or "float" in str(hint)
-    return f"[{', '.join(items)}]" if numeric else _yaml_list(items)
-
-
-def _yaml_list(items: list[str]) -> str:
-    """The strings, whatever is in them, as a YAML list on one line."""
-    return yaml.safe_dump(items, default_flow_style=True, width=float("inf")).strip()
-
-
-def _is_list(hint: Any) -> bool:
-    return any(typing.get_origin(option) in (list, tuple) for option in _options(hint))
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; a type that is none stands alone."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
+def _at(tree: Any, name: str) -> Any:
+    for part in name.split("."):
+        tree = vars(tree)[part]
+    return tree
 
 
 def _walk(cls: type, prefix: str) -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        hint, name = hints[item.name], prefix + item.name
+    for name, hint in hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            yield from _walk(typing.cast(type, hint), name + ".")
+            yield from _walk(typing.cast(type, hint), f"{prefix}{name}.")
         else:
-            yield name, hint
-
-
-def _check_config_file(path: str) -> None:
-    if not Path(path).is_file():
-        raise UserError(f"--config {path}: no such file")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not YAML: {_one_line(str(error))}") from error
-    if content is None:
-        raise UserError(f"--config {path}: the file is empty")
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: expected sections like `actor:`, got {content!r:.60}")
-    for name, value in _leaves(content, ""):
-        if name not in known_fields():
-            raise UserError(f"{path}: unknown key {name}{nearest(name, prefix='')}")
-        _check_choice(f"{path}: {name}", known_fields()[name], value)
-
-
-def _leaves(content: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    sections = {name.rsplit(".", depth)[0] for name in known_fields() for depth in (1, 2)}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and name in sections:
-            yield from _leaves(value, name + ".")
-        else:
-            yield name, value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+            yield prefix + name, hint

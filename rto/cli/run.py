@@ -62,7 +62,7 @@ def execute(command: str, config: RunConfig) -> Finished:
             if fresh:
                 shutil.rmtree(path)
             raise
-        folder.write_config(dump(run.config))
+        folder.write_config(dump(run.config, command))
         about = _about(command, run)
         folder.write_about({**about, "status": "running"})
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)

@@ -1,0 +1,95 @@
+"""A YAML file of settings, read as foreign input: names of settings with their nodes.
+
+The nodes are not turned into Python objects before a setting asks for its own: aliases that double
+themselves, tags and numbers of any length cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rto.cli.values import written
+from rto.errors import UserError, foreign
+
+MOST_BYTES = 2**20
+"""A file of settings that is larger is another file."""
+
+
+def read_settings(
+    path: str, known: Collection[str], nearest: Callable[[str], str]
+) -> dict[str, Any]:
+    """Dotted name of each setting in the file -> its YAML node.
+
+    Args:
+        known: the names that exist.
+        nearest: the end of the message about a name that does not.
+
+    Raises:
+        UserError: one line with the file and, where there is one, the setting.
+    """
+    root = _compose(path)
+    found: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    sections = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2)} - set(known)
+    for name, node, line in _entries(path, root, "", sections):
+        if name in lines:
+            raise UserError(f"{path}: {name} stands twice, in lines {lines[name]} and {line}")
+        lines[name] = line
+        if name in sections:
+            continue
+        if name not in known:
+            raise UserError(f"{path}: unknown key {name}{nearest(name)}")
+        found[name] = node
+    return found
+
+
+def _compose(path: str) -> Any:
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: no such file")
+    with foreign(f"--config {path}: cannot be read"):
+        data = Path(path).read_bytes()
+    if len(data) > MOST_BYTES:
+        raise UserError(f"--config {path}: {len(data)} bytes: no file of settings is that large")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--config {path}: not UTF-8 (byte {error.start}): save it with that encoding"
+        ) from error
+    with foreign(f"--config {path}: not YAML"):
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise UserError(f"--config {path}: not YAML: {line}{error.problem}") from error
+        except RecursionError as error:
+            raise UserError(f"--config {path}: nested too deep for settings") from error
+    if root is None:
+        raise UserError(f"--config {path}: the file is empty")
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"--config {path}: expected sections like `actor:`, got {written(root)}")
+    return root
+
+
+def _entries(
+    path: str, mapping: yaml.MappingNode, prefix: str, sections: Collection[str]
+) -> Iterator[tuple[str, Any, int]]:
+    """Name, node and line of each key, those of the sections within included."""
+    for key, node in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            raise UserError(f"{path}: line {line}: a key is the name of a setting")
+        name = f"{prefix}{key.value}"
+        yield name, node, key.start_mark.line + 1
+        if name not in sections:
+            continue
+        if isinstance(node, yaml.MappingNode):
+            yield from _entries(path, node, f"{name}.", sections)
+        elif node.tag != "tag:yaml.org,2002:null":
+            raise UserError(
+                f"{path}: {name} is {written(node)}: a section holds settings, one a line"
+            )
