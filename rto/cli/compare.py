@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rto.cli.one_line_parser import OneLineParser, whole
 from rto.cli.parse import narrow, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
@@ -362,7 +363,7 @@ def chosen(
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="rto compare",
         description=__doc__,
         epilog="All other flags are those of rto train and rto fit, and hold for every method.",
@@ -373,12 +374,12 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="names, comma-separated; NAME:online, NAME+rto (with the token reward)",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs per method")
+    parser.add_argument("--seeds", type=whole(1), default=3, help="runs per method")
     parser.add_argument(
-        "--budget", type=int, default=4096, help="sequences that each run trains on"
+        "--budget", type=whole(1), default=4096, help="sequences that each run trains on"
     )
     parser.add_argument("--prompts", required=True, help="prompts that all policies answer")
-    parser.add_argument("--samples", type=int, default=2, help="answers to each prompt")
+    parser.add_argument("--samples", type=whole(1), default=2, help="answers to each prompt")
     parser.add_argument("--judge", help="reward_func.py that judges; else the reward sources")
     parser.add_argument(
         "--grid", action="append", default=[], metavar="NAME=A,B", help="settings to search"

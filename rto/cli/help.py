@@ -74,9 +74,11 @@ def _attribute_texts(cls: type) -> dict[str, str]:
             continue
         body = _classes(base.__module__)[base.__name__].body
         for statement, below in zip(body, body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                    texts[statement.target.id] = " ".join(str(below.value.value).split())
+            match statement, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant(value=str(text))
+                ):
+                    texts[name] = " ".join(text.split())
     return texts
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from collections.abc import Callable
 from typing import NoReturn
 
 from rto.errors import UserError
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The type of an argument that is a whole number within these bounds, both included."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch(r"-?[0-9]{1,12}", text) and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r:.60}: a whole number from {least} to {most}")
+
+    return parse
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 from collections.abc import Sequence
 
-from rto.cli.one_line_parser import OneLineParser
+from rto.cli.one_line_parser import OneLineParser, whole
 from rto.errors import UserError
 
 DESCRIPTION = """\
@@ -41,20 +40,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _port(text: str) -> int:
-    port = int(text) if re.fullmatch(r"[0-9]{1,5}", text) else -1
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r:.40}: a port is from 1 to 65535")
-    return port
-
-
-def _count(text: str) -> int:
-    count = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r:.40}: must be 1 or more")
-    return count
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="rto serve-reward",
@@ -66,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--reward_model", metavar="DIR", help="sequence-classification checkpoint")
     source.add_argument("--func_path", metavar="FILE", help="Python file with reward_func")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=_port, default=5000, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=whole(1, 65535), default=5000, help="port to listen on (%(default)s)"
+    )
     parser.add_argument(
         "--token_env",
         metavar="NAME",
@@ -74,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         help="environment variable that holds the bearer token (%(default)s)",
     )
     parser.add_argument(
-        "--max_batch", type=_count, default=64, help="texts per forward of the model (%(default)s)"
+        "--max_batch",
+        type=whole(1),
+        default=64,
+        help="texts per forward of the model (%(default)s)",
     )
     return parser

@@ -64,11 +64,10 @@ def from_node(shown: str, hint: Any, node: Any) -> Any:
     if not isinstance(node, yaml.SequenceNode) or not lists or node.tag != f"{TAG}seq":
         raise UserError(f"{shown} is {written(node)}: {advice(hint, None)}")
     inner = typing.get_args(lists[0])[0]
-    items = [
-        _scalar(shown, inner, item) if isinstance(item, yaml.ScalarNode) else written(item)
-        for item in node.value
-    ]
-    return checked(shown, hint, items)
+    for item in node.value:
+        if not isinstance(item, yaml.ScalarNode):
+            raise UserError(f"{shown} holds {written(item)}: {advice(hint, None)}")
+    return checked(shown, hint, [_scalar(shown, inner, item) for item in node.value])
 
 
 def from_text(hint: Any, text: str) -> Any:
@@ -124,7 +123,6 @@ def _scalar(shown: str, hint: Any, node: yaml.ScalarNode) -> Any:
             f"{shown} is {show(node.value)}, which YAML takes for {RETYPED[kind]}: a text like "
             "that stands in quotes"
         )
-    # A text that is not in quotes and spells a null of the command line has been taken above.
     return from_text(hint, node.value)
 
 

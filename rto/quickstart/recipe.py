@@ -7,7 +7,6 @@ prompts and are judged by the gold reward.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rto.cli.one_line_parser import OneLineParser, whole
 from rto.cli.parse import parse_run
 from rto.cli.report import add_report
 from rto.cluster import launch
@@ -56,8 +56,10 @@ class Row:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="rto quickstart", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the base model and the data")
+    parser = OneLineParser(prog="rto quickstart", description=__doc__)
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, help="seed of the base model and the data"
+    )
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     root = Path("runs/quickstart")

@@ -100,7 +100,7 @@ def check_compare(arguments: list[str]) -> None:
     known = [name for name in own.algos.split(",") if name not in EXAMPLE_METHODS]
     assert entries(",".join(known))
     searched = [f"--{axis}".split(",")[0] for axis in own.grid]
-    parse_run("train", [*rest, *searched])
+    parse_run("compare", [*rest, *searched])
 
 
 @pytest.fixture
