@@ -143,7 +143,7 @@ class Generate(Section):
 
     model: str | None = None
     """A run folder (its `last` export), a Hugging Face directory or a hub id."""
-    prompt: list[str] = field(default_factory=list)
+    prompt: list[Annotated[str, MayBeEmpty()]] = field(default_factory=list)
     """Give the flag once per prompt. The tokenizer's chat template, if it has one, is applied."""
     temperature: Annotated[float, Range(least=0, most=100)] = 0.7
     """Sampling temperature; 0 takes the likeliest token."""

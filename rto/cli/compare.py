@@ -256,7 +256,7 @@ def is_trained(run: Run) -> bool:
         return False
     try:
         former = parse_run("compare", ["--config", str(run.folder / "config.yaml")]).config
-        return former == narrow(run.command, run.config)
+        return narrow(run.command, former) == narrow(run.command, run.config)
     except UserError:
         return False
 

@@ -49,6 +49,7 @@ EVERYTHING = {reads.TOKEN_REWARD: "given"}
 """Help lists also what acts only where another setting is given."""
 
 
+@functools.cache
 def descriptions() -> dict[str, str]:
     """Dotted name of each setting, and of each section -> what stands below its declaration."""
     return _descriptions(RunConfig, "")

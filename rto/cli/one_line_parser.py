@@ -29,5 +29,6 @@ class OneLineParser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
-            message = f"unknown argument {unknown[1]}{f': did you mean {near[0]}?' * bool(near)}"
+            hint = f": did you mean {near[0]}?" if near else ""
+            message = f"unknown argument {unknown[1]}{hint}"
         raise UserError(f"{self.prog.removeprefix('rto ')}: {message}")

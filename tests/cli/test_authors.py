@@ -9,6 +9,7 @@ from rto.cli.authors import told, with_authors_code
 from rto.cli.parse import dump, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.sections_methods import Algo
 
 
 def authors(name: str, *flags: str) -> RunConfig:
@@ -46,7 +47,9 @@ def test_without_the_flag_nothing_changes() -> None:
 
 
 def test_elsewhere_it_is_refused() -> None:
-    with pytest.raises(UserError, match="has rpo, dro, kto, not reward_aware"):
+    with pytest.raises(UserError, match="read by --algo dro, kto, rpo; --algo reward_aware"):
         authors("reward_aware")
     with pytest.raises(UserError, match="a flag of `rto fit`, not of `rto train`"):
-        with_authors_code("train", parse_run("train", ["--algo", "rpo", "--authors_code"]).config)
+        with_authors_code("train", RunConfig(algo=Algo(name="rpo", authors_code=True)))
+    with pytest.raises(UserError, match="code has rpo, dro, kto, not dpo"):
+        with_authors_code("fit", RunConfig(algo=Algo(name="dpo", authors_code=True)))

@@ -217,7 +217,7 @@ def test_the_prompts_that_select_do_not_judge(flags: list[str]) -> None:
 def test_a_finished_run_is_known_by_its_settings(flags: list[str], tmp_path: Path) -> None:
     (run,) = planned_runs(replace(plan(flags, "rpo"), root=tmp_path))
     run.folder.mkdir(parents=True)
-    file, text = run.folder / "config.yaml", dump(run.config)
+    file, text = run.folder / "config.yaml", dump(run.config, run.command)
     file.write_text(text)
     assert not is_trained(run)
     (run.folder / SECONDS).write_text("1.0\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from recorded import recorded
 
 from rto.cli import reads
 from rto.cli.methods import GROUP, build
@@ -16,7 +17,6 @@ from rto.cli.parse import build as build_config
 from rto.cli.parse import dump, known_fields, narrow, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.ranges import hints
 
 
 class Tokens:
@@ -29,29 +29,6 @@ class Tokens:
 
     def decode(self, token_id: int) -> str:
         return "."
-
-
-def recorded(tree: Any, seen: set[str], prefix: str = "") -> Any:
-    """The tree as an instance of subclasses that note the settings which are read."""
-    fields = hints(type(tree))
-    inner = {
-        name: recorded(getattr(tree, name), seen, f"{prefix}{name}.")
-        if dataclasses.is_dataclass(hint)
-        else getattr(tree, name)
-        for name, hint in fields.items()
-    }
-    leaves = {name for name, hint in fields.items() if not dataclasses.is_dataclass(hint)}
-
-    def read(self: Any, name: str) -> Any:
-        if name in leaves:
-            seen.add(prefix + name)
-        return object.__getattribute__(self, name)
-
-    noting: Any = type("Noting", (type(tree),), {"__getattribute__": read})
-    found = object.__new__(noting)
-    for name, value in inner.items():
-        object.__setattr__(found, name, value)
-    return found
 
 
 OWN = ("algo", "preference", "actor.eps_clip", "actor.dual_clip", "actor.entropy_coef")

@@ -34,7 +34,7 @@ def test_arguments_are_those_of_the_server() -> None:
         (["--reward_model", "d", "--func_path", "f"], "not allowed with"),
         (["--reward_modle", "d"], "unknown argument --reward_modle: did you mean --reward_model?"),
         (["--func_path", "f", "--zzz"], "unknown argument --zzz"),
-        (["--func_path", "f", "--port", "http"], "argument --port: invalid int value: 'http'"),
+        (["--func_path", "f", "--port", "http"], "argument --port: 'http': a whole number"),
         (["--func_path"], "argument --func_path: expected one argument"),
     ],
 )

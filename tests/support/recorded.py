@@ -1,0 +1,31 @@
+"""A configuration that notes which of its settings are read."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rto.ranges import hints
+
+
+def recorded(tree: Any, seen: set[str], prefix: str = "") -> Any:
+    """The tree as an instance of subclasses that note the settings which are read."""
+    fields = hints(type(tree))
+    inner = {
+        name: recorded(getattr(tree, name), seen, f"{prefix}{name}.")
+        if dataclasses.is_dataclass(hint)
+        else getattr(tree, name)
+        for name, hint in fields.items()
+    }
+    leaves = {name for name, hint in fields.items() if not dataclasses.is_dataclass(hint)}
+
+    def read(self: Any, name: str) -> Any:
+        if name in leaves:
+            seen.add(prefix + name)
+        return object.__getattribute__(self, name)
+
+    noting: Any = type("Noting", (type(tree),), {"__getattribute__": read})
+    found = object.__new__(noting)
+    for name, value in inner.items():
+        object.__setattr__(found, name, value)
+    return found
