@@ -66,6 +66,7 @@ def execute(command: str, config: RunConfig) -> Finished:
         about = _about(command, run)
         folder.write_about({**about, "status": "running"})
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
+        print(_dtype_told(config, run.config), flush=True)
         try:
             metrics = work(run, folder, found)
         except ActorLost as error:
@@ -103,6 +104,7 @@ def _command(command: str, argv: Sequence[str]) -> int:
         from rto.cli.plan import print_plan
 
         print_plan(run)
+        print(_dtype_told(parsed.config, run.config))
         return 0
     finished = execute(command, parsed.config)
     _print_results(finished)
@@ -111,7 +113,9 @@ def _command(command: str, argv: Sequence[str]) -> int:
 
 def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
     """The checked run and the function that runs it. Imports the libraries: call quiet first."""
-    config = with_authors_code(command, config)
+    from rto.models.device import with_dtype
+
+    config = with_dtype(with_authors_code(command, config))
     if config.algo.authors_code:
         print(told(config))
     from functools import partial
@@ -130,6 +134,12 @@ def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[s
         return stages.prepare_reward(config), run_offline
     method = partial(build, method_name(command, config), mode="offline")
     return stages.prepare_fit(config, method), run_offline
+
+
+def _dtype_told(asked: RunConfig, run: RunConfig) -> str:
+    from rto.models.device import dtype_told
+
+    return dtype_told(asked, run)
 
 
 def method_name(command: str, config: RunConfig) -> str:

@@ -197,7 +197,7 @@ def tolerance(config: RunConfig) -> float:
     given = config.vllm.logprob_tolerance
     if given is not None:
         return given
-    return 1e-3 if config.ds.param_dtype == "fp32" else 0.1
+    return 1e-3 if config.ds.dtype == "fp32" else 0.1
 
 
 def _sync(run: OnlineRun, policy: ActorGroup, engines: ActorGroup, door: Door) -> ClusterWeightSync:
