@@ -94,7 +94,7 @@ class Logger:
     logging_steps: int = 1
     tensorboard: bool = True
     wandb: WandB = field(default_factory=WandB)
-    """The key is read from WANDB_API_KEY."""
+    """The key is that of `wandb login`, or in WANDB_API_KEY."""
 
 
 @dataclass(frozen=True)

@@ -226,3 +226,13 @@ def test_the_split_keeps_a_prompt_on_one_side() -> None:
     assert not {g[0].prompt_ids for g in train} & {g[0].prompt_ids for g in held_out}
     with pytest.raises(UserError, match="leaves none to train on"):
         split_by_prompt(groups, ratio=1.0, seed=0)
+
+
+@pytest.mark.parametrize(("min_train", "held_out"), [(1, 2), (6, 2), (7, 0)])
+def test_a_share_of_few_rows_is_one_prompt_where_training_can_spare_it(
+    min_train: int, held_out: int
+) -> None:
+    # 5 % of four prompts rounds to none; each has two of the eight rows.
+    groups = stored(pairs(4) + pairs(4))
+    train, rest = split_by_prompt(groups, ratio=0.05, seed=0, min_train=min_train)
+    assert (len(train), len(rest)) == (8 - held_out, held_out)
