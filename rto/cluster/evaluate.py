@@ -23,6 +23,7 @@ from rto.config import RunConfig
 from rto.models.device import device_type, dtype_of, with_dtype
 from rto.rollout.digest import DigestRecorder, WeightReceipt
 from rto.rollout.requests import Sampling
+from rto.tracking.phases import tell
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 
 VERSION = 0
@@ -93,6 +94,7 @@ def evaluator(
     with session(config, _plan(config), logs=logs) as actors:
         engines = actors.start_engines(first, "object_store")
         frozen = actors.start_scorers(models) if models else None
+        tell("loading the models")
         actors.wait()
         generator = EngineGenerator(
             engines=engines,

@@ -30,6 +30,7 @@ from rto.models.load import write_reward_constants
 from rto.protocols import Feedback, Method, Output, Targets
 from rto.tracking.console import LiveConsole
 from rto.tracking.metrics import open_tracker
+from rto.tracking.phases import tell
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
 from rto.training.checkpoint import Checkpoint, CheckpointStore, Identity
@@ -169,6 +170,7 @@ def _stores(
     all rows.
     """
     frozen = actors.start_scorers(run.models) if run.models else None
+    tell("loading the models")
     actors.wait()
     reference = Reference(
         config=run.config,

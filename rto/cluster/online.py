@@ -29,6 +29,7 @@ from rto.protocols import Method
 from rto.rollout.requests import Sampling
 from rto.tracking.console import ONLINE, LiveConsole
 from rto.tracking.metrics import open_tracker
+from rto.tracking.phases import tell
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
 from rto.training.checkpoint import Checkpoint
@@ -147,6 +148,7 @@ def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
     critic = _start_critic(run, actors, steps)
     frozen = actors.start_scorers(run.models) if run.models else None
     engines = actors.start_engines(path, door)
+    tell("loading the models")
     actors.wait()
     if door != "object_store":
         workers = len(engines) * config.vllm.tensor_parallel_size
