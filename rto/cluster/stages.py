@@ -260,6 +260,11 @@ def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
             f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
             f"left out, {len(found.groups)} remain"
         )
+    if found.num_merged:
+        print(
+            f"{found.num_merged} responses that stand twice for their prompt are merged: one of "
+            "each, with the mean of its rewards"
+        )
     return Loaded(found.groups, {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few})
 
 
