@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Value
 
 from rto.data.arrow import BATCH, write_batches, write_table
-from rto.data.json_values import decode, read_values
+from rto.data.json_values import DECODER, read_values
 from rto.errors import UserError, foreign
 
 MAX_COLUMNS = 1000
 TEXTS, VALUES = "csv", "json"
 """Builder names of the data sets whose cells are all texts, and whose cells are any JSON."""
+
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 Row = dict[str, Any]
 
@@ -129,7 +131,7 @@ def _json_lines(stream: io.BufferedReader, problem: str) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            value = decode(text)
+            value = DECODER.decode(text)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from error
         yield _row(value, where)
@@ -237,7 +239,7 @@ def _store(rows: Iterable[Row], folder: Path, problem: str) -> pa.Table:
 
 
 def _encoded(number: int, row: Row, problem: str) -> dict[str, str]:
-    cells = {name: json.dumps(value, ensure_ascii=False) for name, value in row.items()}
+    cells = {name: ENCODER.encode(value) for name, value in row.items()}
     for name, cell in cells.items():
         if not cell.isascii():
             try:
@@ -252,9 +254,14 @@ def _encoded(number: int, row: Row, problem: str) -> dict[str, str]:
 def _decoded(batch: dict[str, list[str | None]]) -> dict[str, list[Any]]:
     """Cells that a row does not have are None."""
     return {
-        name: [None if cell is None else json.loads(cell) for cell in cells]
+        name: [None if cell is None else _value(cell) for cell in cells]
         for name, cells in batch.items()
     }
+
+
+def _value(cell: str) -> Any:
+    plain = cell.startswith('"') and "\\" not in cell
+    return cell[1:-1] if plain else json.loads(cell)
 
 
 READERS: dict[str, Callable[[io.BufferedReader, str], Iterator[Row]]] = {

@@ -24,9 +24,7 @@ def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def decode(text: str) -> Any:
-    """One JSON value, with numbers of any size."""
-    return json.loads(text, object_pairs_hook=as_object)
+DECODER = json.JSONDecoder(object_pairs_hook=as_object)
 
 
 def read_values(stream: TextIO) -> Iterator[Any]:
@@ -55,7 +53,6 @@ class _Buffer:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._text, self._ended = stream, "", False
-        self._decoder = json.JSONDecoder(object_pairs_hook=as_object)
 
     def is_empty(self) -> bool:
         """Nothing but white space is left."""
@@ -77,7 +74,7 @@ class _Buffer:
             raise ValueError("the list has no end")
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text)
+                value, end = DECODER.raw_decode(self._text)
             except json.JSONDecodeError as error:
                 if self._ended or not self._cut_off(error):
                     raise ValueError(error.msg) from error
