@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.paths import absolute_paths
 from rto.sections import Data, DPOModel
 from rto.tracking.quiet import quiet
 
@@ -187,7 +188,7 @@ def planned_runs(plan: Plan) -> Iterator[Run]:
             run = Run(entry, seed, point, config)
             folder = str(plan.root / "runs" / run.name)
             train, ckpt = replace(config.train, seed=seed), replace(config.ckpt, output_dir=folder)
-            yield replace(run, config=replace(config, train=train, ckpt=ckpt))
+            yield replace(run, config=absolute_paths(replace(config, train=train, ckpt=ckpt)))
 
 
 def _budgeted(config: RunConfig, plan: Plan, entry: Entry) -> RunConfig:

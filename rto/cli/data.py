@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -158,7 +159,7 @@ def target_paths(target: str, *, split: bool) -> list[Path]:
     Raises:
         UserError: not a .jsonl file, or one that is there already.
     """
-    path = Path(target).expanduser()
+    path = Path(os.path.expanduser(target))
     if path.suffix != ".jsonl":
         raise UserError(f"data convert: the target {target} must end in .jsonl")
     sides = ("-train", "-eval") if split else ("",)

@@ -90,12 +90,16 @@ def to_rows(
             for text, reward in responses:
                 yield {"prompt": prompt, "completion": text, "label": reward >= threshold}
         case "pairs":
-            best, highest = responses[0]
-            for text, reward in responses[1:]:
-                if reward < highest and text != best:
-                    pair = {"prompt": prompt, "chosen": best, "rejected": text}
-                    rewards = {"chosen_reward": highest, "rejected_reward": reward}
-                    yield {**pair, **rewards} if layout.rated else pair
+            yield from _pairs(row, rated=layout.rated)
+
+
+def _pairs(row: Feedback, *, rated: bool) -> Iterator[dict[str, Any]]:
+    best, highest = row.responses[0]
+    for text, reward in row.responses[1:]:
+        if reward < highest and text != best:
+            pair = {"prompt": row.prompt, "chosen": best, "rejected": text}
+            rewards = {"chosen_reward": highest, "rejected_reward": reward}
+            yield {**pair, **rewards} if rated else pair
 
 
 @dataclass(frozen=True)

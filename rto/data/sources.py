@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +31,7 @@ def load_rows(source: str, data: Data | None = None, *, split: str = "train") ->
         UserError: whatever keeps them from being read, in one line that names the source.
     """
     data = data or Data()
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     with foreign(f"{source}: cannot read it"):
         if path.is_dir():
             rows = _from_directory(path, split)
