@@ -277,6 +277,12 @@ def _offline(
 ) -> OfflineRun:
     loaded = load(config.data)
     train, held_out, constants = _scaled(config, method, *_split(config, load, loaded))
+    require(
+        Role.UNRELATED not in method.roles or len(train) > 1,
+        f"{method.card.name} compares with responses to another prompt, and there is {len(train)} "
+        "prompt to train on: give rows of two prompts or more, or set algo.kto.variant to "
+        "matched_mean",
+    )
     batches = OfflineBatches(
         train,
         batch_size=config.train.batch_size,

@@ -28,10 +28,12 @@ def cache_home(cache_dir: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rto"
 
 
-def write_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, folder: Path) -> pa.Table:
+def write_table(
+    rows: Iterable[Mapping[str, Any]], schema: pa.Schema, folder: Path, *, batch: int = BATCH
+) -> pa.Table:
     """The rows as a table whose columns stay on disk (see ``write_batches``)."""
     left = iter(rows)
-    parts = iter(lambda: list(itertools.islice(left, BATCH)), [])
+    parts = iter(lambda: list(itertools.islice(left, batch)), [])
     return write_batches((pa.RecordBatch.from_pylist(x, schema) for x in parts), schema, folder)
 
 

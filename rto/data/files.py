@@ -27,6 +27,8 @@ from rto.data.json_values import DECODER, read_values
 from rto.errors import UserError, foreign
 
 MAX_COLUMNS = 1000
+TEXT_BATCH = 100
+"""Rows of text that are in Python at a time while they are stored: each may be long."""
 TEXTS, VALUES = "csv", "json"
 """Builder names of the data sets whose cells are all texts, and whose cells are any JSON."""
 
@@ -204,10 +206,9 @@ def _no_utf8(error: UnicodeDecodeError, where: str) -> UserError:
 
 def _row(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{where}: is {kind}: a row is an object with columns")
+        raise UserError(f"{where}: {json.dumps(value)[:40]} is no row: an object with columns")
     if not value:
-        raise UserError(f"{where}: is an object without columns")
+        raise UserError(f"{where}: an object without columns is no row")
     return value
 
 
@@ -232,7 +233,7 @@ def _store(rows: Iterable[Row], folder: Path, problem: str) -> pa.Table:
         if len(columns) > MAX_COLUMNS:
             raise UserError(f"{problem}: more than {MAX_COLUMNS} columns: what is its row?")
         schema = pa.schema([(name, pa.large_string()) for name in columns])
-        parts.append(write_table(part(), schema, folder))
+        parts.append(write_table(part(), schema, folder, batch=TEXT_BATCH))
     if not parts:
         return pa.table({})
     return pa.concat_tables(parts, promote_options="default")

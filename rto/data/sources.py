@@ -109,7 +109,9 @@ def label_text(value: object) -> str | None:
     """A label as a reward function is given it: text as it stands, else the JSON of the value."""
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
 
 
 def _renamed(rows: Dataset, columns: Sequence[str], source: str) -> Dataset:

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from rto.cli.main import main
 from rto.data.feedback import load_feedback
-from rto.data.layouts import LAYOUTS, find_layout
+from rto.data.layouts import LAYOUTS, find_layout, require_rated
 from rto.data.sources import load_rows
 from rto.errors import UserError
 from rto.sections import Data
@@ -96,8 +96,9 @@ def test_labels_are_rewards_of_1_and_0(tmp_path: Path) -> None:
 
 
 def test_pairs_without_rewards_are_no_rated_feedback(tmp_path: Path) -> None:
+    rows = load_rows(write(tmp_path / "f.jsonl", PREFERENCES))
     with pytest.raises(UserError) as caught:
-        load(tmp_path, PREFERENCES)
+        require_rated(find_layout(rows, "f.jsonl"), "f.jsonl")
     assert str(caught.value).endswith(
         "f.jsonl: layout preferences has no rewards: add the columns chosen_reward and "
         "rejected_reward, or use it as pairs (rto dpo, rto reward)"
