@@ -21,6 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.paths import absolute_paths, split_list
 from rto.shipped import shipped
 
 ALIASES = {
@@ -65,7 +66,7 @@ def parse_run(command: str, argv: Sequence[str]) -> Parsed:
     except ArgumentError as error:
         raise UserError(_one_line(str(error))) from error
     sections = {f.name: built[f.name] for f in dataclasses.fields(RunConfig)}
-    return Parsed(config=RunConfig(**sections), dry_run=built["dry_run"])
+    return Parsed(config=absolute_paths(RunConfig(**sections)), dry_run=built["dry_run"])
 
 
 def build_parser(command: str) -> ArgumentParser:
@@ -175,7 +176,7 @@ def _value(name: str, hint: Any, values: list[str]) -> str:
         return values[0]
     if not values:
         raise UserError(f"--{name} needs at least one value")
-    items = [item for value in values for item in value.split(",")]
+    items = [item for value in values for item in split_list(value)]
     if items == ["null"]:
         return "null"
     numeric = float in typing.get_args(hint) or "float" in str(hint)

@@ -15,6 +15,7 @@ from rto.cli.preflight import preflight
 from rto.cli.report import add_report
 from rto.config import RunConfig
 from rto.errors import ActorLost, UserError
+from rto.paths import absolute_paths
 from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
@@ -53,6 +54,7 @@ def execute(command: str, config: RunConfig) -> Finished:
 
     A run that fails its checks leaves no folder behind.
     """
+    config = absolute_paths(config)
     preflight(command, config)
     path = Path(config.ckpt.output_dir or _default_folder(command, config))
     _begin(command, config, path)

@@ -260,6 +260,11 @@ def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
             f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
             f"left out, {len(found.groups)} remain"
         )
+    if found.num_merged:
+        print(
+            f"{found.num_merged} responses that stand twice for their prompt are merged: one of "
+            "each, with the mean of its rewards"
+        )
     return Loaded(found.groups, {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few})
 
 
@@ -272,6 +277,12 @@ def _offline(
 ) -> OfflineRun:
     loaded = load(config.data)
     train, held_out, constants = _scaled(config, method, *_split(config, load, loaded))
+    require(
+        Role.UNRELATED not in method.roles or len(train) > 1,
+        f"{method.card.name} compares with responses to another prompt, and there is {len(train)} "
+        "prompt to train on: give rows of two prompts or more, or set algo.kto.variant to "
+        "matched_mean",
+    )
     batches = OfflineBatches(
         train,
         batch_size=config.train.batch_size,

@@ -41,7 +41,7 @@ def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     columns = [data.chosen_key, data.rejected_key]
     if data.prompt_key is not None:
         columns.append(data.prompt_key)
@@ -64,10 +64,10 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
 
 def _rated(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
     """The best response against each one with a lower reward."""
-    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+    for row in load_feedback(source, split=data.dataset_split, data=data, keep_pairs=True):
         best, highest = row.responses[0]
         for text, reward in row.responses[1:]:
-            if reward < highest:
+            if reward < highest and text != best:
                 yield _pair(row.prompt, best, text, template, limit, row.where)
 
 

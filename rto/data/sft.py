@@ -44,7 +44,7 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
 
 def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:
     """Plain text for the ptx loss: column ``data.input_key`` of ``source``, cut to data.max_len."""
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     limit = Limit(data.max_len, data.on_long_prompt)
     texts = (
         (_text(row[data.input_key], template, limit, Where(source, number, data.input_key)),)
@@ -54,7 +54,7 @@ def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Exam
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     columns = [data.input_key] if data.output_key is None else [data.input_key, data.output_key]
     for number, row in numbered_rows(rows, columns, source=source):
         where = Where(source, number, data.input_key)
@@ -74,7 +74,7 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
 
 
 def _best(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+    for row in load_feedback(source, split=data.dataset_split, data=data):
         yield _answered(row.prompt, row.responses[0][0], template, limit, row.where)
 
 
