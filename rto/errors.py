@@ -50,6 +50,10 @@ class ActorLost(RtoError, RuntimeError):
     exit_code = 75
 
 
+class Terminated(SystemExit):
+    """A signal asked this process to end; the code is 128 plus its number, as shells have it."""
+
+
 class foreign:
     """Whatever code of somebody else's raises inside, ``sys.exit`` included, becomes one line:
     ``problem: what it said; remedy``. An error that is ours already passes as it is.
@@ -69,7 +73,7 @@ class foreign:
         self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
     ) -> None:
         # Not a generator: contextlib passes a StopIteration on where the new error is caused by it.
-        if isinstance(cause, RtoError) or not isinstance(cause, Exception | SystemExit):
+        if cause is None or isinstance(cause, RtoError | KeyboardInterrupt | Terminated):
             return
         advice = f"; {self.remedy}" if self.remedy else ""
         raise self.error(f"{self.problem}: {told(cause)}{advice}") from cause

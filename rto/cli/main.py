@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rto.errors import RtoError, UserError
+from rto.secrets import hide
 from rto.text import one_line
 
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except RtoError as error:
-        print(f"rto: {one_line(str(error))}", file=sys.stderr)
+        print(f"rto: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("rto: interrupted", file=sys.stderr)
