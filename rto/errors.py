@@ -45,13 +45,28 @@ class JudgeError(RtoError, RuntimeError):
 
 
 class ActorLost(RtoError, RuntimeError):
-    """A Ray actor died; the message names it and the last checkpoint."""
+    """A Ray actor died; the message names it."""
 
     exit_code = 75
 
 
+class RunFailed(RtoError, RuntimeError):
+    """Code that is not ours failed in a run; the message says where the whole traceback is."""
+
+
 class Terminated(SystemExit):
-    """A signal asked this process to end; the code is 128 plus its number, as shells have it."""
+    """A signal asked this process to end.
+
+    ``exit_code`` is 128 plus the signal's number, as shells have it; ``said`` what the user reads.
+    """
+
+    def __init__(self, exit_code: int, said: str = "") -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+        self.said = said
+
+    def __str__(self) -> str:
+        return self.said
 
 
 class foreign:

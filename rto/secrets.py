@@ -147,7 +147,10 @@ def _without_value(found: re.Match[str]) -> str:
     name, between, value = found["name"], found["between"], found["value"]
     bare = value.strip("'\"")
     prose = name.lower() in _PROSE and between in (": ", " : ")
-    if prose or name == "key" or not bare or _NO_SECRET.fullmatch(bare) or not is_secret_name(name):
+    if prose or name == "key" or not is_secret_name(name):
+        # Of "ValueError: token=x" the value has a name and a value of its own.
+        return f"{name}{between}{_NAMED.sub(_without_value, value)}"
+    if not bare or _NO_SECRET.fullmatch(bare):
         return found[0]
     quote = value[0] if value[0] in "'\"" else ""
     return f"{name}{between}{quote}{HIDDEN}{quote}"

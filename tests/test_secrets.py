@@ -47,6 +47,8 @@ def test_names_of_other_things(name: str) -> None:
         ("{'token': 'hunter2'}", "{'token': '***'}"),
         ("password: hunter2", "password: ***"),
         ("Bearer hunter2", "***"),
+        ("ValueError: token=hunter2", "ValueError: token=***"),
+        ('said: "api_key: hunter2"', 'said: "api_key: ***"'),
         ("with sk-hunter2hunter2hunter2.", "with ***."),
         ("hf_hunter2hunter2hunter2", "***"),
     ],
