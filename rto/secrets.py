@@ -53,9 +53,11 @@ _NO_SECRET = re.compile(r"\$\w+|\$\{\w+\}|\$\(.*|\*+|<.*|null|none|true|false", 
 _SCHEME = r"\b[A-Za-z][\w+.-]{0,30}://"
 _USERINFO = re.compile(rf"(?P<scheme>{_SCHEME})(?P<user>[^\s/?#'\"@]*(?:@[^\s/?#'\"@]+)*)@")
 _NAMED = re.compile(
-    r"""(?<![\w.-])(?P<name>-{0,2}[A-Za-z][\w.-]{0,80})
-        (?P<between>["']?\s?(?:=|:|%3[dD])\s?)
-        (?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?:(?:Bearer|Basic|Token)\s+)?[^\s&;,'")\]}]+)""",
+    r"""(?<![\w.-])(?P<name>-{0,2}[A-Za-z][\w.-]{0,80})(?P<between>["']?\s?(?:=|:|%3[dD])\s?)"""
+)
+_VALUE = re.compile(
+    r"""\$\{\w+\} | "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*'
+      | (?:(?:Bearer|Basic|Token)\s+)?[^\s&;,'")\]}]+""",
     re.VERBOSE,
 )
 _FLAG = re.compile(r"(?P<name>--[A-Za-z][\w.-]*)(?P<between>\s+)(?P<value>(?!-)\S+)")
@@ -91,8 +93,7 @@ def hide(text: str) -> str:
     text = _USERINFO.sub(_without_user, text)
     text = _URL.sub(lambda found: _without_secrets(found[0]), text)
     text = _FORMS.sub(HIDDEN, text)
-    text = _FLAG.sub(_without_value, text)
-    return _NAMED.sub(_without_value, text)
+    return _without_named(_FLAG.sub(_without_flag, text))
 
 
 def holds_secret(text: str) -> bool:
@@ -143,14 +144,32 @@ def _without_secrets(url: str) -> str:
     return "".join(parts)
 
 
-def _without_value(found: re.Match[str]) -> str:
-    name, between, value = found["name"], found["between"], found["value"]
+def _without_flag(found: re.Match[str]) -> str:
+    return found["name"] + found["between"] + _hidden(found["name"], found["value"])
+
+
+def _without_named(text: str) -> str:
+    """``name=value``, ``name: value`` and ``"name": "value"`` without the secrets among them.
+
+    What follows a name that is no secret's may be a name itself, as in ``Error: token=x``.
+    """
+    parts: list[str] = []
+    done = 0
+    for found in _NAMED.finditer(text):
+        name, start = found["name"], found.end()
+        prose = name == "key" or (name.lower() in _PROSE and found["between"] in (": ", " : "))
+        value = (
+            None if start < done or prose or not is_secret_name(name) else _VALUE.match(text, start)
+        )
+        if value is not None:
+            parts += [text[done:start], _hidden(name, value[0])]
+            done = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _hidden(name: str, value: str) -> str:
     bare = value.strip("'\"")
-    prose = name.lower() in _PROSE and between in (": ", " : ")
-    if prose or name == "key" or not is_secret_name(name):
-        # Of "ValueError: token=x" the value has a name and a value of its own.
-        return f"{name}{between}{_NAMED.sub(_without_value, value)}"
-    if not bare or _NO_SECRET.fullmatch(bare):
-        return found[0]
+    if not bare or _NO_SECRET.fullmatch(bare) or not is_secret_name(name):
+        return value
     quote = value[0] if value[0] in "'\"" else ""
-    return f"{name}{between}{quote}{HIDDEN}{quote}"
+    return f"{quote}{HIDDEN}{quote}"
