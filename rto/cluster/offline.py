@@ -33,7 +33,8 @@ from rto.tracking.console import LiveConsole
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
-from rto.training.checkpoint import Checkpoint, CheckpointStore, Identity
+from rto.training.checkpoint import Checkpoint, CheckpointStore
+from rto.training.identity import identity_of
 from rto.types import Role, ScoredBatch
 
 AnyMethod = TypeVar("AnyMethod", bound=Targets)
@@ -199,13 +200,12 @@ def _stores(
 
 
 def open_store(config: RunConfig, method: Targets, root: Path) -> CheckpointStore:
-    identity = Identity(
-        method=method.card.name,
-        model=str(config.actor.model_name_or_path),
-        zero_stage=config.ds.zero_stage,
-        num_ranks=config.actor.num_ranks,
+    return CheckpointStore(
+        root,
+        identity=identity_of(config, method.card.name),
+        max_num=config.ckpt.max_num,
+        allow=config.ckpt.allow,
     )
-    return CheckpointStore(root, identity=identity, max_num=config.ckpt.max_num)
 
 
 def find_checkpoint(config: RunConfig, method: Targets, root: Path) -> Checkpoint | None:
