@@ -77,6 +77,8 @@ class Ckpt:
     max_num: int = 3
     load_enable: bool = False
     """Go on from the newest checkpoint of the run folder."""
+    allow: list[str] = field(default_factory=list)
+    """Settings, by dotted name, that may differ from those that the checkpoint was made with."""
     best_metric_key: str = ""
     """Metric (higher is better) that names the `best` export; the reward online, if unset."""
 

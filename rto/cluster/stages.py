@@ -193,7 +193,7 @@ def reward_sources(config: RunConfig, *, eos_text: str) -> RewardSources:
         remote = RemoteReward(
             url, token=token, timeout=reward.remote_timeout, batch_size=reward.remote_batch_size
         )
-        texts.append((url, remote))
+        texts.append((remote.name, remote))
     return RewardSources(
         normalise=constants,
         texts=texts,
