@@ -120,3 +120,19 @@ def test_refuses_another_run_and_names_both_values(tmp_path: Path, name: str, va
     message = str(caught.value)
     assert f"{name} {vars(IDENTITY)[name]!r}" in message
     assert repr(value) in message
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_one_checkpoint_is_kept_and_it_is_the_one_just_written(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    checkpoints = store(tmp_path, max_num=1)
+    for step in order:
+        written = write(checkpoints, step)
+        assert list(tmp_path.iterdir()) == [written]
+    assert find_damage(tmp_path / f"step_{order[-1]:08d}") is None
+
+
+def test_no_checkpoint_to_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ckpt.max_num is 0: must be 1 or more"):
+        store(tmp_path, max_num=0)
