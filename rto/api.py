@@ -20,6 +20,7 @@ from rto.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+COMMANDS = ("sft", "reward", "dpo", "fit", "train")
 PATHS = ("actor", "critic", "ref", "reward", "dpo")
 """Sections for which a path means their model_name_or_path."""
 
@@ -63,8 +64,8 @@ def load_config(file: str | os.PathLike[str], *, command: str = "", **settings: 
 
     path = Path(file).expanduser()
     if not command:
-        about = _read_json(path.parent / "run.json")
-        command = str(about.get("command", "train"))
+        said = _read_json(path.parent / "run.json").get("command")
+        command = said if said in COMMANDS else "train"
     return parse_run(command, flags({"config": path, **settings})).config
 
 

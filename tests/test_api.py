@@ -134,13 +134,13 @@ def test_a_folder_as_data_frames(run_folder: Path) -> None:
 def test_rollouts_as_a_data_frame(run_folder: Path) -> None:
     """Two tokens per response: log-prob -0.5 each under the policy, -1.5 under the reference."""
     run = rto.Run(run_folder)
-    rows = run.rollouts()
-    assert rows["iteration"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert rows["reward"].tolist() == [0, 1, 1, 2, 2, 3]
-    assert rows["policy"].tolist() == [-1.0] * 6
-    assert rows["reference_tokens"][0] == [-1.5, -1.5]
+    rows = run.rollouts().to_dict("list")
+    assert rows["iteration"] == [0, 0, 1, 1, 2, 2]
+    assert rows["reward"] == [0, 1, 1, 2, 2, 3]
+    assert rows["policy"] == [-1.0] * 6
+    assert rows["reference_tokens"] == [[-1.5, -1.5]] * 6
     assert "critic" not in rows
-    assert rows["critic_tokens"][0] == [0.25, 0.25]
+    assert rows["critic_tokens"] == [[0.25, 0.25]] * 6
     assert run.rollouts(1)["response"].tolist() == ["one two 0 1", "one two 1 1"]
     assert run.rollouts([2, 0])["iteration"].tolist() == [2, 2, 0, 0]
     with pytest.raises(UserError, match="has no iteration 7: it has 0, 1, 2"):
@@ -168,8 +168,9 @@ def test_what_is_no_run_or_damaged_is_one_line(run_folder: Path, tmp_path: Path)
 
 
 def test_the_command_of_a_run_folder_reads_its_settings(run_folder: Path) -> None:
-    (run_folder / "run.json").write_text(json.dumps({"command": "nonsense"}))
-    assert rto.load_config(run_folder / "config.yaml", command="sft") == RunConfig()
+    for command in ("sft", "nonsense"):
+        (run_folder / "run.json").write_text(json.dumps({"command": command}))
+        assert rto.load_config(run_folder / "config.yaml") == RunConfig()
 
 
 @pytest.mark.usefixtures("started")

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -281,6 +282,26 @@ def test_a_stage_is_judged_while_it_trains_and_leaves_its_best(trained: Trained)
 def best_step(folder: Path) -> int:
     accuracy = [row["eval/accuracy"] for row in metrics_of(folder)]
     return accuracy.index(max(accuracy))
+
+
+FEEDBACK = {
+    "prompt": "say a word",
+    "responses": [{"text": "good words", "reward": 1}, {"text": "bad", "reward": 0}],
+}
+
+
+def test_the_example_in_python_runs(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feedback = tmp_path / "feedback.jsonl"
+    rows = [{**FEEDBACK, "prompt": f"say {i} words"} for i in range(8)]
+    feedback.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = Path(__file__).resolve().parents[2] / "examples" / "python" / "sft_and_dpo.py"
+    example = runpy.run_path(str(path))
+    example["main"](str(trained.base), str(feedback), str(tmp_path / "runs"))
+    said = capsys.readouterr().out
+    for text in ("preference/loss", "eval/accuracy", "finished: {", "runs/dpo/best"):
+        assert text in said
 
 
 def test_an_offline_stage_goes_on_to_the_same_figures_and_weights(trained: Trained) -> None:
