@@ -33,7 +33,7 @@ from rto.data.offline import OfflineBatches
 from rto.loop import fit
 from rto.models.load import write_reward_constants
 from rto.protocols import Feedback, Method, Output, Targets
-from rto.tracking.console import LiveConsole, figure
+from rto.tracking.console import LiveConsole, figure, where_to_look
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
@@ -76,13 +76,14 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         "loss": loss_metric(run),
         "log ratio": "policy/log_ratio",
         "correlation": "reward/correlation",
+        "held out": run.best_key,
         "update tok/s": "rate/update_tokens_per_s",
     }
     with (
-        session(config, run.plan, logs=folder.logs) as actors,
         LiveConsole(
             run.method.card.name, total=run.num_steps, unit="step", columns=columns
         ) as console,
+        session(config, run.plan, logs=folder.logs, progress=console.stage) as actors,
     ):
         learner = _start(run, actors)
         scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
@@ -120,6 +121,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             last_step=run.num_steps,
             timings=timings,
         )
+        console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin()
         method = fit(
             method,
@@ -186,13 +188,13 @@ def _stores(
     all rows.
     """
     frozen = actors.start_scorers(run.models) if run.models else None
-    actors.wait()
+    actors.wait(console.stage)
     reference = Reference(
         config=run.config,
         scorer=scorer if frozen is None else ClusterScorer(frozen=frozen),
         role=Role.POLICY if frozen is None else Role.REFERENCE,
         pad_token_id=pad_id(run.tokenizer),
-        progress=console.stage,
+        progress=console.progress,
     )
     roles = run.method.roles
     train = store(run.train, roles, scorer=scorer, reference=reference, visited=run.visited)

@@ -90,7 +90,7 @@ def _summary(path: Path) -> Summary:
         steps=int(last.get("iteration", -1)) + 1,
         loss=(losses[0], last[losses[0]]) if losses else None,
         outcome=outcome,
-        error=_text(about, "error"),
+        error=_text(about, "reason"),
     )
 
 

@@ -52,7 +52,7 @@ def test_a_finished_run_with_its_figures(
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_how_a_run_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str) -> None:
-    about(write_run(tmp_path / "a"), status=status, error="actor policy[0] died")
+    about(write_run(tmp_path / "a"), status=status, reason="actor policy[0] died")
     found = one(tmp_path, capsys)
     assert (found["state"], found["error"]) == (status, "actor policy[0] died")
 
@@ -136,7 +136,7 @@ def test_a_damaged_folder_is_a_line(
 
 
 def test_the_table_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    about(write_run(tmp_path / "a"), status="failed", error="\x1b[2J[red]gone")
+    about(write_run(tmp_path / "a"), status="failed", reason="\x1b[2J[red]gone")
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     for text in (

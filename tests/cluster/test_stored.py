@@ -60,7 +60,7 @@ def reference(tmp_path: Path) -> Reference:
     config = RunConfig(
         actor=Actor(model_name_or_path=str(model)), data=Data(cache_dir=str(tmp_path / "cache"))
     )
-    return Reference(config, FakeScorer(), Role.REFERENCE, 0, progress=lambda text: None)
+    return Reference(config, FakeScorer(), Role.REFERENCE, 0, progress=lambda *counts: None)
 
 
 def asked(reference: Reference) -> list[tuple[frozenset[Role], int]]:
