@@ -36,6 +36,8 @@ TREND_WIDTH = 24
 BARS = "▁▂▃▄▅▆▇█"
 HEARTBEAT = 60.0
 """Where the output is no terminal, a step that takes longer than these seconds is told of."""
+LOOK = 1.0
+"""Seconds between two looks at whether that is so."""
 
 
 class LiveConsole:
@@ -167,7 +169,7 @@ class LiveConsole:
         return Group(bar, figures, trends)
 
     def _beats(self) -> None:
-        while not self._closed.wait(1.0):
+        while not self._closed.wait(LOOK):
             self.beat()
 
     def _doing(self) -> str:

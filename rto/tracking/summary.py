@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ def _summary(path: Path) -> Summary:
         state=_state(path, about),
         method=_text(about, "method"),
         command=_text(about, "command"),
-        started=_started(path),
+        started=_started(path, about),
         steps=int(last.get("iteration", -1)) + 1,
         loss=(losses[0], last[losses[0]]) if losses else None,
         outcome=outcome,
@@ -140,8 +142,10 @@ def _text(about: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _started(path: Path) -> float | None:
-    """A run writes its settings once, when it starts."""
+def _started(path: Path, about: Mapping[str, Any]) -> float | None:
+    """As run.json says it; else by the settings, which a run writes once, when it starts."""
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(_text(about, "began")).timestamp()
     marks = (path / mark for mark in ("config.yaml", "metrics.jsonl", "run.json"))
     return next((mark.stat().st_mtime for mark in marks if mark.is_file()), None)
 

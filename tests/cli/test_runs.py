@@ -48,6 +48,8 @@ def test_a_finished_run_with_its_figures(
         "error": "",
     }
     assert one(run, capsys)["path"] == str(run)
+    about(run, began="1970-01-01T01:00:05+01:00")
+    assert one(run, capsys)["started"] == 5
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
