@@ -22,7 +22,7 @@ from rto.sections import (
     require,
 )
 from rto.sections_methods import Algo, Preference
-from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
+from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Eval, Generate, Logger
 
 FREE_TEXT = ("generate.prompt", "data.input_template")
 """Settings that hold text for a model: any words may stand in them."""
@@ -46,6 +46,7 @@ class RunConfig:
     vllm: VLLM = field(default_factory=VLLM)
     ray: Cluster = field(default_factory=Cluster)
     ckpt: Ckpt = field(default_factory=Ckpt)
+    eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)
     generate: Generate = field(default_factory=Generate)
 

@@ -80,7 +80,32 @@ class Ckpt:
     allow: list[str] = field(default_factory=list)
     """Settings, by dotted name, that may differ from those that the checkpoint was made with."""
     best_metric_key: str = ""
-    """Metric (higher is better) that names the `best` export; the reward online, if unset."""
+    """Metric that names the `best` export; if unset, the reward online and the stage's own figure
+    on held-out rows offline, where eval.steps is set."""
+    best_metric_mode: Literal["auto", "max", "min"] = "auto"
+    """Which values of it are better; auto: lower ones of a loss or an nll, else higher ones."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Offline stages: held-out rows (data.eval_dataset, data.eval_ratio) judged while training."""
+
+    steps: int = -1
+    """Evaluate every so many optimizer steps, and choose `best` by it; -1: at the end alone."""
+    patience: int | None = None
+    """Stop after so many evaluations in a row without a new best; unset: never."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.steps == -1 or self.steps >= 1, f"eval.steps is {self.steps}: must be 1+, or -1"
+        )
+        patience = self.patience
+        require(patience is None or patience >= 1, f"eval.patience is {patience}: must be 1+")
+        require(
+            patience is None or self.steps >= 1,
+            f"eval.patience is {patience} and eval.steps is not set: it counts evaluations, "
+            "set eval.steps",
+        )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ COMMANDS = {
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "runs": Command("list run folders: state, method, last figures", "rto.cli.runs:main"),
     "report": Command("run folders as one HTML file", "rto.cli.report:main"),
     "eval": Command(
         "metrics and win rate of a model's responses, with intervals", "rto.cli.eval:main"

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
+from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
 from rto.cluster.online import OnlineRun
 from rto.cluster.plan import plan_actors
@@ -310,6 +311,7 @@ def _offline(
         num_steps=batches.num_steps,
         visited=batches.visited,
         constants=constants,
+        best_key=best_held_out(kind, method.card.feedback, held_out, config),
         intake=Intake(
             UNITS[method.card.feedback],
             len(loaded.rows) + sum(loaded.filtered.values()),

@@ -236,3 +236,25 @@ def test_a_share_of_few_rows_is_one_prompt_where_training_can_spare_it(
     groups = stored(pairs(4) + pairs(4))
     train, rest = split_by_prompt(groups, ratio=0.05, seed=0, min_train=min_train)
     assert (len(train), len(rest)) == (8 - held_out, held_out)
+
+
+def held_out_prompts(seed: int, *, ratio: float = 0.25, count: int = 20) -> list[tuple[int, ...]]:
+    train, held_out = split_by_prompt(stored(pairs(count)), ratio=ratio, seed=seed)
+    assert len(train) + len(held_out) == count
+    return [group[0].prompt_ids for group in held_out]
+
+
+def test_the_held_out_prompts_are_drawn_by_the_seed() -> None:
+    """5 of 20: neither the first nor the last ones, and over the seeds each prompt has its turn
+    (one is left out by 40 draws with a chance of 0.75^40, 1e-5)."""
+    prompts = [group[0].prompt_ids for group in stored(pairs(20))]
+    drawn = [held_out_prompts(seed) for seed in range(40)]
+    assert drawn[3] == held_out_prompts(3)
+    assert len({tuple(each) for each in drawn}) > 30
+    assert prompts[:5] not in drawn
+    assert prompts[-5:] not in drawn
+    assert {prompt for each in drawn for prompt in each} == set(prompts)
+
+
+def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
+    assert set(held_out_prompts(0, ratio=0.25)) < set(held_out_prompts(0, ratio=0.5))

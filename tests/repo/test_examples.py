@@ -238,7 +238,8 @@ def test_a_page_names_what_exists(page: Path, tmp_path: Path) -> None:
         for name in re.findall(r"`((?:--)?[a-z]+(?:\.[a-z_0-9]+)+)`", text)
         if name.removeprefix("--").split(".")[0] in sections
     }
-    assert named - fields - parents - {"config.json", "config.yaml", "metrics.jsonl"} == set()
+    files = {"config.json", "config.yaml", "metrics.jsonl", "eval.json"}
+    assert named - fields - parents - files == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target
     for path in re.findall(r"`((?:examples|ray_jobs|docs|rto)/[\w./-]+)`", text):
