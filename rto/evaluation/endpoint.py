@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from rto.data.templates import Message
-from rto.errors import JudgeError, UserError
+from rto.errors import JudgeError, UserError, foreign
 from rto.scoring.http import PassingFault, asked_wait, check_passing, passing_faults
 from rto.tracking.run_folder import write_atomic
 
@@ -69,11 +69,13 @@ class Endpoint:
     backoff: float = 1.0
 
     def __post_init__(self) -> None:
-        url = httpx.URL(self.url)
-        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        with foreign("--judge_url is no URL", "give http:// or https:// and a host"):
+            url = httpx.URL(self.url)
+        extra = url.userinfo or url.query or url.fragment
+        if url.scheme not in ("http", "https") or not url.host or extra:
             raise UserError(
-                "--judge_url: needs http:// or https:// and a host, and no credentials: the key "
-                f"is read from {self.key_env}"
+                "--judge_url: needs http:// or https:// and a host, no credentials and nothing "
+                f"after a ? or #: the key is read from {self.key_env}"
             )
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
             raise UserError(f"the key in {self.key_env} holds characters that no HTTP header can")
@@ -178,14 +180,19 @@ class _Kept:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._texts: dict[str, str] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole, _, cut = text.rpartition("\n")
-        for line in whole.splitlines():
-            row = json.loads(line)
-            self._texts[row["asked"]] = row["text"]
+        whole, cut = self._read() if path.is_file() else ("", "")
         if cut:
             # A crash ended the last line: what it answered is asked again.
             write_atomic(path, f"{whole}\n" if whole else "")
+
+    def _read(self) -> tuple[str, str]:
+        """Take the answers of the file; its whole lines, and what stands after them."""
+        with foreign(f"{self._path}: damaged", "remove it, and what it holds is asked again"):
+            whole, _, cut = self._path.read_text(encoding="utf-8").rpartition("\n")
+            for line in whole.splitlines():
+                row = json.loads(line)
+                self._texts[str(row["asked"])] = str(row["text"])
+        return whole, cut
 
     def get(self, mark: str) -> str | None:
         return self._texts.get(mark)
