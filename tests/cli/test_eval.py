@@ -31,7 +31,8 @@ def test_the_defaults_and_names() -> None:
 def test_the_papers_decoding() -> None:
     """The RPO authors' evaluation: temperature 0.7, top_k 50, top_p 0.95, penalty 1.2, no 3-gram
     twice."""
-    flags = "--top_k 50 --top_p 0.95 --repetition_penalty 1.2 --no_repeat_ngram_size 3".split()
+    flags = ["--top_k", "50", "--top_p", "0.95", "--repetition_penalty", "1.2"]
+    flags += ["--no_repeat_ngram_size", "3"]
     options = parse([*BASE, *flags, "--stop", "a, b", "--stop", "\n\n", "--min_p", "0.1"])
     assert options.decoding == Decoding(
         temperature=0.7, top_p=0.95, top_k=50, min_p=0.1, repetition_penalty=1.2,
