@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rto.cli.eval_flags import JudgeSpec, Options, endpoint_of, parse
-from rto.cli.generate import model_path
+from rto.cli.generate import model_path, writable
+from rto.sections import require
 from rto.sections_runtime import Decoding
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import versions, write_atomic
@@ -48,7 +49,10 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    root = Path(options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
+    root = writable(
+        "--output_dir", options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    require(not root.exists() or root.is_dir(), f"--output_dir {root}: is no folder")
     quiet(None)
     from rich.console import Console
 

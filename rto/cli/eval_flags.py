@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
@@ -107,31 +107,21 @@ def parse(argv: Sequence[str]) -> Options:
     decoding = _decoding(given)
     sources = [source for source in (model, baseline) if source is not None]
     _check_reference(given, decoding, sampled=not all(source.is_outputs for source in sources))
+    as_given = {f.name: vars(given)[f.name] for f in fields(Options) if f.name in given}
     return Options(
-        model=model,
-        baseline=baseline,
-        prompts=given.prompts,
-        split=given.split,
-        prompt_key=given.prompt_key,
-        reference_key=given.reference_key,
-        max_prompts=given.max_prompts,
-        reference=given.reference,
-        reward_models=given.reward_model,
-        metrics=_metrics(given.metrics),
-        metric_models=_metric_models(given),
-        decoding=decoding,
-        judges=judges,
-        judge_prompt=given.judge_prompt,
-        judge_url=given.judge_url,
-        judge_key_env=given.judge_key_env,
-        judge_options=_judge_options(given.judge_options),
-        judge_max_tokens=given.judge_max_tokens,
-        judge_timeout=given.judge_timeout,
-        judge_concurrency=given.judge_concurrency,
-        judge_prices=_prices(given.judge_prices),
-        output_dir=given.output_dir,
-        config=run.config,
-        dry_run=run.dry_run,
+        **{
+            **as_given,
+            "model": model,
+            "baseline": baseline,
+            "judges": judges,
+            "metrics": _metrics(given.metrics),
+            "metric_models": _metric_models(given),
+            "decoding": decoding,
+            "judge_options": _judge_options(given.judge_options),
+            "judge_prices": _prices(given.judge_prices),
+            "config": run.config,
+            "dry_run": run.dry_run,
+        }
     )
 
 
@@ -213,7 +203,8 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     add("--metrics", metavar="A,B", help="text metrics that must be computed; all that can be had "
         "by default, `none` for none")  # fmt: skip
     add("--reference", metavar="RUN_OR_DIR", help="model that the KL is measured to")
-    add("--reward_model", action="append", default=[], metavar="DIR", help="may be repeated")
+    add("--reward_model", action="append", default=[], metavar="DIR", dest="reward_models",
+        help="may be repeated")  # fmt: skip
     add("--bertscore_model", default="roberta-large", help="hub id or directory (%(default)s)")
     add("--bertscore_layers", type=_positive, metavar="N", help="layer that BERTScore reads")
     add("--toxicity_model", metavar="DIR", help="text classifier; alt-profanity-check without it")
@@ -230,7 +221,7 @@ def _add_judges(parser: argparse.ArgumentParser) -> None:
         "the endpoint's key (%(default)s)")  # fmt: skip
     add("--judge_options", default="{}", metavar="JSON", help="joins each request; null removes")
     add("--judge_max_tokens", type=_positive, default=1024, help="longest answer (%(default)s)")
-    add("--judge_timeout", type=float, default=120.0, help="seconds per attempt (%(default)s)")
+    add("--judge_timeout", type=_seconds, default=120.0, help="seconds per attempt (%(default)s)")
     add("--judge_concurrency", type=_positive, default=8, help="requests at once (%(default)s)")
     add("--judge_prices", metavar="IN,OUT", help="per million tokens, for the cost that is shown")
 
@@ -239,6 +230,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}: must be 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1e7:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1e7")
     return value
 
 
@@ -273,7 +271,15 @@ def _source(
 ) -> Source | None:
     require(path is None or outputs is None, f"{flag} and {outputs_flag}: give one of them")
     given = path or outputs
-    return None if given is None else Source(name or _name(given), given, path is None)
+    if given is None:
+        return None
+    called = name or _name(given)
+    require(
+        called.strip(".") != "" and len(called) <= 200,
+        f"{flag} is called {called!r:.60}, which can be no folder's name: give --name or "
+        "--baseline_name",
+    )
+    return Source(called, given, path is None)
 
 
 def _name(path: str) -> str:
@@ -335,11 +341,14 @@ def _prices(text: str | None) -> tuple[float, float] | None:
         read, written = map(float, text.split(","))
     except ValueError as error:
         raise UserError(f"--judge_prices {text}: write IN,OUT, two numbers") from error
+    require(
+        all(0 <= price < math.inf for price in (read, written)), f"--judge_prices {text}: 0 or more"
+    )
     return read, written
 
 
 def _decoding(given: argparse.Namespace) -> Decoding:
-    decoding = Decoding(**{f.name: vars(given)[f.name] for f in dataclasses.fields(Decoding)})
+    decoding = Decoding(**{f.name: vars(given)[f.name] for f in fields(Decoding)})
     decoding.check("--")
     return decoding
 

@@ -78,15 +78,26 @@ def new_file(flag: str, path: str) -> Path:
     Raises:
         UserError: it exists, or cannot be made.
     """
-    file = Path(path).expanduser()
-    with foreign(f"{flag} {path}: no such file can be written", "give another name"):
-        require(not file.exists(), f"{flag} {path}: exists; give another name, or remove it")
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    file = writable(flag, path)
+    require(not file.exists(), f"{flag} {path}: exists; give another name, or remove it")
+    return file
+
+
+def writable(flag: str, path: str) -> Path:
+    """The path with ~ resolved, if something can be made there.
+
+    Raises:
+        UserError: its name is too long, or the folder that is there cannot be written to.
+    """
+    with foreign(f"{flag} {path:.200}: cannot be made", "give another name"):
+        place = Path(path).expanduser()
+        place.exists()
+        folder = next(each for each in place.absolute().parents if each.exists())
     require(
         folder.is_dir() and os.access(folder, os.W_OK | os.X_OK),
         f"{flag} {path}: {folder} is no folder that can be written to",
     )
-    return file
+    return place
 
 
 def model_path(path: str) -> str:

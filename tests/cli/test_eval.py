@@ -119,6 +119,10 @@ def test_judges() -> None:
         ([*BASE, "--max_prompts", "0"], "argument --max_prompts: 0: must be 1 or more"),
         ([*BASE, "--judge_options", "x"], "--judge_options x: not JSON"),
         ([*BASE, "--judge_options", "[]"], "--judge_options []: give an object"),
+        ([*BASE, "--judge_prices", "1,-1"], "--judge_prices 1,-1: 0 or more"),
+        ([*BASE, "--judge_prices", "1,nan"], "--judge_prices 1,nan: 0 or more"),
+        ([*BASE, "--judge_timeout", "inf"], "inf: must be above 0 and at most 1e7"),
+        ([*BASE, "--name", ".."], "--model is called '..', which can be no folder's name"),
         ([*BASE, "--judge_prices", "1"], "--judge_prices 1: write IN,OUT"),
         (
             ["--outputs", "f", "--prompts", "p", "--reference", "r"],
@@ -193,6 +197,27 @@ def test_stored_outputs_before_an_endpoint(
 
     assert main([*stored, *flags]) == 0
     assert "(6 from an earlier run), 0 tokens read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["us.json", "us.json/x", "x" * 300])
+def test_a_folder_that_cannot_be(tmp_path: Path, stored: list[str], name: str) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="^--output_dir "):
+        main([*stored, "--output_dir", str(tmp_path / name)])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_damaged_files_are_one_line(tmp_path: Path, stored: list[str], url: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = out / "judge_answers.jsonl"
+    kept.write_text('{"asked": 1}\n')
+    flags = ["--judge", "openai:j", "--judge_url", url, "--output_dir", str(out)]
+    with pytest.raises(UserError, match=r"judge_answers\.jsonl: damaged: KeyError.*; remove it"):
+        main([*stored, *flags])
+    (tmp_path / "us.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"us\.json: neither a JSON list nor JSON lines: Recursion"):
+        main([*stored, *flags])
 
 
 def test_a_dry_run_starts_and_writes_nothing(
