@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Questions:
-    """The prompts as the model reads them; ``max_len`` bounds prompt plus response, in tokens."""
+    """The prompts as the model reads them; ``stops`` end a response; ``max_len`` bounds prompt plus
+    response, in tokens."""
 
     model: str
     texts: Sequence[str]
     token_ids: Sequence[tuple[int, ...]]
     chat_template: bool
     encoder_decoder: bool
+    stops: tuple[int, ...]
     max_len: int
 
 
@@ -75,23 +77,18 @@ def prepare(model: str, config: RunConfig) -> Questions:
     Raises:
         UserError: a prompt is empty or fills the model's context.
     """
-    from rto.data.templates import Template, Where
-    from rto.models.load import load_config, load_tokenizer
+    from rto.data.templates import Where, load_template
+    from rto.models.load import load_config
 
     found = load_config(model).to_dict()
-    tokenizer = load_tokenizer(model)
-    template = Template(
-        tokenizer,
-        config.data.input_template,
-        bool(tokenizer.chat_template),
-        encoder_decoder=bool(found.get("is_encoder_decoder")),
-    )
+    template = load_template(model, config.data)
     options = config.generate
-    texts = [
-        template.prompt(prompt, Where("--prompt", number, "prompt"))
-        for number, prompt in enumerate(options.prompt)
+    places = [Where("--prompt", number, "prompt") for number in range(len(options.prompt))]
+    texts = [template.prompt(*each) for each in zip(options.prompt, places, strict=True)]
+    token_ids = [
+        template.demand_tokens(template.prompt_ids(text), place)
+        for text, place in zip(texts, places, strict=True)
     ]
-    token_ids = [template.prompt_ids(text) for text in texts]
     longest = max(map(len, token_ids))
     context = found.get("max_position_embeddings") or longest + options.max_new_tokens
     require(
@@ -104,6 +101,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
         token_ids=token_ids,
         chat_template=template.apply_chat_template,
         encoder_decoder=template.encoder_decoder,
+        stops=template.stop_token_ids,
         max_len=min(context, longest + options.max_new_tokens),
     )
 
@@ -125,7 +123,7 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
         for number, ids in enumerate(questions.token_ids)
         for sample in range(options.num_samples)
     ]
-    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p)
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, questions.stops)
     return engine.generate(requests, sampling, 0)
 
 

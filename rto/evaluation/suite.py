@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rto.data.templates import Template, Where
+from rto.data.templates import Where
 from rto.evaluation.formats import Answers
 from rto.evaluation.judge import Pair, WinRate
 from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
@@ -66,18 +66,26 @@ def measure(
     return Figures(found, missing)
 
 
-def reward_scores(path: str, questions: Sequence[Question], answers: Answers) -> np.ndarray:
+def reward_scores(
+    path: str,
+    questions: Sequence[Question],
+    answers: Answers,
+    *,
+    chat_template: str | None = None,
+) -> np.ndarray:
     """Raw scores [N] of the last response of each conversation by a reward model.
 
-    It reads the conversation through its own chat template where it has one, and EoS after a
-    response that ended.
+    It reads the conversation through its own chat template where it has one, and the end of turn
+    after a response that ended. ``chat_template`` chooses one of several.
     """
-    from rto.models.load import load_tokenizer
     from rto.scoring.server import RewardModel
 
-    tokenizer = load_tokenizer(path)
-    template = Template(tokenizer, None, bool(tokenizer.chat_template))
-    queries: list[str] = []
+    model = RewardModel(path, max_batch=16, chat_template=chat_template)
+    has_chat = bool(model.template.tokenizer.chat_template)
+    template = replace(model.template, apply_chat_template=has_chat)
+    (end,) = template.token_texts([template.eos_token_id]).values()
+    prompts: list[str] = []
+    responses: list[str] = []
     for question, turns, finished in zip(questions, answers.turns, answers.finished, strict=True):
         asked = (
             template.prompt(messages(question, turns[:-1]), Where(path, 0, str(question.id)))
@@ -86,9 +94,9 @@ def reward_scores(path: str, questions: Sequence[Question], answers: Answers) ->
                 [t for pair in zip(question.turns, turns, strict=True) for t in pair][:-1]
             )
         )
-        queries.append(asked + turns[-1] + str(tokenizer.eos_token) * finished)
-    scores = RewardModel(path, max_batch=16)(queries, queries, [None] * len(queries))
-    return np.array(scores)
+        prompts.append(asked)
+        responses.append(turns[-1] + end * finished)
+    return np.array(model.score_pairs(prompts, responses))
 
 
 def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> list[Pair]:

@@ -54,7 +54,7 @@ class HfEngine:
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
     ) -> list[Sample]:
-        """One sample per request, in order. EoS ends a sample and is kept.
+        """One sample per request, in order. A stop token ends a sample and is kept.
 
         Up to rounding, a sample depends on (weights, prompt, seed) alone, not on its batch.
 
@@ -119,25 +119,33 @@ class HfEngine:
 
     def _draw(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
         sampler = _Sampler(sampling, [r.seed for r in requests], self._device)
+        stops = [self._eos, *sampling.stop_token_ids]
         self._run(
-            [r.prompt_token_ids for r in requests], sampler, max_new_tokens=sampling.max_new_tokens
+            [r.prompt_token_ids for r in requests],
+            sampler,
+            max_new_tokens=sampling.max_new_tokens,
+            stops=stops,
         )
         ids, logprobs = sampler.drawn()
-        return [self._sample(*row) for row in zip(ids, logprobs, strict=True)]
+        return [self._sample(*row, stops) for row in zip(ids, logprobs, strict=True)]
 
-    def _sample(self, ids: list[int], logprobs: list[float]) -> Sample:
-        eos = self._eos
-        end = ids.index(eos) + 1 if eos in ids else len(ids)
+    def _sample(self, ids: list[int], logprobs: list[float], stops: Sequence[int]) -> Sample:
+        last = next((i for i, token in enumerate(ids) if token in stops), len(ids) - 1)
+        end = last + 1
         return Sample(
             token_ids=tuple(ids[:end]),
             logprobs=tuple(logprobs[:end]),
-            text=str(self._tokenizer.decode(ids[:end], skip_special_tokens=True)),
-            finished=ids[end - 1] == eos,
+            text=self._text(ids[:end]),
+            finished=ids[last] in stops,
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """A response of an encoder-decoder model is a text of its own."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _forced(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         forced = _Forced(response)
-        self._run([prompt], forced, max_new_tokens=len(response), eos=None)
+        self._run([prompt], forced, max_new_tokens=len(response), stops=None)
         return forced.logprobs
 
     @property
@@ -152,7 +160,7 @@ class HfEngine:
         chooser: LogitsProcessor,
         *,
         max_new_tokens: int,
-        eos: int | None = -1,
+        stops: Sequence[int] | None,
     ) -> None:
         """transformers' loop and cache; ``chooser`` leaves one token possible at each step.
 
@@ -164,7 +172,7 @@ class HfEngine:
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self._eos if eos == -1 else eos,
+            eos_token_id=None if stops is None else list(stops),
             pad_token_id=self._tokenizer.pad_token_id,
             decoder_start_token_id=decoder_start(model),
         )

@@ -16,6 +16,8 @@ class Sampling:
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sample beside the tokenizer's EoS."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled response; ``token_ids`` end in EoS exactly when ``finished``."""
+    """One sampled response; ``token_ids`` end in a stop token exactly when ``finished``.
+
+    ``text`` goes on from the prompt's and is without special tokens."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]

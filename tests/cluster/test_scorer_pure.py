@@ -39,7 +39,7 @@ def test_a_text_reward_reads_query_prompt_and_label() -> None:
         seen.append((queries, prompts, labels))
         return [1.0, 2.0]
 
-    sources = RewardSources(texts=[("f", reward)], weights=[1.0], eos_text="</s>")
+    sources = RewardSources(texts=[("f", reward)], weights=[1.0], ends={2: "</s>"})
     assert score(sources) == [1, 2]
     # Only the finished response is closed by an EoS.
     assert seen == [(["ask0 a</s>", "ask1 bb"], ["ask0 ", "ask1 "], ["L", ""])]

@@ -140,7 +140,7 @@ def test_pairs_of_whole_texts_split_at_the_first_difference(
     assert pair.chosen == Example((word(1), word(2)), (word(3), 2), finished=True)
     assert pair.rejected == Example((word(1), word(2)), (word(4), word(5), 2), finished=True)
     same = write(tmp_path / "y.jsonl", [{"chosen": "w1", "rejected": "w1"}])
-    with pytest.raises(UserError, match="row 0: 'chosen' equals 'rejected'"):
+    with pytest.raises(UserError, match="y.jsonl: no pair .* 1 have equal chosen and rejected"):
         load_pairs(Data(dataset=[same]), template, seed=0)
 
 
