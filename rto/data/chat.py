@@ -127,8 +127,10 @@ class Chat:
 
     @functools.cached_property
     def _marks(self) -> frozenset[int]:
-        """Tokens that no plain text is made of."""
-        return frozenset([*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids])
+        """Tokens that no plain text is made of, without those that begin a text."""
+        own = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
+        begins = {self.tokenizer.bos_token_id} - {self.tokenizer.eos_token_id}
+        return frozenset(own - begins - {self.tokenizer.unk_token_id})
 
     @property
     def _name(self) -> str:

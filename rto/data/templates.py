@@ -172,8 +172,9 @@ class Template:
 
     def demand_tokens(self, ids: tuple[int, ...], where: Where) -> tuple[int, ...]:
         """Refuse a prompt of which only special tokens are left."""
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        if special.issuperset(ids):
+        unknown = self.tokenizer.unk_token_id
+        special = [token for token in self.tokenizer.all_special_ids if token != unknown]
+        if set(ids).issubset(special):
             raise where.error(
                 f"becomes no token of {self.tokenizer.name_or_path}'s tokenizer: repair or drop "
                 "the row"
@@ -235,7 +236,7 @@ class Template:
         for place in range(len(ids) - 1, -1, -1):
             if ids[place] in self.stop_token_ids:
                 ids = ids[:place]
-            elif self.tokenizer.decode(ids[place:], skip_special_tokens=True).strip():
+            elif self.continuation.decode(ids[place:]).strip():
                 break
         return ids
 

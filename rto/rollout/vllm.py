@@ -110,7 +110,7 @@ class VllmEngine:
             weight_transfer_config=transfer,
             use_tqdm_on_load=False,
         )
-        self._continuation = Continuation(self._llm.get_tokenizer())
+        self._continuation = Continuation(cast(Any, self._llm.get_tokenizer()))
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
