@@ -160,14 +160,20 @@ class Template:
             raise where.error("has an answer that becomes no token: repair or drop the row")
         return Answered(tuple(ids[:place]), ids[place] if place < len(ids) else self.eos_token_id)
 
-    def pair_ids(self, prompt: str, response: str) -> tuple[int, ...]:
+    def pair_ids(
+        self, prompt: str, response: str, *, finished: bool | None = None
+    ) -> tuple[int, ...]:
         """What a reward model reads of a prompt's text and its response's: the ids of both end to
-        end, as in training. A response ends in a token that ends responses where it was not cut;
-        blanks that a chat template writes behind that are no part of it."""
+        end, as in training.
+
+        The token that ends a response stays where the text holds it (``finished`` None), is put
+        there (True) or left out (False); blanks that a chat template writes behind it are dropped.
+        """
         ids = self._following(response)
         place = self._end(ids)
         if not self.continuation.decode(ids[place:]).strip():
-            ids = ids[: place + 1]
+            ends = ids[place : place + 1] or [self.eos_token_id] * (finished is True)
+            ids = [*ids[:place], *(ends if finished is not False else [])]
         return (*self.prompt_ids(prompt), *ids)
 
     def demand_tokens(self, ids: tuple[int, ...], where: Where) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rto.data.templates import Where
+from rto.data.templates import Template, Where
 from rto.evaluation.formats import Answers
 from rto.evaluation.judge import Pair, WinRate
 from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
@@ -83,20 +83,27 @@ def reward_scores(
     model = RewardModel(path, max_batch=16, chat_template=chat_template)
     has_chat = bool(model.template.tokenizer.chat_template)
     template = replace(model.template, apply_chat_template=has_chat)
-    (end,) = template.token_texts([template.eos_token_id]).values()
-    prompts: list[str] = []
-    responses: list[str] = []
-    for question, turns, finished in zip(questions, answers.turns, answers.finished, strict=True):
-        asked = (
-            template.prompt(messages(question, turns[:-1]), Where(path, 0, str(question.id)))
-            if template.apply_chat_template
-            else "\n".join(
-                [t for pair in zip(question.turns, turns, strict=True) for t in pair][:-1]
-            )
+    rows = [
+        template.pair_ids(
+            *_as_read(question, turns, template, Where(path, number, str(question.id))),
+            finished=finished,
         )
-        prompts.append(asked)
-        responses.append(turns[-1] + end * finished)
-    return np.array(model.score_pairs(prompts, responses))
+        for number, (question, turns, finished) in enumerate(
+            zip(questions, answers.turns, answers.finished, strict=True)
+        )
+    ]
+    return np.array(model.scores(rows))
+
+
+def _as_read(
+    question: Question, turns: Sequence[str], template: Template, where: Where
+) -> tuple[str, str]:
+    """The texts of a conversation up to its last answer, and of that answer."""
+    if not template.apply_chat_template:
+        told = [text for pair in zip(question.turns, turns, strict=True) for text in pair]
+        return "\n".join(told[:-1]), told[-1]
+    asked = messages(question, turns[:-1])
+    return template.prompt(asked, where), template.response(asked, turns[-1].strip(), where)
 
 
 def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> list[Pair]:

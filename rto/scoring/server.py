@@ -75,15 +75,14 @@ class RewardModel:
         read as one text."""
         begun = [q.startswith(p) for q, p in zip(queries, prompts, strict=True)]
         first = [p if b else q for q, p, b in zip(queries, prompts, begun, strict=True)]
-        rest = [q[len(p) :] for q, p in zip(queries, first, strict=True)]
-        return self.score_pairs(first, rest)
+        return self.scores(
+            [self.template.pair_ids(p, q[len(p) :]) for q, p in zip(queries, first, strict=True)]
+        )
 
-    def score_pairs(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """One score per prompt and its response; see ``Template.pair_ids``."""
-        rows = [
-            self._encode(index, *pair)
-            for index, pair in enumerate(zip(prompts, responses, strict=True))
-        ]
+    def scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """One score per row of token ids; see ``Template.pair_ids``."""
+        for index, row in enumerate(rows):
+            self._check(index, row)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         scores = [0.0] * len(rows)
         for start in range(0, len(order), self.max_batch):
@@ -92,18 +91,16 @@ class RewardModel:
                 scores[row] = score
         return scores
 
-    def _encode(self, index: int, prompt: str, response: str) -> tuple[int, ...]:
-        ids = self.template.pair_ids(prompt, response)
+    def _check(self, index: int, ids: Sequence[int]) -> None:
         if not ids:
             raise UserError(f"query[{index}] has no tokens")
         if self._longest is not None and len(ids) > self._longest:
             raise UserError(
                 f"query[{index}] has {len(ids)} tokens, the reward model reads {self._longest}"
             )
-        return ids
 
     @torch.inference_mode()
-    def _score(self, rows: list[tuple[int, ...]]) -> list[float]:
+    def _score(self, rows: list[Sequence[int]]) -> list[float]:
         ids, mask = pad(rows, 0, left=True)
         empty = torch.zeros(len(rows), 1)
         tokens = TokenBatch(
