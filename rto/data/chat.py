@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +26,9 @@ REASONING = "think|thinking|thought|reasoning|reflection|scratchpad"
 REASONING_BLOCK = re.compile(rf"(?is)([<\[])({REASONING})[>\]].*?\1/\2[>\]]")
 REASONING_END = re.compile(rf"(?i)[<\[]/({REASONING})[>\]]")
 """What templates leave out of a model's earlier turns."""
+
+RENDER_SECONDS = 3.0
+"""What one conversation may take; it takes milliseconds."""
 
 QUESTION, ANSWER = "What is asked here?", "What is answered there."
 EXCHANGE: tuple[Message, Message] = (
@@ -162,9 +168,10 @@ class Chat:
             told = [
                 {**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in told
             ]
-        text = self.tokenizer.apply_chat_template(
-            told, tokenize=False, add_generation_prompt=generate
-        )
+        with time_limit(RENDER_SECONDS):
+            text = self.tokenizer.apply_chat_template(
+                told, tokenize=False, add_generation_prompt=generate
+            )
         assert isinstance(text, str)
         return text
 
@@ -176,6 +183,25 @@ class Chat:
                 f"message {number} ({role}: {content!r}) is lost or changed by {self._name}: drop "
                 "that turn, or choose another template with data.chat_template"
             )
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError where Python code inside takes longer; only a main thread has such an alarm."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)
 
 
 def lost_turn(messages: Sequence[Message], text: str) -> int | None:

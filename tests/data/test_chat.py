@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_whatever_a_template_raises_is_one_line_with_row_and_remedy(code: str, s
     assert said in line
     assert line.endswith("repair the row, or choose another template with data.chat_template")
     assert "\n" not in line
+
+
+def test_a_template_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    monkeypatch.setattr("rto.data.chat.RENDER_SECONDS", 0.05)
+    endless = NESTED.replace("99999999", "99999")
+    with pytest.raises(UserError, match="TimeoutError: not done after 0.05 s; repair the row"):
+        chat(endless).prompt("w1", HERE)
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_null_keys_are_absent_ones() -> None:
@@ -139,6 +149,60 @@ def test_what_templates_may_do_with_a_text(messages: list[dict[str, str]], text:
 
 def test_the_users_reasoning_is_text() -> None:
     assert lost_turn(turns("<think>a</think>b"), "b") == 0
+
+
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% elif m['role'] == 'assistant' %}{{ m['content'] + eos_token }}"
+    "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}"
+    "{% endfor %}"
+)
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set talk = messages[1:] %}"
+    "{% set system = messages[0]['content'] %}{% else %}{% set talk = messages %}"
+    "{% set system = false %}{% endif %}{% for m in talk %}"
+    "{% if loop.index0 == 0 and system != false %}"
+    "{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}"
+    "{% else %}{% set content = m['content'] %}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+    "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<user>' + role + '\\n' + m['content'] | trim + ' </s>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<user>model\\n' }}{% endif %}"
+)
+THINKING = (
+    "{%- for m in messages %}{%- set said = m.content %}"
+    "{%- if m.role == 'assistant' and not loop.last and '</think>' in said %}"
+    "{%- set said = said.split('</think>')[-1].lstrip('\\n') %}{%- endif %}"
+    "{{- '<user>' + m.role + '\\n' + said + '</s>' + '\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<user>assistant\\n' }}{%- endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [MISTRAL, LLAMA_2, GEMMA, THINKING])
+def test_templates_of_well_known_models(template: str) -> None:
+    found = chat(template)
+    told = turns(" w1 ", "<think>w2</think>\n\nw3", "w4")
+    assert all(word in found.prompt(told, HERE) for word in ("w1", "w3", "w4"))
+    assert found.encode_response(told, "w5 w6", HERE) == ((11, 12), 2)
+    assert found.encode_response(turns("w1"), "w5", HERE) == ((11,), 2)
+    assert found.eos_token_id == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "said"), [(MISTRAL, "must alternate"), (GEMMA, "System role not supported")]
+)
+def test_a_system_turn_for_models_without_one(template: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"f.jsonl: row 3: 'input' does not go .*{said}"):
+        chat(template).prompt(turns("w1", system="w2"), HERE)
+    assert "w2" in chat(LLAMA_2).prompt(turns("w1", system="w2"), HERE)
 
 
 NAMED = {"tool_use": CHAT_TEMPLATE, "rag": "{{ messages[0].content }}"}
