@@ -9,7 +9,7 @@ what is here; the methods' own knobs are in ``rto.sections_methods``, what it ru
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rto.errors import UserError
 
@@ -229,6 +229,19 @@ class Train:
         require(self.max_steps is None or self.max_steps >= 1, "train.max_steps must be 1 or more")
 
 
+class InputTemplate(NamedTuple):
+    """A prompt and its response as text; ``{}`` is replaced. An encoder-decoder model's response
+    is a text of its own and stays as it is."""
+
+    prompt: str
+    response: str
+
+
+INPUT_TEMPLATES = {"rpo_authors": InputTemplate("prompt : {} [SEP] response :", " {}")}
+"""By the names that data.input_template knows. The authors of RPO and reward_aware write a row as
+``prompt : q [SEP] response : r``; [SEP] is ordinary text to most tokenizers."""
+
+
 @dataclass(frozen=True)
 class Data:
     prompt_dataset: list[str] = field(default_factory=list)
@@ -271,8 +284,12 @@ class Data:
     rejected_key: str = "rejected"
     label_key: str | None = None
     input_template: str | None = None
-    """Python format string with one {} for the prompt."""
+    """A text with one {} for the prompt, or the name of a published format: rpo_authors."""
     apply_chat_template: bool = False
+    """Render prompts and responses with the tokenizer's chat template."""
+    chat_template: str | None = None
+    """Which chat template: the name of one that the tokenizer has, or a file with a jinja
+    template."""
     max_len: int = 2048
     """Longest prompt plus response, in tokens."""
     max_samples: int = 100_000_000
@@ -290,8 +307,9 @@ class Data:
         _check_columns(self.columns)
         template = self.input_template
         require(
-            template is None or "{}" in template,
-            f"data.input_template is {template!r}: needs one {{}} for the prompt",
+            template is None or template in INPUT_TEMPLATES or "{}" in template,
+            f"data.input_template is {template!r}: needs one {{}} for the prompt, or is one of "
+            f"{', '.join(INPUT_TEMPLATES)}",
         )
 
 

@@ -277,25 +277,26 @@ def is_trained(run: Run) -> bool:
 def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
     """The answers of every run, and of the policy that all started from."""
     from rto.cluster.evaluate import evaluate_policies
-    from rto.cluster.scorer import RewardSources
     from rto.cluster.stages import reward_sources
     from rto.data.prompts import load_prompts
-    from rto.models.load import is_encoder_decoder, load_tokenizer
+    from rto.data.templates import load_template
     from rto.scoring.function import RewardFunction
 
-    tokenizer = load_tokenizer(str(base.actor.model_name_or_path))
+    chat = base.data.apply_chat_template
+    template = load_template(str(base.actor.model_name_or_path), base.data, chat=chat)
+    tokenizer = template.tokenizer
     data = replace(base.data, prompt_dataset=[plan.prompts], label_key=None)
     prompts = load_prompts(
         data,
         tokenizer,
         max_prompt_len=base.max_prompt_len,
         seed=0,
-        encoder_decoder=is_encoder_decoder(str(base.actor.model_name_or_path)),
+        encoder_decoder=template.encoder_decoder,
     )
-    sources = reward_sources(base, eos_text=str(tokenizer.eos_token))
+    sources = reward_sources(base, template)
     if plan.judge is not None:
         texts = [(plan.judge, RewardFunction(plan.judge))]
-        sources = RewardSources(texts=texts, weights=[1.0], eos_text=str(tokenizer.eos_token))
+        sources = replace(sources, normalise=(), model_names=(), texts=texts, weights=[1.0])
         base = replace(base, reward=replace(base.reward, model_name_or_path=[], weights=None))
     policies = {run.name: str(run.folder / "last") for run in runs}
     found = evaluate_policies(
@@ -305,6 +306,7 @@ def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]
         rewards=sources,
         samples_per_prompt=plan.samples,
         pad_token_id=int(str(tokenizer.pad_token_id)),
+        stops=template.stop_token_ids,
         logs=plan.root / "logs",
     )
     costs = {run.name: _costs(run.folder) for run in runs}

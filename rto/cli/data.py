@@ -48,7 +48,7 @@ def check(options: argparse.Namespace) -> int:
         rows,
         layout,
         source=options.source,
-        measure=_measure(options.model),
+        measure=_measure(options.model, options.chat_template),
         max_len=options.max_len,
     )
     said = data_check.unusable(report)
@@ -182,22 +182,14 @@ def _open(options: argparse.Namespace) -> tuple[Dataset, Layout]:
     return rows, find_layout(rows, options.source, name=options.layout)
 
 
-def _measure(model: str | None) -> Measure:
+def _measure(model: str | None, chat_template: str | None) -> Measure:
     from rto.data.check import Tokens, Words
-    from rto.data.templates import Template
 
     if model is None:
         return Words()
-    from rto.models.load import is_encoder_decoder, load_tokenizer
+    from rto.data.templates import load_template
 
-    tokenizer = load_tokenizer(model)
-    return Tokens(
-        Template(
-            tokenizer,
-            apply_chat_template=bool(tokenizer.chat_template),
-            encoder_decoder=is_encoder_decoder(model),
-        )
-    )
+    return Tokens(load_template(model, Data(chat_template=chat_template)))
 
 
 def _print_histogram(
@@ -265,6 +257,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     checked.set_defaults(run=check)
     checked.add_argument("--model", metavar="DIR_OR_ID", help="count in this model's tokens")
+    checked.add_argument(
+        "--chat_template",
+        metavar="NAME_OR_FILE",
+        help="one of several that the model has, or a file",
+    )
     checked.add_argument(
         "--max_len", type=_positive, metavar="N", help="limit of prompt and response together"
     )

@@ -109,7 +109,8 @@ def prepare(options: Options) -> Job:
         from rto.evaluation.sample import load_policy
         from rto.rollout.requests import Sampling
 
-        policies = [load_policy(s.name, model_path(s.path)) for s in sampled]
+        chosen = options.config.data.chat_template
+        policies = [load_policy(s.name, model_path(s.path), chat_template=chosen) for s in sampled]
         if any(not policy.encoder_decoder for policy in policies):
             Sampling.of(options.decoding).check_vllm()
     return Job(options, questions, policies, outputs, judge_prompt)
@@ -181,9 +182,10 @@ def rewards_of(job: Job, found: Mapping[str, Sampled]) -> dict[str, dict[str, np
 
     judges = [judge.target for judge in job.options.judges if judge.kind == "reward"]
     paths = dict.fromkeys([*job.options.reward_models, *judges])
+    chosen = job.options.config.data.chat_template
     return {
         path: {
-            name: reward_scores(model_path(path), job.questions, each.answers)
+            name: reward_scores(model_path(path), job.questions, each.answers, chat_template=chosen)
             for name, each in found.items()
         }
         for path in paths

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Questions:
     """The prompts as they were asked, and as the model reads them (``texts``, ``token_ids``);
-    ``max_len`` bounds prompt plus response, in tokens."""
+    ``stops`` end a response; ``max_len`` bounds prompt plus response, in tokens."""
 
     model: str
     asked: Sequence[Question]
@@ -36,6 +36,7 @@ class Questions:
     token_ids: Sequence[tuple[int, ...]]
     chat_template: bool
     encoder_decoder: bool
+    stops: tuple[int, ...]
     max_len: int
 
 
@@ -127,31 +128,29 @@ def prepare(model: str, config: RunConfig) -> Questions:
     Raises:
         UserError: a prompt is empty or fills the model's context.
     """
-    from rto.data.templates import Template, Where
+    from rto.data.templates import Where, load_template
     from rto.evaluation.questions import rendered
-    from rto.models.load import load_config, load_tokenizer
+    from rto.models.load import load_config
     from rto.rollout.requests import Sampling
 
     found = load_config(model).to_dict()
-    tokenizer = load_tokenizer(model)
-    template = Template(
-        tokenizer,
-        config.data.input_template,
-        bool(tokenizer.chat_template),
-        encoder_decoder=bool(found.get("is_encoder_decoder")),
-    )
+    template = load_template(model, config.data)
     options = config.generate
     if not template.encoder_decoder:
         Sampling.of(options).check_vllm()
     source = options.prompts or "--prompt"
     asked = questions_of(config)
+    places = [Where(source, number, "prompt") for number in range(len(asked))]
     texts = [
         rendered(question, (), template, source)
         if options.prompts
-        else template.prompt(question.turns[0], Where(source, number, "prompt"))
-        for number, question in enumerate(asked)
+        else template.prompt(question.turns[0], place)
+        for question, place in zip(asked, places, strict=True)
     ]
-    token_ids = [template.prompt_ids(text) for text in texts]
+    token_ids = [
+        template.demand_tokens(template.prompt_ids(text), place)
+        for text, place in zip(texts, places, strict=True)
+    ]
     longest = max(map(len, token_ids))
     context = found.get("max_position_embeddings") or longest + options.max_new_tokens
     require(
@@ -165,6 +164,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
         token_ids=token_ids,
         chat_template=template.apply_chat_template,
         encoder_decoder=template.encoder_decoder,
+        stops=template.stop_token_ids,
         max_len=min(context, longest + options.max_new_tokens),
     )
 
@@ -211,7 +211,8 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
         for number, ids in enumerate(questions.token_ids)
         for sample in range(options.num_samples)
     ]
-    return engine.generate(requests, Sampling.of(options), 0)
+    sampling = Sampling.of(options, stop_token_ids=questions.stops)
+    return engine.generate(requests, sampling, 0)
 
 
 def _vllm_engine(questions: Questions, config: RunConfig) -> VllmEngine:

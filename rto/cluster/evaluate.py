@@ -66,9 +66,13 @@ class Evaluator:
         """
         _hand_over(self.engines, path, dtype=self.param_dtype)
 
-    def answer(self, prompts: Sequence[Prompt], *, pad_token_id: int) -> Evaluated:
-        """The policy's responses, in the order of the prompts, and their scores."""
-        rollouts = self.generator.generate(prompts, VERSION)
+    def answer(
+        self, prompts: Sequence[Prompt], *, pad_token_id: int, stops: tuple[int, ...] = ()
+    ) -> Evaluated:
+        """The policy's responses, in the order of the prompts, and their scores; ``stops`` end a
+        response beside EoS."""
+        sampling = replace(self.generator.sampling, stop_token_ids=stops)
+        rollouts = replace(self.generator, sampling=sampling).generate(prompts, VERSION)
         tokens = collate(rollouts, pad_token_id=pad_token_id)
         return Evaluated(rollouts, self.scorer.score(tokens, rollouts, self.roles))
 
@@ -119,11 +123,12 @@ def evaluate_policies(
     samples_per_prompt: int,
     pad_token_id: int,
     logs: Path,
+    stops: tuple[int, ...] = (),
 ) -> dict[str, Evaluated]:
     """Sample and score each policy (name -> directory); they share ``config``'s architecture.
 
     ``config`` names the reference and the reward models. Every policy sees the same prompts and
-    seeds.
+    seeds, and ``stops`` end a response beside EoS.
     """
     results: dict[str, Evaluated] = {}
     first = next(iter(policies.values()))
@@ -132,7 +137,7 @@ def evaluate_policies(
     ) as held:
         for name, path in policies.items():
             held.load(path)
-            results[name] = held.answer(prompts, pad_token_id=pad_token_id)
+            results[name] = held.answer(prompts, pad_token_id=pad_token_id, stops=stops)
     return results
 
 

@@ -82,10 +82,10 @@ class Tokens:
     closing: int = 1
 
     def prompt(self, prompt: object, where: Where) -> int:
-        return len(self.template.prompt_ids(self.template.prompt(prompt, where)))
+        return len(self.template.encode_prompt(prompt, where))
 
     def response(self, prompt: object, text: str, where: Where) -> int:
-        return len(self.template.response_ids(self.template.response(prompt, text, where)))
+        return len(self.template.encode_response(prompt, text, where).ids)
 
 
 @dataclass

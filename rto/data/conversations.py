@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from rto.data.sources import require_text
 from rto.data.templates import Message, Where, check_messages
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-"""Those of the chat templates that models come with."""
-
 
 def split_conversation(prompt: object, response: object, at: Where) -> tuple[object, str]:
     """(prompt, answer): what a model is asked, and the text that it answers.
@@ -29,7 +26,7 @@ def split_conversation(prompt: object, response: object, at: Where) -> tuple[obj
         if prompt is None:
             raise at.error("is no list of messages, and the row has no prompt beside it")
         return prompt, require_text(response, source=at.source, row=at.row, field=at.field)
-    *turns, last = check_turns(response, at)
+    *turns, last = check_messages(response, at)
     number = len(turns)
     if last["role"] != "assistant":
         raise at.error(
@@ -39,17 +36,6 @@ def split_conversation(prompt: object, response: object, at: Where) -> tuple[obj
     if not last["content"].strip():
         raise at.error(f"message {number}: content is empty: write the answer or drop the row")
     return _asked(prompt, turns, at), last["content"]
-
-
-def check_turns(value: object, at: Where) -> list[Message]:
-    """A non-empty list of messages with a text each, and roles of ``ROLES``."""
-    messages = check_messages(value, at)
-    for number, message in enumerate(messages):
-        if message["role"] not in ROLES:
-            raise at.error(
-                f"message {number}: role is {message['role']!r}: one of {', '.join(ROLES)}"
-            )
-    return messages
 
 
 def _asked(prompt: object, turns: list[Message], at: Where) -> object:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from rto.data.templates import Where
+from rto.data.templates import Template, Where
 from rto.types import TokenBatch, pad
 
 
 @dataclass(frozen=True)
 class Example:
-    """One response to one prompt. ``finished`` is True where ``response_ids`` end in EoS."""
+    """One response to one prompt. ``finished`` is True where ``response_ids`` hold its end."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
@@ -58,11 +58,26 @@ class Limit:
     def example(
         self, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, eos: int
     ) -> Example:
-        """EoS closes a response that fits; one that is cut ends where it was cut."""
+        """``eos`` ends a response that fits; one that is cut ends where it was cut."""
         room = self.max_len - len(prompt_ids)
         if len(response_ids) < room:
             return Example(prompt_ids, (*response_ids, eos), finished=True)
         return Example(prompt_ids, response_ids[:room], finished=False)
+
+
+def read_responses(
+    prompt: object, responses: Iterable[str], template: Template, limit: Limit, where: Where
+) -> list[Example]:
+    """A row's prompt with each of its responses as token ids; none where it leaves no room.
+
+    Raises:
+        UserError: the prompt or a response cannot be rendered, or becomes no token.
+    """
+    prompt_ids = template.encode_prompt(prompt, where)
+    if not limit.admits(prompt_ids, where):
+        return []
+    answers = (template.encode_response(prompt, text, where) for text in responses)
+    return [limit.example(prompt_ids, answer.ids, eos=answer.end) for answer in answers]
 
 
 def collate_groups(groups: Sequence[Sequence[Example]], *, pad_token_id: int) -> TokenBatch:

@@ -112,7 +112,7 @@ def _rated(source: str, data: Data, template: Template) -> Iterator[dict[str, An
 def _row(value: object, where: Where, template: Template, *, label: object) -> dict[str, Any]:
     text = template.prompt(value, where)
     return {
-        "token_ids": template.prompt_ids(text),
+        "token_ids": template.demand_tokens(template.prompt_ids(text), where),
         "text": text,
         "label": label_text(label),
         "source": where.source,

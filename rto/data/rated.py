@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rto.data.arrow import Lazy, cache_home
-from rto.data.examples import Example, Limit, Rated, RatedGroup
+from rto.data.examples import Example, Limit, Rated, RatedGroup, read_responses
 from rto.data.feedback import Feedback, Source, read_feedback
 from rto.data.groups import Groups, read_rated, write_groups
 from rto.data.keys import numbered
@@ -178,15 +178,12 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
 
 
 def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:
-    prompt_ids = template.prompt_ids(template.prompt(row.prompt, row.where))
-    if not limit.admits(prompt_ids, row.where):
-        return ()
-    rated: list[Rated] = []
-    for text, reward in row.responses:
-        response_ids = template.response_ids(template.response(row.prompt, text, row.where))
-        example = limit.example(prompt_ids, response_ids, eos=template.eos_token_id)
-        rated.append(Rated(example.prompt_ids, example.response_ids, example.finished, reward))
-    return tuple(rated)
+    texts = [text for text, _ in row.responses]
+    examples = read_responses(row.prompt, texts, template, limit, row.where)
+    return tuple(
+        Rated(example.prompt_ids, example.response_ids, example.finished, reward)
+        for example, (_, reward) in zip(examples, row.responses, strict=bool(examples))
+    )
 
 
 def _prompt_means(rewards: Tensor, sizes: Tensor) -> Tensor:

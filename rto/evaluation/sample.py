@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from rto.data.templates import Template
 from rto.errors import UserError, foreign
 from rto.evaluation.formats import Answers
 from rto.evaluation.questions import Question, rendered
-from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer
+from rto.models.load import assert_same_tokenizer, generation_stops, load_config, load_tokenizer
 from rto.rollout.requests import Sampling
 from rto.types import Prompt
 
@@ -32,6 +33,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     context: int | None
     architecture: Mapping[str, object]
+    stops: tuple[int, ...] = ()
 
     @property
     def encoder_decoder(self) -> bool:
@@ -42,13 +44,15 @@ class Policy:
     def engine(self) -> str:
         return "transformers" if self.encoder_decoder else "vLLM"
 
-    @property
+    @functools.cached_property
     def template(self) -> Template:
+        """Its chat template is applied where it has one."""
         return Template(
             self.tokenizer,
             None,
             bool(self.tokenizer.chat_template),
             encoder_decoder=self.encoder_decoder,
+            stops=self.stops,
         )
 
     def shares_engine(self, other: Policy) -> bool:
@@ -66,8 +70,10 @@ class Sampled:
     kl: np.ndarray | None
 
 
-def load_policy(name: str, path: str) -> Policy:
+def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Policy:
     """What can be checked of a policy before an engine starts; a hub id is fetched.
+
+    ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
 
     Raises:
         UserError: no model, or one without safetensors.
@@ -76,13 +82,17 @@ def load_policy(name: str, path: str) -> Policy:
     folder = _local(path)
     if not any(Path(folder).glob("*.safetensors")):
         raise UserError(f"{path}: no *.safetensors in it: save the model with save_pretrained")
-    return Policy(
+    policy = Policy(
         name=name,
         path=folder,
-        tokenizer=load_tokenizer(path),
+        tokenizer=load_tokenizer(path, chat_template=chat_template),
         context=found.get("max_position_embeddings"),
         architecture={k: v for k, v in found.items() if k not in NOT_ARCHITECTURE},
+        stops=generation_stops(path),
     )
+    # Several templates without a choice are refused here.
+    assert policy.template.tokenizer is policy.tokenizer
+    return policy
 
 
 def sample(
@@ -132,7 +142,7 @@ def _converse(
     pad = int(str(policy.tokenizer.pad_token_id))
     while prompts:
         _check_room(prompts, min(max_len, policy.context or max_len), source)
-        result = held.answer(prompts, pad_token_id=pad)
+        result = held.answer(prompts, pad_token_id=pad, stops=policy.template.stop_token_ids)
         for rollout in result.rollouts:
             turns[rollout.prompt.id] += (rollout.text,)
             finished[rollout.prompt.id] = rollout.finished

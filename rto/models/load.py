@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils.hub import cached_file
 
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.sections_runtime import Lora
 
 if TYPE_CHECKING:
@@ -38,15 +41,55 @@ RESERVED = "reserved_special_token"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, with EoS as padding where it has no padding token of its own."""
-    with _named(path):
+def load_tokenizer(path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, with EoS as padding where it has no padding token of its own.
+
+    ``chat_template`` is the name of one of its templates, or a file that holds one.
+    """
+    with _named(path), foreign(f"{path}: cannot load its tokenizer", "save it anew"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: the tokenizer has no eos_token; set one in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if chat_template is not None:
+        tokenizer.chat_template = _chosen_template(tokenizer, chat_template)
     return tokenizer
+
+
+def generation_stops(path: str) -> tuple[int, ...]:
+    """The tokens that end a response by generation_config.json, or by config.json without one."""
+    with _named(path), foreign(f"{path}: cannot read generation_config.json", "repair it"):
+        file = cached_file(
+            path, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False
+        )
+        if file is None:
+            ends = load_config(path).to_dict().get("eos_token_id")
+        else:
+            ends = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
+    found = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in found):
+        raise UserError(f"{path}: eos_token_id of its generation config is {ends!r}: give ids")
+    return tuple(found)
+
+
+def _chosen_template(tokenizer: PreTrainedTokenizerBase, choice: str) -> str:
+    held = tokenizer.chat_template
+    names = sorted(held) if isinstance(held, dict) else []
+    if isinstance(held, dict) and choice in names:
+        return held[choice]
+    file = Path(choice).expanduser()
+    if not file.is_file():
+        known = f"its templates are {', '.join(names)}" if names else "it has no named templates"
+        raise UserError(
+            f"data.chat_template {choice}: no such file, nor a template of "
+            f"{tokenizer.name_or_path}: {known}"
+        )
+    with foreign(f"data.chat_template {choice}: cannot be read", "give a jinja template in UTF-8"):
+        text = file.read_text(encoding="utf-8")
+    if not text.strip():
+        raise UserError(f"data.chat_template {choice}: the file is empty")
+    return text
 
 
 def load_config(path: str) -> PreTrainedConfig:

@@ -65,7 +65,7 @@ class HfEngine:
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
     ) -> list[Sample]:
-        """One sample per request, in order. EoS ends a sample and is kept.
+        """One sample per request, in order. A stop token ends a sample and is kept.
 
         Up to rounding, a sample depends on (weights, prompt, seed) alone, not on its batch. It
         ends where the decoder's positions do.
@@ -133,33 +133,41 @@ class HfEngine:
 
     def _draw(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
         sampler = _Sampler(sampling, [r.seed for r in requests], self._device)
-        stops = _Stops(self._tokenizer, sampling.stop, len(requests))
+        spelt = _Stops(self._tokenizer, sampling.stop, len(requests))
+        ends = (self._eos, *sampling.stop_token_ids)
         self._run(
             [r.prompt_token_ids for r in requests],
             sampler,
             max_new_tokens=sampling.max_new_tokens,
-            stops=[stops] if sampling.stop else [],
+            eos=ends,
+            stops=[spelt] if sampling.stop else [],
         )
         ids, logprobs = sampler.drawn()
-        return [
-            self._sample(*row, sampling) for row in zip(ids, logprobs, stops.lengths, strict=True)
-        ]
+        rows = zip(ids, logprobs, spelt.lengths, strict=True)
+        return [self._sample(*row, ends, sampling) for row in rows]
 
     def _sample(
-        self, ids: list[int], logprobs: list[float], stopped: int | None, sampling: Sampling
+        self,
+        ids: list[int],
+        logprobs: list[float],
+        spelt: int | None,
+        ends: Sequence[int],
+        sampling: Sampling,
     ) -> Sample:
-        """Of a row [T] as it was drawn, what stands before its end by EoS or by a stop text."""
-        ends = [] if stopped is None else [stopped]
-        if self._eos in ids:
-            ends.append(ids.index(self._eos) + 1)
-        end = min(ends, default=len(ids))
-        text = str(self._tokenizer.decode(ids[:end], skip_special_tokens=True))
+        """Of a row [T] as it was drawn, what stands before its end by a token of ``ends`` or by a
+        stop text."""
+        stops = [i + 1 for i, token in enumerate(ids) if token in ends]
+        end = min([*stops, len(ids)] if spelt is None else [*stops, spelt])
         return Sample(
             token_ids=tuple(ids[:end]),
             logprobs=tuple(logprobs[:end]),
-            text=sampling.until_stop(text),
-            finished=bool(ends),
+            text=sampling.until_stop(self._text(ids[:end])),
+            finished=spelt is not None or bool(stops),
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """A response of an encoder-decoder model is a text of its own."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _forced(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         forced = _Forced(response)
@@ -183,7 +191,7 @@ class HfEngine:
         chooser: LogitsProcessor,
         *,
         max_new_tokens: int,
-        eos: int | None = -1,
+        eos: Sequence[int] | None,
         stops: Sequence[StoppingCriteria] = (),
     ) -> None:
         """transformers' loop and cache; ``chooser`` leaves one token possible at each step.
@@ -196,7 +204,7 @@ class HfEngine:
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self._eos if eos == -1 else eos,
+            eos_token_id=None if eos is None else list(eos),
             pad_token_id=self._tokenizer.pad_token_id,
             decoder_start_token_id=decoder_start(model),
         )

@@ -25,12 +25,14 @@ class Sampling:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sample beside the tokenizer's EoS."""
 
     @classmethod
-    def of(cls, decoding: Decoding) -> Self:
-        """The same settings, without those of a command."""
-        given = {f.name: vars(decoding)[f.name] for f in fields(cls)}
-        return cls(**{**given, "stop": tuple(decoding.stop)})
+    def of(cls, decoding: Decoding, *, stop_token_ids: tuple[int, ...] = ()) -> Self:
+        """The same settings, without those of a command, for a model with these stop tokens."""
+        given = {f.name: vars(decoding)[f.name] for f in fields(cls) if f.name != "stop_token_ids"}
+        return cls(**{**given, "stop": tuple(decoding.stop)}, stop_token_ids=stop_token_ids)
 
     def check_vllm(self) -> None:
         """
@@ -59,7 +61,8 @@ class SampleRequest:
 class Sample:
     """One sampled response.
 
-    ``finished``: ``token_ids`` end in EoS, or spell a stop text, which ``text`` leaves out.
+    ``finished``: ``token_ids`` end in a stop token, or spell a stop text, which ``text`` leaves
+    out. ``text`` goes on from the prompt's and is without special tokens.
     """
 
     token_ids: tuple[int, ...]

@@ -41,6 +41,7 @@ from vllm.platforms import current_platform
 from vllm.utils.network_utils import get_open_port
 
 from rto.errors import ProofError, UserError
+from rto.models.continuation import Continuation
 from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt, first_difference
 from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
@@ -109,7 +110,7 @@ class VllmEngine:
             weight_transfer_config=transfer,
             use_tqdm_on_load=False,
         )
-        self._tokenizer = self._llm.get_tokenizer()
+        self._continuation = Continuation(cast(Any, self._llm.get_tokenizer()))
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
@@ -213,7 +214,7 @@ class VllmEngine:
         return Sample(
             token_ids=tuple(token_ids),
             logprobs=tuple(cast(FlatLogprobs, completion.logprobs).logprobs),
-            text=sampling.until_stop(self._tokenizer.decode(token_ids, skip_special_tokens=True)),
+            text=sampling.until_stop(self._continuation.decode(token_ids)),
             finished=completion.finish_reason == "stop",
         )
 
@@ -388,6 +389,7 @@ def _sampling_params(sampling: Sampling, *, seed: int) -> SamplingParams:
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,
         stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
         seed=seed,
         logprobs=0,
         flat_logprobs=True,

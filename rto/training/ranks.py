@@ -68,7 +68,7 @@ class Rank:
         self.config = config
         self.place = place
         self.sent_digests: TensorDigests = {}
-        self._tokenizer = load_tokenizer(model_path)
+        self._tokenizer = load_tokenizer(model_path, chat_template=config.data.chat_template)
         host, port = place.meeting
         init_process_group(
             rank=place.rank,

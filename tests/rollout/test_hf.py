@@ -61,6 +61,21 @@ def test_log_probs_are_those_of_the_policy(
         assert sample.finished or len(sample.token_ids) == 12
 
 
+def test_every_stop_token_ends_a_sample(engine: HfEngine) -> None:
+    """The same draws as without it, each up to the first of the two."""
+    free = sampled(engine)
+    stop = max(
+        (token for sample in free for token in sample.token_ids[:-1]),
+        key=lambda token: sum(token in sample.token_ids for sample in free),
+    )
+    sampling = Sampling(12, stop_token_ids=(stop,))
+    for sample, whole in zip(engine.generate(requests(PROMPTS), sampling, 0), free, strict=True):
+        ends = [i for i, token in enumerate(whole.token_ids) if token in (1, stop)]
+        length = ends[0] + 1 if ends else 12
+        assert sample.token_ids == whole.token_ids[:length]
+        assert sample.finished == bool(ends)
+
+
 def test_a_sample_does_not_depend_on_its_batch(engine: HfEngine) -> None:
     together, asked = sampled(engine), requests(PROMPTS)
     for row in (0, 9, 23):
