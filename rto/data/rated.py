@@ -56,7 +56,7 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     sources = data.dataset or ([data.feedback] if data.feedback is not None else [])
     if not sources:
         raise UserError("no rated responses: set data.feedback (or data.dataset)")
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     read = functools.partial(load_feedback, *sources, split=data.dataset_split, layout=data.layout)
     rows = itertools.islice(read(), data.max_samples)
     tokens = (_tokens(row, template, limit) for row in rows)
