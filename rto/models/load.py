@@ -25,9 +25,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.pytorch_utils import Conv1D
 
-from rto.errors import UserError, foreign
+from rto.errors import UserError
+from rto.models.adapters import some, with_adapters
 from rto.models.rope import fix_frequencies
 from rto.models.source import check_type, reading, source
 from rto.sections_runtime import Lora
@@ -42,7 +42,6 @@ SCALE = "scale_decoder_outputs"
 NEW_HEADS = {"score.weight", "classifier.weight", "classifier.bias"}
 RESERVED = "reserved_special_token"
 NUMBER = re.compile(r"\d+")
-NAMES = re.compile(r"[\w.,\s]+")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -314,12 +313,12 @@ def check_loaded(wanted: Wanted, model: PreTrainedModel, info: Mapping[str, Any]
     missing = set(info["missing_keys"]) - (NEW_HEADS if wanted.new_head else set())
     if missing:
         kind = ": it is not a reward model" if "score.weight" in missing else ""
-        raise UserError(f"{path}: the checkpoint has no weights for {_some(missing)}{kind}")
+        raise UserError(f"{path}: the checkpoint has no weights for {some(missing)}{kind}")
     layers = {NUMBER.sub("*", name) for name, _ in model.named_parameters()}
     cut = {name for name in unexpected if NUMBER.sub("*", name) in layers}
     if cut:
         raise UserError(
-            f"{path}: the checkpoint has weights for {_some(cut)}, which config.json leaves out: "
+            f"{path}: the checkpoint has weights for {some(cut)}, which config.json leaves out: "
             "take weights and config.json of one model"
         )
 
@@ -333,11 +332,6 @@ def refuse_quantised(wanted: Wanted, *, load_in_4bit: bool) -> None:
             f"{wanted.path}: its weights are quantised ({method}): take the model that it was made "
             "from (ds.load_in_4bit quantises at loading)"
         )
-
-
-def _some(names: Collection[str], limit: int = 4) -> str:
-    first = ", ".join(sorted(names)[:limit])
-    return first if len(names) <= limit else f"{first} and {len(names) - limit} more"
 
 
 def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -366,49 +360,3 @@ def _prepared(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model if lora is None or lora.rank == 0 else with_adapters(model, lora, task)
-
-
-def with_adapters(model: PreTrainedModel, lora: Lora, task: str) -> PeftModel:
-    """New adapters on the modules that ``lora.target_modules`` names.
-
-    Raises:
-        UserError: a name matches no module, or one that takes no adapter.
-    """
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    path, setting = model.name_or_path, f"ds.lora.target_modules {lora.target_modules}"
-    targets = _target_modules(lora.target_modules)
-    names = [name for name, _ in model.named_modules()]
-    for target in [] if isinstance(targets, str) else targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(
-                f"{setting}: no module of {path} is called {target!r}; {_linears(model)}"
-            )
-    with foreign(f"{setting} does not fit {path}", _linears(model)):
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type=task,
-        )
-        adapted = get_peft_model(model, config)
-    assert isinstance(adapted, PeftModel)
-    return adapted
-
-
-def _linears(model: PreTrainedModel) -> str:
-    """Which names there are to choose from."""
-    found = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    }
-    return f"use all-linear, or some of {_some(found, limit=12)}"
-
-
-def _target_modules(names: str) -> str | list[str]:
-    """A regular expression, all-linear, or names with commas between them."""
-    if names == "all-linear" or not NAMES.fullmatch(names):
-        return names
-    return [name.strip() for name in names.split(",") if name.strip()]

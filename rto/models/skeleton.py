@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_utils import load_state_dict
 
 from rto.errors import UserError, foreign
+from rto.models.adapters import with_adapters
 from rto.models.load import (
     Wanted,
     check_loaded,
@@ -22,7 +23,6 @@ from rto.models.load import (
     refuse_quantised,
     scalar_model,
     value_model,
-    with_adapters,
 )
 from rto.models.rope import check_positions
 from rto.models.source import INDEX, cached, weight_file

@@ -90,8 +90,10 @@ def weight_file(path: str) -> Path | None:
     )
 
 
-def check_type(path: str, written: Mapping[str, Any]) -> None:
+def check_type(path: str, written: object) -> None:
     """Refuse, by its config.json, an architecture that only code from its folder could run."""
+    if not isinstance(written, Mapping):
+        raise UserError(f"{path}: config.json is a {type(written).__name__}, not an object")
     kind = written.get("model_type")
     if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return
