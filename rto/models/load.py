@@ -65,6 +65,10 @@ def load_config(path: str) -> PreTrainedConfig:
     if SCALE in written:
         # transformers 5 writes it and, reading, puts tie_word_embeddings in its place.
         setattr(config, SCALE, written[SCALE])
+    return without_dropout(config)
+
+
+def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
     for name, value in config.to_dict().items():
         if name.endswith(DROPOUTS) and isinstance(value, float):
             setattr(config, name, 0.0)
