@@ -97,7 +97,8 @@ def test_half_of_the_length_is_the_response_unless_told() -> None:
 def test_a_limit_of_its_own_for_prompts() -> None:
     """Of 100 tokens: 30 for the prompt leave 70; told 20, the response has no more."""
     data = Data(prompt_dataset=["p.jsonl"], max_len=100, max_prompt_len=30)
-    assert (online(data=data).max_new_tokens, online(data=data).max_prompt_len) == (70, 30)
+    rest = online(data=data, rollout=RolloutSection(batch_size=32))
+    assert (rest.max_new_tokens, rest.max_prompt_len) == (70, 30)
     told = online(data=data, rollout=RolloutSection(batch_size=32, max_new_tokens=20))
     assert (told.max_new_tokens, told.max_prompt_len) == (20, 30)
     told = online(data=data, rollout=RolloutSection(batch_size=32, max_new_tokens=90))

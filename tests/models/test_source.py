@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from huggingface_hub import constants
 
 from rto.errors import UserError
 from rto.models import source
-from rto.models.load import load_config, load_language_model, load_tokenizer
+from rto.models.load import load_config, load_tokenizer
 from rto.models.skeleton import Needs, check_model
 from tests.conftest import tiny_tokenizer
 
@@ -58,7 +57,6 @@ def test_what_is_cached_is_read(tiny_model_dir: Path) -> None:
     folder = snapshot(tiny_model_dir, "some/model")
     assert load_config("some/model").model_type == "llama"
     check_model("some/model", "policy", Needs(tiny_tokenizer(), {"data.max_len": 64}))
-    load_language_model("some/model", dtype=torch.float32, attn_implementation="sdpa")
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="some/model: model.safetensors is damaged"):
         check_model("some/model", "policy", Needs(tiny_tokenizer(), {}))
