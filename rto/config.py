@@ -76,12 +76,19 @@ class RunConfig:
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest response; half of data.max_len where no limit was given."""
-        return self.rollout.max_new_tokens or self.data.max_len // 2
+        """Longest response. Where no limit was given: what data.max_prompt_len leaves of
+        data.max_len, or half of it."""
+        data = self.data
+        rest = (
+            data.max_len // 2 if data.max_prompt_len is None else data.max_len - data.max_prompt_len
+        )
+        return self.rollout.max_new_tokens or rest
 
     @property
     def max_prompt_len(self) -> int:
-        return self.data.max_len - self.max_new_tokens
+        """Longest prompt of a rollout."""
+        room = self.data.max_len - self.max_new_tokens
+        return room if self.data.max_prompt_len is None else min(room, self.data.max_prompt_len)
 
     @property
     def steps_per_iteration(self) -> int:

@@ -292,6 +292,9 @@ class Data:
     template."""
     max_len: int = 2048
     """Longest prompt plus response, in tokens."""
+    max_prompt_len: int | None = None
+    """Longest prompt, in tokens; what data.max_len leaves when unset. A response of an
+    encoder-decoder model then has data.max_len less this many, however short its prompt is."""
     max_samples: int = 100_000_000
     on_long_prompt: Literal["filter", "error"] = "filter"
 
@@ -305,6 +308,12 @@ class Data:
             require(probs is None or got == len(sets), message)
         require(self.max_len >= 2, f"data.max_len is {self.max_len}: must be 2+")
         _check_columns(self.columns)
+        prompt = self.max_prompt_len
+        require(
+            prompt is None or 1 <= prompt < self.max_len,
+            f"data.max_prompt_len is {prompt}: must be 1+ and less than data.max_len "
+            f"{self.max_len}, which counts prompt and response",
+        )
         template = self.input_template
         require(
             template is None or template in INPUT_TEMPLATES or "{}" in template,

@@ -143,6 +143,7 @@ class ScorerActor:
             device=resolve_device(device),
             attn_implementation=config.ds.attn_implementation,
             max_tokens=config.rollout.max_tokens_per_gpu,
+            max_len=config.data.max_len,
             temperature=config.rollout.temperature,
             offload=config.ref.offload,
         )

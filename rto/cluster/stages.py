@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
+from rto.cluster.check_models import check_models
 from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
 from rto.cluster.online import OnlineRun
@@ -64,6 +65,8 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     models = frozen_models(config, roles)
     check_tokenizers(config, models, tokenizer)
+    critic = config.critic_path if Role.CRITIC in roles else None
+    check_models(config, tokenizer, models, critic=critic)
     check_engine(config, encoder_decoder=template.encoder_decoder)
     prompts = load_prompts(
         config.data,
@@ -114,6 +117,7 @@ def prepare_reward(config: RunConfig) -> OfflineRun:
         f"{config.actor.model_name_or_path}: an encoder-decoder model; a reward model starts from "
         "a decoder-only one",
     )
+    check_models(config, tokenizer, Models(), kind="score")
     return _offline(config, RewardModel(), "score", tokenizer, _rows("pairs", config, template))
 
 
@@ -131,9 +135,18 @@ def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
             f"{method.card.name}: these settings read the sampler's log-probs, which stored "
             f"responses do not have: use `rto train --algo {method.card.name}`"
         )
-    check_tokenizers(config, reference_models(config, method.roles), tokenizer)
+    reference = reference_models(config, method.roles)
+    check_tokenizers(config, reference, tokenizer)
+    check_models(config, tokenizer, reference, critic=_offline_critic(config, method))
     load = _rows(method.card.feedback, config, template, min_responses=method.min_responses)
     return _offline(config, method, "policy", tokenizer, load)
+
+
+def _offline_critic(config: RunConfig, method: Targets) -> str | None:
+    """Where the critic of an offline stage starts from: reward models are none of its models."""
+    if Role.CRITIC not in method.roles:
+        return None
+    return config.critic.model_name_or_path or config.actor.model_name_or_path
 
 
 def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
@@ -281,6 +294,8 @@ def _offline(
     tokenizer: PreTrainedTokenizerBase,
     load: Callable[[Data], Loaded],
 ) -> OfflineRun:
+    # A setting of sampling: no offline loss, cached reference or held-out figure is at it.
+    config = replace(config, rollout=replace(config.rollout, temperature=1.0))
     loaded = load(config.data)
     train, held_out, constants = _scaled(config, method, *_split(config, load, loaded))
     require(

@@ -29,7 +29,7 @@ class PairDataset:
 
 def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
     """Pairs of ``data.dataset``, or of ``data.feedback`` where that is not given."""
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:

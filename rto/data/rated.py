@@ -66,7 +66,7 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     sources = [Source.open(name, data, split=data.dataset_split) for name in names]
     for source in sources:
         require_rated(source.layout, source.name)
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     merged = array("q")
 
     def tokens() -> Iterator[RatedGroup]:

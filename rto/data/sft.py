@@ -28,7 +28,7 @@ class ExampleDataset:
 
 def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDataset:
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:

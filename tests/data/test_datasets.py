@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
 from rto.data.sft import load_examples, load_texts
-from rto.data.templates import Template
+from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.sections import Data
@@ -242,6 +243,32 @@ def test_a_cut_response_gets_no_eos() -> None:
     assert limit.example((7,), (8, 9), eos=2) == Example((7,), (8, 9, 2), finished=True)
     assert limit.example((7,), (8, 9, 10), eos=2) == Example((7,), (8, 9, 10), finished=False)
     assert limit.example((7,), (8, 9, 10, 11), eos=2) == Example((7,), (8, 9, 10), finished=False)
+
+
+def test_prompt_and_response_apart() -> None:
+    """5 tokens of which the prompt may have 2. A decoder's response takes what its prompt leaves,
+    4 beside 1; a decoder of its own takes 5 - 2 = 3 whatever the prompt has."""
+    data = Data(max_len=5, max_prompt_len=2)
+    together, apart = (Limit.of(data, encoder_decoder=x) for x in (False, True))
+    answer = (8, 9, 10, 11, 12)
+    assert len(together.example((7,), answer, eos=2).response_ids) == 4
+    assert len(together.example((7, 7), answer, eos=2).response_ids) == 3
+    for prompt in ((7,), (7, 7)):
+        assert apart.example(prompt, answer, eos=2).response_ids == (8, 9, 10)
+        assert apart.example(prompt, answer[:2], eos=2).response_ids == (8, 9, 2)
+    assert apart.admits((7, 7), Where("f", 0, "q"))
+    assert not apart.admits((7, 7, 7), Where("f", 0, "q"))
+    strict = replace(apart, on_long_prompt="error")
+    with pytest.raises(UserError, match="has 3 tokens, data.max_prompt_len is 2: raise it"):
+        strict.admits((7, 7, 7), Where("f", 0, "q"))
+
+
+def test_stored_rows_keep_the_prompt_limit(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w1 w1", "a": "w2"}, {"q": "w1", "a": "w2"}]
+    path = write(tmp_path / "x.jsonl", rows)
+    data = Data(dataset=[path], input_key="q", output_key="a", max_len=8, max_prompt_len=1)
+    found = load_examples(data, template, seed=0)
+    assert (len(found.examples), found.num_too_long) == (1, 1)
 
 
 def test_prompts_without_room_are_counted_or_refused(template: Template, tmp_path: Path) -> None:
