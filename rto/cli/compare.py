@@ -223,26 +223,18 @@ def rows_per_group(config: RunConfig, algo: str) -> float:
     if feedback != "rewards":
         return {"demonstrations": 1, "pairs": 2}[feedback]
     sources = config.data.dataset or [str(config.data.feedback)]
-    return _mean_responses(
-        tuple(sources),
-        config.data.dataset_split,
-        config.data.layout,
-        tuple(config.data.columns),
-        config.data.config_name,
-    )
+    data = config.data
+    how = (data.dataset_split, data.layout, data.config_name, *data.columns)
+    return _mean_responses(tuple(sources), *how)
 
 
 @functools.cache
 def _mean_responses(
-    sources: tuple[str, ...],
-    split: str,
-    layout: str | None,
-    columns: tuple[str, ...],
-    config_name: str | None,
+    sources: tuple[str, ...], split: str, layout: str | None, subset: str | None, *columns: str
 ) -> float:
     from rto.data.feedback import load_feedback
 
-    data = Data(layout=layout, columns=list(columns), config_name=config_name)
+    data = Data(layout=layout, columns=list(columns), config_name=subset)
     rows = (row for name in sources for row in load_feedback(name, split=split, data=data))
     counts = [len(row.responses) for row in rows]
     return sum(counts) / len(counts)

@@ -244,9 +244,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--columns",
         "--data.columns",
-        nargs="+",
+        action="append",
         default=[],
-        metavar="NEW=OLD",
+        metavar="NEW=OLD,...",
         help="columns by other names: prompt=question,response=answer,reward=score",
     )
     source.add_argument(

@@ -247,10 +247,10 @@ def told_layout(rows: Dataset) -> Layout | None:
 def nearest_layout(rows: Dataset) -> str:
     """The layout that lacks least, and the names that would give these columns that layout."""
 
-    def lacking(layout: Layout) -> tuple[int, int]:
+    def lacking(layout: Layout) -> tuple[int, int, int]:
         renamed = _renaming(layout, rows.column_names)
         missing = layout.missing(rows)
-        return len(missing) - len(renamed), len(missing)
+        return len(missing) - len(renamed), len(missing), -len(layout.columns)
 
     nearest = min(LAYOUTS.values(), key=lacking)
     renamed = _renaming(nearest, rows.column_names)
@@ -268,10 +268,12 @@ def _renaming(layout: Layout, names: Sequence[str]) -> dict[str, str]:
     prompt = [] if not layout.prompted or set(PROMPT_COLUMNS) & set(names) else ["prompt"]
     wanted = [name for name in (*prompt, *layout.columns) if name not in names]
     free = [name for name in names if name not in layout.columns and name not in PROMPT_COLUMNS]
+    known = {column for each in LAYOUTS.values() for column in each.columns}
     found: dict[str, str] = {}
     for new in wanted:
         near = [old for old in OTHER_NAMES.get(new, ()) if old in free]
-        near += difflib.get_close_matches(new, free, 1, 0.8)
+        unknown = [old for old in free if old not in known]
+        near += difflib.get_close_matches(new, unknown, 1, 0.8)
         if near:
             found[new] = near[0]
             free.remove(near[0])

@@ -11,11 +11,13 @@ import pytest
 from datasets import Dataset
 from stored import stored
 
+from rto.cli.methods import build
+from rto.config import RunConfig
 from rto.data.examples import Example, Rated, RatedGroup
 from rto.data.feedback import Feedback, load_feedback
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
-from rto.data.rated import load_rated, reward_scale, unrelated_rows
+from rto.data.rated import ONE_RESPONSE, load_rated, reward_scale, unrelated_rows
 from rto.data.sft import load_examples
 from rto.data.templates import Template
 from rto.errors import UserError
@@ -202,6 +204,46 @@ def test_rated_rows_are_examples_with_a_reward(template: Template, tmp_path: Pat
         ),
     ]
     assert (found.num_too_long, found.num_too_few) == (0, 0)
+
+
+def test_duplicates_are_merged_and_counted(template: Template, tmp_path: Path) -> None:
+    """w2 stands three times, with rewards 3, 4 and 8; prompt w6 has one response twice."""
+    again = [{**FLAT[2], "reward": reward} for reward in (4.0, 8.0)]
+    few = [{"prompt": "w6", "response": "w7", "reward": 1.0}] * 2
+    data = Data(feedback=write(tmp_path / "f.jsonl", [*FLAT, *again, *few]))
+    found = load_rated(data, template, min_responses=2)
+    assert [row.reward for row in found.groups[0]] == [5.0, 0.0]
+    assert (found.num_merged, found.num_too_few) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["kto", "dro"])
+def test_the_methods_named_for_one_response_take_one(template: Template, name: str) -> None:
+    assert f"--algo {name}" in ONE_RESPONSE
+    assert build(name, RunConfig(), template.tokenizer, mode="offline").min_responses == 1
+
+
+def test_pairs_need_no_rewards(template: Template, tmp_path: Path) -> None:
+    """Rows of one prompt stay apart: nothing says how their responses compare."""
+    rows = [
+        {"prompt": "w0", "chosen": chosen, "rejected": rejected}
+        for chosen, rejected in (("w1", "w2"), ("w3", "w4"))
+    ]
+    data = Data(feedback=write(tmp_path / "f.jsonl", rows), max_len=8)
+    pairs = load_pairs(data, template, seed=0).pairs
+    ids = [[side.response_ids[0] for side in pair] for pair in pairs]
+    assert ids == [[word(1), word(2)], [word(3), word(4)]]
+    with pytest.raises(UserError, match="layout preferences has no rewards"):
+        load_rated(data, template, min_responses=1)
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=8, seed=0)
+    assert [prompt.text for prompt in prompts] == ["w0"]
+
+
+def test_a_label_is_the_text_of_its_file(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w0", "a": a} for a in ("007", "1969-07-20", 2**63, [1, "x"], None)]
+    source = write(tmp_path / "f.jsonl", rows)
+    data = Data(prompt_dataset=[source], input_key="q", label_key="a")
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=8, seed=0)
+    assert [x.label for x in prompts] == ["007", "1969-07-20", str(2**63), '[1, "x"]', None]
 
 
 def test_datasets_come_end_to_end_and_before_the_feedback(
