@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections import DPOModel
+from rto.paths import absolute_paths
+from rto.sections import Data, DPOModel
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
@@ -178,16 +179,19 @@ def entries(names: str) -> list[Entry]:
 
 def planned_runs(plan: Plan) -> Iterator[Run]:
     """All runs, configured for the same budget."""
+    from rto.models.device import with_dtype
+
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
-        config = _budgeted(parse_run("train", [*plan.base, *flags]).config, plan, entry)
+        config = with_dtype(parse_run("train", [*plan.base, *flags]).config)
+        config = _budgeted(config, plan, entry)
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.
             seed = i + plan.seeds * entry.label.count("'")
             run = Run(entry, seed, point, config)
             folder = str(plan.root / "runs" / run.name)
             train, ckpt = replace(config.train, seed=seed), replace(config.ckpt, output_dir=folder)
-            yield replace(run, config=replace(config, train=train, ckpt=ckpt))
+            yield replace(run, config=absolute_paths(replace(config, train=train, ckpt=ckpt)))
 
 
 def _budgeted(config: RunConfig, plan: Plan, entry: Entry) -> RunConfig:
@@ -219,14 +223,27 @@ def rows_per_group(config: RunConfig, algo: str) -> float:
     if feedback != "rewards":
         return {"demonstrations": 1, "pairs": 2}[feedback]
     sources = config.data.dataset or [str(config.data.feedback)]
-    return _mean_responses(tuple(sources), config.data.dataset_split, config.data.layout)
+    return _mean_responses(
+        tuple(sources),
+        config.data.dataset_split,
+        config.data.layout,
+        tuple(config.data.columns),
+        config.data.config_name,
+    )
 
 
 @functools.cache
-def _mean_responses(sources: tuple[str, ...], split: str, layout: str | None) -> float:
+def _mean_responses(
+    sources: tuple[str, ...],
+    split: str,
+    layout: str | None,
+    columns: tuple[str, ...],
+    config_name: str | None,
+) -> float:
     from rto.data.feedback import load_feedback
 
-    rows = (row for name in sources for row in load_feedback(name, split=split, layout=layout))
+    data = Data(layout=layout, columns=list(columns), config_name=config_name)
+    rows = (row for name in sources for row in load_feedback(name, split=split, data=data))
     counts = [len(row.responses) for row in rows]
     return sum(counts) / len(counts)
 

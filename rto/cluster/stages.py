@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
+from rto.cluster.check_models import check_models
+from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
 from rto.cluster.online import OnlineRun
 from rto.cluster.plan import plan_actors
@@ -63,6 +65,8 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     models = frozen_models(config, roles)
     check_tokenizers(config, models, tokenizer)
+    critic = config.critic_path if Role.CRITIC in roles else None
+    check_models(config, tokenizer, models, critic=critic)
     check_engine(config, encoder_decoder=template.encoder_decoder)
     prompts = load_prompts(
         config.data,
@@ -113,6 +117,7 @@ def prepare_reward(config: RunConfig) -> OfflineRun:
         f"{config.actor.model_name_or_path}: an encoder-decoder model; a reward model starts from "
         "a decoder-only one",
     )
+    check_models(config, tokenizer, Models(), kind="score")
     return _offline(config, RewardModel(), "score", tokenizer, _rows("pairs", config, template))
 
 
@@ -130,9 +135,18 @@ def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
             f"{method.card.name}: these settings read the sampler's log-probs, which stored "
             f"responses do not have: use `rto train --algo {method.card.name}`"
         )
-    check_tokenizers(config, reference_models(config, method.roles), tokenizer)
+    reference = reference_models(config, method.roles)
+    check_tokenizers(config, reference, tokenizer)
+    check_models(config, tokenizer, reference, critic=_offline_critic(config, method))
     load = _rows(method.card.feedback, config, template, min_responses=method.min_responses)
     return _offline(config, method, "policy", tokenizer, load)
+
+
+def _offline_critic(config: RunConfig, method: Targets) -> str | None:
+    """Where the critic of an offline stage starts from: reward models are none of its models."""
+    if Role.CRITIC not in method.roles:
+        return None
+    return config.critic.model_name_or_path or config.actor.model_name_or_path
 
 
 def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
@@ -193,7 +207,7 @@ def reward_sources(config: RunConfig, template: Template) -> RewardSources:
         remote = RemoteReward(
             url, token=token, timeout=reward.remote_timeout, batch_size=reward.remote_batch_size
         )
-        texts.append((url, remote))
+        texts.append((remote.name, remote))
     return RewardSources(
         normalise=constants,
         texts=texts,
@@ -265,6 +279,11 @@ def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
             f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
             f"left out, {len(found.groups)} remain"
         )
+    if found.num_merged:
+        print(
+            f"{found.num_merged} responses that stand twice for their prompt are merged: one of "
+            "each, with the mean of its rewards"
+        )
     return Loaded(found.groups, {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few})
 
 
@@ -275,8 +294,16 @@ def _offline(
     tokenizer: PreTrainedTokenizerBase,
     load: Callable[[Data], Loaded],
 ) -> OfflineRun:
+    # A setting of sampling: no offline loss, cached reference or held-out figure is at it.
+    config = replace(config, rollout=replace(config.rollout, temperature=1.0))
     loaded = load(config.data)
     train, held_out, constants = _scaled(config, method, *_split(config, load, loaded))
+    require(
+        Role.UNRELATED not in method.roles or len(train) > 1,
+        f"{method.card.name} compares with responses to another prompt, and there is {len(train)} "
+        "prompt to train on: give rows of two prompts or more, or set algo.kto.variant to "
+        "matched_mean",
+    )
     batches = OfflineBatches(
         train,
         batch_size=config.train.batch_size,
@@ -304,6 +331,7 @@ def _offline(
         num_steps=batches.num_steps,
         visited=batches.visited,
         constants=constants,
+        best_key=best_held_out(kind, method.card.feedback, held_out, config),
         intake=Intake(
             UNITS[method.card.feedback],
             len(loaded.rows) + sum(loaded.filtered.values()),
@@ -340,4 +368,6 @@ def _split(
         return rows, load(replace(data, dataset=[data.eval_dataset], dataset_probs=None)).rows
     if data.eval_ratio == 0:
         return rows, rows.select([])
-    return split_by_prompt(rows, ratio=data.eval_ratio, seed=config.train.seed)
+    return split_by_prompt(
+        rows, ratio=data.eval_ratio, seed=config.train.seed, min_train=config.train.batch_size
+    )

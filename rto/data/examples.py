@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from rto.data.templates import Template, Where
+from rto.sections import Data
 from rto.types import TokenBatch, pad
 
 
@@ -40,18 +41,34 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Limit:
-    """Longest prompt plus response, and what becomes of a prompt that leaves no room."""
+    """Longest prompt plus response, and what becomes of a prompt that leaves no room.
+
+    ``max_prompt_len`` bounds the prompt by itself. With ``apart``, as an encoder-decoder model
+    reads them, the response has what that leaves of ``max_len``, whatever its prompt has.
+    """
 
     max_len: int
     on_long_prompt: str
+    max_prompt_len: int | None = None
+    apart: bool = False
+
+    @classmethod
+    def of(cls, data: Data, *, encoder_decoder: bool) -> Limit:
+        return cls(data.max_len, data.on_long_prompt, data.max_prompt_len, encoder_decoder)
 
     def admits(self, prompt_ids: Sequence[int], where: Where) -> bool:
-        if len(prompt_ids) < self.max_len:
+        size, longest = len(prompt_ids), self.max_prompt_len
+        too_long = longest is not None and size > longest
+        if not too_long and size < self.max_len:
             return True
         if self.on_long_prompt == "error":
+            limit = (
+                f"data.max_prompt_len is {longest}"
+                if too_long
+                else f"which leaves no room for a response in data.max_len {self.max_len}"
+            )
             raise where.error(
-                f"has {len(prompt_ids)} tokens, which leaves no room for a response in "
-                f"data.max_len {self.max_len}: raise it or set data.on_long_prompt to filter"
+                f"has {size} tokens, {limit}: raise it or set data.on_long_prompt to filter"
             )
         return False
 
@@ -59,10 +76,16 @@ class Limit:
         self, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, eos: int
     ) -> Example:
         """``eos`` ends a response that fits; one that is cut ends where it was cut."""
-        room = self.max_len - len(prompt_ids)
+        room = self._room(len(prompt_ids))
         if len(response_ids) < room:
             return Example(prompt_ids, (*response_ids, eos), finished=True)
         return Example(prompt_ids, response_ids[:room], finished=False)
+
+    def _room(self, prompt_len: int) -> int:
+        """Tokens that a response may have."""
+        if self.apart and self.max_prompt_len is not None:
+            return self.max_len - self.max_prompt_len
+        return self.max_len - prompt_len
 
 
 def read_responses(

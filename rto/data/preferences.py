@@ -29,7 +29,7 @@ class PairDataset:
 
 def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
     """Pairs of ``data.dataset``, or of ``data.feedback`` where that is not given."""
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
@@ -49,7 +49,7 @@ def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     columns = [data.chosen_key, data.rejected_key]
     if data.prompt_key is not None:
         columns.append(data.prompt_key)
@@ -74,10 +74,10 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
 
 def _rated(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
     """The best response against each one with a lower reward."""
-    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+    for row in load_feedback(source, split=data.dataset_split, data=data, keep_pairs=True):
         best, highest = row.responses[0]
         for text, reward in row.responses[1:]:
-            if reward < highest:
+            if reward < highest and text != best:
                 yield _pair(row.prompt, best, text, template, limit, row.where)
 
 

@@ -28,7 +28,7 @@ class ExampleDataset:
 
 def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDataset:
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
@@ -45,7 +45,7 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
 
 def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:
     """Plain text for the ptx loss: column ``data.input_key`` of ``source``, cut to data.max_len."""
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     limit = Limit(data.max_len, data.on_long_prompt)
     texts = (
         (_text(row[data.input_key], template, limit, Where(source, number, data.input_key)),)
@@ -55,7 +55,7 @@ def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Exam
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     columns = [data.input_key] if data.output_key is None else [data.input_key, data.output_key]
     for number, row in numbered_rows(rows, columns, source=source):
         where = Where(source, number, data.input_key)
@@ -72,7 +72,7 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
 
 
 def _best(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+    for row in load_feedback(source, split=data.dataset_split, data=data):
         yield _answered(row.prompt, row.responses[0][0], template, limit, row.where)
 
 

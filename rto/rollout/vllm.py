@@ -119,14 +119,16 @@ class VllmEngine:
 
         Raises:
             ProofError: the engine does not hold ``policy_version``.
+            UserError: a setting that vLLM does not have.
         """
+        sampling.check_vllm()
         self._proven.require(policy_version)
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests],
             [_sampling_params(sampling, seed=r.seed) for r in requests],
             use_tqdm=False,
         )
-        return [self._sample(output.outputs[0]) for output in outputs]
+        return [self._sample(output.outputs[0], sampling) for output in outputs]
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
         """Log-prob, at temperature 1, of each token of each (prompt, response)'s response.
@@ -205,14 +207,14 @@ class VllmEngine:
         if self._can_sleep:
             self._llm.wake_up(None if tag is None else [tag])
 
-    def _sample(self, completion: CompletionOutput) -> Sample:
+    def _sample(self, completion: CompletionOutput, sampling: Sampling) -> Sample:
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a request with '{completion.finish_reason}'")
         token_ids = list(completion.token_ids)
         return Sample(
             token_ids=tuple(token_ids),
             logprobs=tuple(cast(FlatLogprobs, completion.logprobs).logprobs),
-            text=self._continuation.decode(token_ids),
+            text=sampling.until_stop(self._continuation.decode(token_ids)),
             finished=completion.finish_reason == "stop",
         )
 
@@ -383,10 +385,14 @@ def _sampling_params(sampling: Sampling, *, seed: int) -> SamplingParams:
         max_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        stop=list(sampling.stop),
         stop_token_ids=list(sampling.stop_token_ids),
         seed=seed,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=False,
+        detokenize=bool(sampling.stop),
         skip_clone=True,
     )

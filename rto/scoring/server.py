@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
-import os
+import json
 from collections.abc import Awaitable, Callable, Sequence
 
 import torch
@@ -17,14 +16,17 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from rto.config import RunConfig
 from rto.data.templates import Template
-from rto.errors import RewardProtocolError, UserError
-from rto.models.device import resolve_device
+from rto.errors import RewardProtocolError, UserError, told
+from rto.models.device import dtype_of, resolve_device, with_dtype
 from rto.models.heads import SequenceReward
 from rto.models.load import generation_stops, load_scalar_model, load_tokenizer
 from rto.models.policy import unwrapped
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
+from rto.scoring.http import unique_keys
+from rto.scoring.listen import Door
 from rto.types import TokenBatch, pad
 
 REQUEST_CAP = 64 << 20
@@ -58,7 +60,7 @@ class RewardModel:
 
     def __init__(self, path: str, *, max_batch: int, chat_template: str | None = None) -> None:
         device = resolve_device("auto")
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = dtype_of(with_dtype(RunConfig()).ds.dtype)
         model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
         self.path, self.max_batch, self._device = path, max_batch, device
         self._model = SequenceReward(model).to(device).eval()
@@ -151,39 +153,19 @@ def serve(
     *,
     reward_model: str | None,
     func_path: str | None,
-    host: str,
-    port: int,
-    token_env: str,
+    door: Door,
     max_batch: int,
 ) -> None:
-    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward.
-
-    The bearer token is read from the environment variable that ``token_env`` names.
-    """
-    token = os.environ.get(token_env) or None
-    if token is None and not _is_loopback(host):
-        raise UserError(
-            f"host {host} can be reached by other machines and {token_env} is not set: set it to a "
-            "secret, or serve on 127.0.0.1"
-        )
-    if max_batch < 1:
-        raise UserError(f"max_batch is {max_batch}: must be 1 or more")
+    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward."""
     if reward_model and not func_path:
         source = RewardModel(reward_model, max_batch=max_batch)
     elif func_path and not reward_model:
         source = RewardFunction(func_path)
     else:
         raise UserError("serve-reward needs a reward model or a reward function file, one of them")
-    guard = "bearer token required" if token else f"no bearer token ({token_env} is not set)"
-    print(f"serving {source} on {host}:{port}, {guard}", flush=True)
-    uvicorn.run(build_app(source, token=token), host=host, port=port, access_log=False)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    print(f"serving {source} on {door.about}", flush=True)
+    settings = uvicorn.Config(build_app(source, token=door.token), access_log=False)
+    uvicorn.Server(settings).run(sockets=[door.socket])
 
 
 def _authorise(request: Request, token: str | None) -> None:
@@ -203,7 +185,11 @@ async def _body(request: Request) -> bytes:
 
 def _read_request(content: bytes) -> RewardRequest:
     try:
-        return RewardRequest.model_validate_json(content)
+        fields = json.loads(content, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"request: not JSON ({told(error)})") from error
+    try:
+        return RewardRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "request"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
 from rto.data.sft import load_examples, load_texts
-from rto.data.templates import Template
+from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.sections import Data
@@ -244,6 +245,32 @@ def test_a_cut_response_gets_no_eos() -> None:
     assert limit.example((7,), (8, 9, 10, 11), eos=2) == Example((7,), (8, 9, 10), finished=False)
 
 
+def test_prompt_and_response_apart() -> None:
+    """5 tokens of which the prompt may have 2. A decoder's response takes what its prompt leaves,
+    4 beside 1; a decoder of its own takes 5 - 2 = 3 whatever the prompt has."""
+    data = Data(max_len=5, max_prompt_len=2)
+    together, apart = (Limit.of(data, encoder_decoder=x) for x in (False, True))
+    answer = (8, 9, 10, 11, 12)
+    assert len(together.example((7,), answer, eos=2).response_ids) == 4
+    assert len(together.example((7, 7), answer, eos=2).response_ids) == 3
+    for prompt in ((7,), (7, 7)):
+        assert apart.example(prompt, answer, eos=2).response_ids == (8, 9, 10)
+        assert apart.example(prompt, answer[:2], eos=2).response_ids == (8, 9, 2)
+    assert apart.admits((7, 7), Where("f", 0, "q"))
+    assert not apart.admits((7, 7, 7), Where("f", 0, "q"))
+    strict = replace(apart, on_long_prompt="error")
+    with pytest.raises(UserError, match="has 3 tokens, data.max_prompt_len is 2: raise it"):
+        strict.admits((7, 7, 7), Where("f", 0, "q"))
+
+
+def test_stored_rows_keep_the_prompt_limit(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w1 w1", "a": "w2"}, {"q": "w1", "a": "w2"}]
+    path = write(tmp_path / "x.jsonl", rows)
+    data = Data(dataset=[path], input_key="q", output_key="a", max_len=8, max_prompt_len=1)
+    found = load_examples(data, template, seed=0)
+    assert (len(found.examples), found.num_too_long) == (1, 1)
+
+
 def test_prompts_without_room_are_counted_or_refused(template: Template, tmp_path: Path) -> None:
     rows = [{"q": "w1 w1", "a": "w2"}, {"q": "w1", "a": "w2"}]
     path = write(tmp_path / "x.jsonl", rows)
@@ -319,3 +346,35 @@ def test_the_split_keeps_a_prompt_on_one_side() -> None:
     assert not {g[0].prompt_ids for g in train} & {g[0].prompt_ids for g in held_out}
     with pytest.raises(UserError, match="leaves none to train on"):
         split_by_prompt(groups, ratio=1.0, seed=0)
+
+
+@pytest.mark.parametrize(("min_train", "held_out"), [(1, 2), (6, 2), (7, 0)])
+def test_a_share_of_few_rows_is_one_prompt_where_training_can_spare_it(
+    min_train: int, held_out: int
+) -> None:
+    # 5 % of four prompts rounds to none; each has two of the eight rows.
+    groups = stored(pairs(4) + pairs(4))
+    train, rest = split_by_prompt(groups, ratio=0.05, seed=0, min_train=min_train)
+    assert (len(train), len(rest)) == (8 - held_out, held_out)
+
+
+def held_out_prompts(seed: int, *, ratio: float = 0.25, count: int = 20) -> list[tuple[int, ...]]:
+    train, held_out = split_by_prompt(stored(pairs(count)), ratio=ratio, seed=seed)
+    assert len(train) + len(held_out) == count
+    return [group[0].prompt_ids for group in held_out]
+
+
+def test_the_held_out_prompts_are_drawn_by_the_seed() -> None:
+    """5 of 20: neither the first nor the last ones, and over the seeds each prompt has its turn
+    (one is left out by 40 draws with a chance of 0.75^40, 1e-5)."""
+    prompts = [group[0].prompt_ids for group in stored(pairs(20))]
+    drawn = [held_out_prompts(seed) for seed in range(40)]
+    assert drawn[3] == held_out_prompts(3)
+    assert len({tuple(each) for each in drawn}) > 30
+    assert prompts[:5] not in drawn
+    assert prompts[-5:] not in drawn
+    assert {prompt for each in drawn for prompt in each} == set(prompts)
+
+
+def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
+    assert set(held_out_prompts(0, ratio=0.25)) < set(held_out_prompts(0, ratio=0.5))
