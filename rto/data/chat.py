@@ -134,9 +134,11 @@ class Chat:
     @functools.cached_property
     def _marks(self) -> frozenset[int]:
         """Tokens that no plain text is made of, without those that begin a text."""
-        own = {*self.tokenizer.added_tokens_decoder, *self.tokenizer.all_special_ids}
-        begins = {self.tokenizer.bos_token_id} - {self.tokenizer.eos_token_id}
-        return frozenset(own - begins - {self.tokenizer.unk_token_id})
+        own = self.tokenizer
+        ends_too = own.bos_token_id == own.eos_token_id
+        others = (own.unk_token_id, None if ends_too else own.bos_token_id)
+        every = [*own.added_tokens_decoder, *own.all_special_ids]
+        return frozenset(token for token in every if token not in others)
 
     @property
     def _name(self) -> str:

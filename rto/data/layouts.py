@@ -15,10 +15,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from rto.data.conversations import check_turns, split_conversation
+from rto.data.conversations import split_conversation
 from rto.data.files import holds_texts
 from rto.data.sources import read_rows, require_text
-from rto.data.templates import Where
+from rto.data.templates import Where, check_messages
 from rto.data.verdicts import is_verdict, verdict
 from rto.errors import UserError
 
@@ -295,7 +295,7 @@ def require_rated(layout: Layout, source: str) -> None:
 def read_prompt(value: object, where: Where) -> object:
     """The prompt: a text with something in it, or a list of messages."""
     if isinstance(value, list):
-        return check_turns(value, where)
+        return check_messages(value, where)
     return require_text(value, source=where.source, row=where.row, field=where.field)
 
 

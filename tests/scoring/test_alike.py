@@ -61,7 +61,7 @@ def test_a_text_has_one_score(
     make: Any, words: tuple[str, str, str], chat: bool, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "model", make(), chat=chat)
-    row = dict(zip(("prompt", "chosen", "rejected"), words, strict=True))
+    row = {"prompt": words[0], "chosen": words[1], "rejected": words[2]}
     batches = trained_on(path, row, tmp_path, chat=chat)
     model = load_scalar_model(path, dtype=torch.float32, attn_implementation="sdpa", new_head=False)
     reward = SequenceReward(model).eval()
