@@ -151,8 +151,11 @@ def test_a_refusal_to_answer_is_an_empty_text(server: ScriptedServer, tmp_path: 
     assert ask(endpoint(server), tmp_path, "a")[0] == [""]
 
 
-@pytest.mark.parametrize("url", ["ftp://x/v1", "x/v1", "http://me:secret@x/v1"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x/v1", "x/v1", "http://me:secret@x/v1", "http://x/v1?key=secret", "http://[secret"],
+)
 def test_an_url_is_checked(url: str) -> None:
-    with pytest.raises(UserError, match="--judge_url: needs http") as caught:
+    with pytest.raises(UserError, match="^--judge_url.* http:// or https:// and a host") as caught:
         Endpoint(url=url, model="m", key=None)
     assert "secret" not in str(caught.value)
