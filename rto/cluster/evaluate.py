@@ -143,7 +143,7 @@ def evaluate_policies(
 
 def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
     """Give the engines the weights of a directory, with the proof that they arrived."""
-    weights = _weights(path, dtype)
+    weights = stored_weights(path, dtype)
     recorder = DigestRecorder()
     for _ in recorder.tee(weights.items()):
         pass
@@ -154,7 +154,7 @@ def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
     engines.call("accept", VERSION)
 
 
-def _weights(path: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of a directory by the names that its engine knows them by: vLLM those of the
     files, transformers those of the model, which may tie or rename what is in the files."""
     if is_encoder_decoder(path):

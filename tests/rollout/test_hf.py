@@ -7,8 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from rto.cluster.evaluate import stored_weights
 from rto.errors import ProofError
 from rto.models.families import load_policy
 from rto.models.policy import unwrapped
@@ -226,3 +236,31 @@ def test_response_logprobs_are_those_of_the_full_forward(engine: HfEngine) -> No
         logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([response])).logits
         expected = logits[0].log_softmax(-1)[range(len(response)), list(response)]
         torch.testing.assert_close(torch.tensor(got), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_weights_of_a_directory_are_taken_whole(tmp_path: Path, scaled: bool) -> None:
+    """With a head of its own (Flan-T5) and with one tied to the embedding (T5)."""
+    shape: Any = {
+        "vocab_size": 12, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
+        "tie_word_embeddings": scaled, "decoder_start_token_id": 0, "pad_token_id": 0,
+        "eos_token_id": 1,
+    }  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")),
+        pad_token="a",
+        eos_token="b",
+    )
+    for name in ("one", "two"):
+        T5ForConditionalGeneration(T5Config(**shape)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    engine = HfEngine(str(tmp_path / "one"), dtype="fp32", device=CPU)
+    weights = stored_weights(str(tmp_path / "two"), torch.float32)
+    engine.load_weights(weights)
+    receipt = engine.receipt()
+    sent = {name: tensor_digest(x) for name, x in weights.items()}
+    assert first_difference(sent, receipt.digests) is None
+    assert receipt.unassigned == ()
+    held = unwrapped(engine._policy.model).state_dict()
+    loaded = T5ForConditionalGeneration.from_pretrained(tmp_path / "two").state_dict()
+    assert all(torch.equal(held[name], x) for name, x in loaded.items())
