@@ -22,7 +22,7 @@ from rto.sections import (
     require,
 )
 from rto.sections_methods import Algo, Preference
-from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
+from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Eval, Generate, Logger
 
 FREE_TEXT = ("generate.prompt", "data.input_template")
 """Settings that hold text for a model: any words may stand in them."""
@@ -46,6 +46,7 @@ class RunConfig:
     vllm: VLLM = field(default_factory=VLLM)
     ray: Cluster = field(default_factory=Cluster)
     ckpt: Ckpt = field(default_factory=Ckpt)
+    eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)
     generate: Generate = field(default_factory=Generate)
 
@@ -75,12 +76,19 @@ class RunConfig:
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest response; half of data.max_len where no limit was given."""
-        return self.rollout.max_new_tokens or self.data.max_len // 2
+        """Longest response. Where no limit was given: what data.max_prompt_len leaves of
+        data.max_len, or half of it."""
+        data = self.data
+        rest = (
+            data.max_len // 2 if data.max_prompt_len is None else data.max_len - data.max_prompt_len
+        )
+        return self.rollout.max_new_tokens or rest
 
     @property
     def max_prompt_len(self) -> int:
-        return self.data.max_len - self.max_new_tokens
+        """Longest prompt of a rollout."""
+        room = self.data.max_len - self.max_new_tokens
+        return room if self.data.max_prompt_len is None else min(room, self.data.max_prompt_len)
 
     @property
     def steps_per_iteration(self) -> int:

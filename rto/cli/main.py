@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from rto.errors import RtoError, Terminated, UserError
 from rto.secrets import hide
 from rto.text import one_line
+from rto.tracking.quiet import quiet
+from rto.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ COMMANDS = {
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "runs": Command("list run folders: state, method, last figures", "rto.cli.runs:main"),
     "report": Command("run folders as one HTML file", "rto.cli.report:main"),
     "eval": Command(
         "metrics and win rate of a model's responses, with intervals", "rto.cli.eval:main"
@@ -74,9 +77,13 @@ def parse(argv: Sequence[str]) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("--version", "-V"):
+        print(f"rto {VERSION}")
+        return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
+    quiet(None)  # Libraries warn at import, before a command has a folder for that.
     command, rest = _split(arguments)
     module, _, function = COMMANDS[command].target.partition(":")
     return getattr(importlib.import_module(module), function)(rest)

@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from rto.data.templates import Message
-from rto.errors import JudgeError, UserError
+from rto.errors import JudgeError, UserError, foreign
 from rto.scoring.http import PassingFault, check_passing, check_url, next_wait, passing_faults
 from rto.secrets import shown_url, without
 from rto.tracking.run_folder import write_atomic
@@ -177,14 +177,19 @@ class _Kept:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._texts: dict[str, str] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole, _, cut = text.rpartition("\n")
-        for line in whole.splitlines():
-            row = json.loads(line)
-            self._texts[row["asked"]] = row["text"]
+        whole, cut = self._read() if path.is_file() else ("", "")
         if cut:
             # A crash ended the last line: what it answered is asked again.
             write_atomic(path, f"{whole}\n" if whole else "")
+
+    def _read(self) -> tuple[str, str]:
+        """Take the answers of the file; its whole lines, and what stands after them."""
+        with foreign(f"{self._path}: damaged", "remove it, and what it holds is asked again"):
+            whole, _, cut = self._path.read_text(encoding="utf-8").rpartition("\n")
+            for line in whole.splitlines():
+                row = json.loads(line)
+                self._texts[str(row["asked"])] = str(row["text"])
+        return whole, cut
 
     def get(self, mark: str) -> str | None:
         return self._texts.get(mark)

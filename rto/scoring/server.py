@@ -16,10 +16,12 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from rto.config import RunConfig
+from rto.data.templates import Template
 from rto.errors import RewardProtocolError, UserError, told
-from rto.models.device import resolve_device
+from rto.models.device import dtype_of, resolve_device, with_dtype
 from rto.models.heads import SequenceReward
-from rto.models.load import load_scalar_model, load_tokenizer
+from rto.models.load import generation_stops, load_scalar_model, load_tokenizer
 from rto.models.policy import unwrapped
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
@@ -51,15 +53,18 @@ class RewardRequest(BaseModel):
 
 
 class RewardModel:
-    """A sequence-classification checkpoint that scores texts as the pipeline scores token ids."""
+    """A sequence-classification checkpoint that scores texts as the pipeline scores token ids.
 
-    def __init__(self, path: str, *, max_batch: int) -> None:
+    ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
+    """
+
+    def __init__(self, path: str, *, max_batch: int, chat_template: str | None = None) -> None:
         device = resolve_device("auto")
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = dtype_of(with_dtype(RunConfig()).ds.dtype)
         model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
         self.path, self.max_batch, self._device = path, max_batch, device
         self._model = SequenceReward(model).to(device).eval()
-        self._tokenizer = load_tokenizer(path)
+        self.template = _template(path, chat_template)
         self._longest: int | None = unwrapped(model).config.to_dict().get("max_position_embeddings")
 
     def __str__(self) -> str:
@@ -68,8 +73,18 @@ class RewardModel:
     def __call__(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
     ) -> list[float]:
-        """One score per query; prompts and labels are not read."""
-        rows = [self._encode(index, query) for index, query in enumerate(queries)]
+        """One score per query; labels are not read. A query that does not begin with its prompt is
+        read as one text."""
+        begun = [q.startswith(p) for q, p in zip(queries, prompts, strict=True)]
+        first = [p if b else q for q, p, b in zip(queries, prompts, begun, strict=True)]
+        return self.scores(
+            [self.template.pair_ids(p, q[len(p) :]) for q, p in zip(queries, first, strict=True)]
+        )
+
+    def scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """One score per row of token ids; see ``Template.pair_ids``."""
+        for index, row in enumerate(rows):
+            self._check(index, row)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         scores = [0.0] * len(rows)
         for start in range(0, len(order), self.max_batch):
@@ -78,18 +93,16 @@ class RewardModel:
                 scores[row] = score
         return scores
 
-    def _encode(self, index: int, query: str) -> list[int]:
-        ids: list[int] = self._tokenizer(query, add_special_tokens=False)["input_ids"]
+    def _check(self, index: int, ids: Sequence[int]) -> None:
         if not ids:
             raise UserError(f"query[{index}] has no tokens")
         if self._longest is not None and len(ids) > self._longest:
             raise UserError(
                 f"query[{index}] has {len(ids)} tokens, the reward model reads {self._longest}"
             )
-        return ids
 
     @torch.inference_mode()
-    def _score(self, rows: list[list[int]]) -> list[float]:
+    def _score(self, rows: list[Sequence[int]]) -> list[float]:
         ids, mask = pad(rows, 0, left=True)
         empty = torch.zeros(len(rows), 1)
         tokens = TokenBatch(
@@ -102,6 +115,14 @@ class RewardModel:
             group=torch.arange(len(rows)),
         )
         return self._model(tokens.to(self._device)).tolist()
+
+
+def _template(path: str, choice: str | None) -> Template:
+    """For texts that come as they are: rendered by the chat template or without one."""
+    tokenizer = load_tokenizer(path)
+    if choice is not None and isinstance(tokenizer.chat_template, dict):
+        tokenizer = load_tokenizer(path, chat_template=choice)
+    return Template(tokenizer, stops=generation_stops(path))
 
 
 def build_app(source: TextReward, *, token: str | None) -> FastAPI:

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from rto.errors import UserError, foreign
 from rto.text import one_line
+from rto.version import VERSION
 
 PACKAGES = (
     "torch",
@@ -30,7 +31,6 @@ PACKAGES = (
     "transformers",
     "datasets",
     "peft",
-    "openrlhf",
 )
 CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -170,6 +170,7 @@ class RunFolder:
 def versions() -> dict[str, str | int]:
     """What the numbers of a run depend on besides its config."""
     found: dict[str, str | int] = {
+        "rto": VERSION,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count() or 1,

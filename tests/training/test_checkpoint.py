@@ -163,3 +163,19 @@ def test_what_a_moved_file_or_an_unknown_setting_is(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_allowed_is_refused(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(UserError, match=f"ckpt.allow {name}: .*{said}"):
         store(tmp_path, allow=[name])
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_one_checkpoint_is_kept_and_it_is_the_one_just_written(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    checkpoints = store(tmp_path, max_num=1)
+    for step in order:
+        written = write(checkpoints, step)
+        assert list(tmp_path.iterdir()) == [written]
+    assert find_damage(tmp_path / f"step_{order[-1]:08d}") is None
+
+
+def test_no_checkpoint_to_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ckpt.max_num is 0: must be 1 or more"):
+        store(tmp_path, max_num=0)
