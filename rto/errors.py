@@ -69,6 +69,10 @@ class Terminated(SystemExit):
         return self.said
 
 
+PASSING = KeyboardInterrupt | GeneratorExit | Terminated
+"""What ends a block from outside of it: nothing that its code did."""
+
+
 class foreign:
     """Whatever code of somebody else's raises inside, ``sys.exit`` included, becomes one line:
     ``problem: what it said; remedy``. An error that is ours already passes as it is.
@@ -88,7 +92,7 @@ class foreign:
         self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
     ) -> None:
         # Not a generator: contextlib passes a StopIteration on where the new error is caused by it.
-        if cause is None or isinstance(cause, RtoError | KeyboardInterrupt | Terminated):
+        if cause is None or isinstance(cause, RtoError | PASSING):
             return
         advice = f"; {self.remedy}" if self.remedy else ""
         raise self.error(f"{self.problem}: {told(cause)}{advice}") from cause

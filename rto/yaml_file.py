@@ -32,7 +32,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         with foreign(f"{where}: not YAML", "correct it"):
-            return yaml.load(text, _Strict)
+            loader = _Strict(text)
+            try:
+                return loader.get_single_data()
+            finally:
+                loader.dispose()
     except UserError as error:
         cause = error.__cause__
         if not isinstance(cause, yaml.MarkedYAMLError) or cause.problem_mark is None:

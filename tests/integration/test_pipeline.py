@@ -411,7 +411,7 @@ def test_a_checkpoint_of_another_method_is_refused_before_an_actor_starts(
 ) -> None:
     config = (staged[2] / "config.yaml").read_bytes()
     began = time.monotonic()
-    with pytest.raises(UserError, match="has method 'rto', this run has 'ppo'") as caught:
+    with pytest.raises(UserError, match="made with method rto, this run ppo") as caught:
         run("train", staged[2], {**trained.online(), "algo": "ppo", "ckpt.load_enable": True})
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
