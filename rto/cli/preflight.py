@@ -37,9 +37,7 @@ def _files(command: str, config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in (*names, "feedback", "eval_dataset", "pretrain_dataset"):
         value = vars(data)[name] or []
         paths = [value] if isinstance(value, str) else value
-        yield from (
-            (f"data.{name}", path) for path in ([value] if isinstance(value, str) else value)
-        )
+        yield from ((f"data.{name}", path) for path in paths)
     if command == "train" and config.reward.func_path is not None:
         yield "reward.func_path", config.reward.func_path
 

@@ -22,7 +22,9 @@ from rto.cli.serve import parse as parse_serve
 from rto.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+CONFIGS = [
+    path for path in sorted((ROOT / "examples" / "configs").glob("*.yaml")) if path.stem != "laptop"
+]
 SCRIPTS = sorted((ROOT / "examples" / "scripts").glob("*.sh"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
