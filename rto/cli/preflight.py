@@ -10,7 +10,7 @@ from pathlib import Path
 from rto.config import RunConfig
 from rto.errors import UserError, foreign
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".py")
 """Of files: a path that ends so is no hub id."""
 HUB_SECONDS = 5.0
@@ -36,9 +36,8 @@ def _files(command: str, config: RunConfig) -> Iterator[tuple[str, str]]:
     names = ("prompt_dataset",) if command == "train" else ("dataset",)
     for name in (*names, "feedback", "eval_dataset", "pretrain_dataset"):
         value = vars(data)[name] or []
-        yield from (
-            (f"data.{name}", path) for path in ([value] if isinstance(value, str) else value)
-        )
+        paths = [value] if isinstance(value, str) else value
+        yield from ((f"data.{name}", path) for path in paths)
     if command == "train" and config.reward.func_path is not None:
         yield "reward.func_path", config.reward.func_path
 
@@ -73,7 +72,9 @@ def _check_model(name: str, path: str) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if isinstance(try_to_load_from_cache(path, "config.json"), str):
+    with foreign(f"{name}: {path}: no such directory, and as a hub id"):
+        cached = try_to_load_from_cache(path, "config.json")
+    if isinstance(cached, str):
         return
     here = f"{name}: {path}: no such directory here, and not in the hub's cache"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):

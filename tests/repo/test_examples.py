@@ -24,7 +24,9 @@ from rto.sections import Adam
 from rto.sections_methods import Preference
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+CONFIGS = [
+    path for path in sorted((ROOT / "examples" / "configs").glob("*.yaml")) if path.stem != "laptop"
+]
 SCRIPTS = sorted((ROOT / "examples" / "scripts").glob("*.sh"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
