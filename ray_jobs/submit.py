@@ -1,6 +1,7 @@
 """Submit a run to a Ray cluster's job server.
 
     python ray_jobs/submit.py JOB.yaml [--address URL] [--follow] [--dry_run] [-- OVERRIDES...]
+    python -m rto.shipped.ray_jobs.submit ray_jobs/quickstart_cpu.yaml      (installed by pip)
 
 The overrides go to the end of the job's entrypoint, so `-- --train.max_steps 2` shortens a run.
 The address is that of the dashboard; RAY_API_SERVER_ADDRESS, then http://127.0.0.1:8265 when not
@@ -30,8 +31,10 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
 from rto.errors import UserError
+from rto.shipped import IS_CHECKOUT, ROOT, shipped
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+HERE = ROOT if IS_CHECKOUT else Path.cwd()
+"""Where a job without a directory to upload runs: the checkout, or where a wheel's user stands."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RUNTIME_KEYS = ("working_dir", "env_vars", "excludes", "pip")
 RESOURCE_KEYS = ("num_cpus", "num_gpus")
@@ -49,21 +52,22 @@ class Job:
 
     @property
     def working_dir(self) -> Path | None:
-        """The directory to upload, relative to the checkout; None runs in the checkout itself."""
+        """The directory to upload, relative to the checkout (the wheel's example files
+        where there is none); None runs where the submitter stands."""
         path = self.runtime_env.get("working_dir")
-        return None if path is None else (CHECKOUT / path).resolve()
+        return None if path is None else (ROOT / path).resolve()
 
     def command(self, overrides: Sequence[str]) -> str:
         """The shell line that the cluster runs.
 
-        Without a directory to upload, it enters the submitter's checkout and prefers the
+        Without a directory to upload, it enters the submitter's folder and prefers the
         submitter's interpreter: right on one machine and on a shared file system.
         """
         line = " ".join([self.entrypoint, *map(shlex.quote, overrides)])
         if self.working_dir is not None:
             return line
         programs = shlex.quote(str(Path(sys.executable).parent))
-        return f"cd {shlex.quote(str(CHECKOUT))} && export PATH={programs}:$PATH && {line}"
+        return f"cd {shlex.quote(str(HERE))} && export PATH={programs}:$PATH && {line}"
 
     def remote_env(self) -> dict[str, Any]:
         """What Ray calls runtime_env, with an absolute working_dir or none."""
@@ -80,6 +84,7 @@ def load_job(path: Path) -> Job:
     Raises:
         UserError: one line with the file, the key and the remedy.
     """
+    path = Path(shipped(str(path)))
     if not path.is_file():
         raise UserError(f"{path}: no such job file")
     try:
@@ -127,7 +132,7 @@ def validate(job: Job, overrides: Sequence[str]) -> bool:
     program, *arguments = shlex.split(job.entrypoint)
     if program != "rto":
         return False
-    with contextlib.chdir(job.working_dir or CHECKOUT):
+    with contextlib.chdir(job.working_dir or HERE):
         parse([*arguments, *overrides])
     return True
 

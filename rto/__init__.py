@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rto.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from rto.api import Run, dpo, fit, load_config, reward, sft, train
 
-__version__ = "0.1.0"
 __all__ = ["Run", "__version__", "dpo", "fit", "load_config", "reward", "sft", "train"]
 
 

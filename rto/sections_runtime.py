@@ -21,13 +21,21 @@ class Lora:
 class DeepSpeed:
     zero_stage: Literal[0, 1, 2, 3] = 2
     adam_offload: bool = False
-    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    param_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of weights and activations; auto: bf16 on GPUs and CPUs that compute in it, else fp32."""
     attn_implementation: str = "sdpa"
     load_in_4bit: bool = False
     lora: Lora = field(default_factory=Lora)
     overlap_comm: bool = False
     timeout: float = 300.0
     """Seconds before a collective that hangs ends the run."""
+
+    @property
+    def dtype(self) -> Literal["bf16", "fp32"]:
+        """``param_dtype`` of a run that has been prepared (`rto.models.device.with_dtype`)."""
+        if self.param_dtype == "auto":
+            raise RuntimeError("ds.param_dtype is auto: this configuration was not prepared")
+        return self.param_dtype
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Logger:
     logging_steps: int = 1
     tensorboard: bool = True
     wandb: WandB = field(default_factory=WandB)
-    """The key is read from WANDB_API_KEY."""
+    """The key is that of `wandb login`, or in WANDB_API_KEY."""
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,12 @@ def entries(names: str) -> list[Entry]:
 
 def planned_runs(plan: Plan) -> Iterator[Run]:
     """All runs, configured for the same budget."""
+    from rto.models.device import with_dtype
+
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
-        config = _budgeted(parse_run("train", [*plan.base, *flags]).config, plan, entry)
+        config = with_dtype(parse_run("train", [*plan.base, *flags]).config)
+        config = _budgeted(config, plan, entry)
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.
             seed = i + plan.seeds * entry.label.count("'")

@@ -110,9 +110,11 @@ def prepare(model: str, config: RunConfig) -> Questions:
 
 def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     """``generate.num_samples`` responses to each prompt, those of one prompt side by side."""
+    from rto.models.device import with_dtype
     from rto.rollout.requests import SampleRequest, Sampling
     from rto.rollout.seeds import request_seed
 
+    config = with_dtype(config)
     options = config.generate
     engine = (
         _hf_engine(questions, config)
@@ -135,7 +137,7 @@ def _vllm_engine(questions: Questions, config: RunConfig) -> VllmEngine:
     vllm = config.vllm
     return VllmEngine(
         questions.model,
-        dtype=config.ds.param_dtype,
+        dtype=config.ds.dtype,
         max_model_len=questions.max_len,
         seed=config.train.seed,
         tensor_parallel_size=1,
@@ -151,7 +153,7 @@ def _hf_engine(questions: Questions, config: RunConfig) -> HfEngine:
 
     return HfEngine(
         questions.model,
-        dtype=config.ds.param_dtype,
+        dtype=config.ds.dtype,
         device=resolve_device(config.train.device),
         attn_implementation=config.ds.attn_implementation,
     )

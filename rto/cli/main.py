@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from rto.errors import RtoError, UserError
 from rto.text import one_line
+from rto.tracking.quiet import quiet
+from rto.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,13 @@ def parse(argv: Sequence[str]) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("--version", "-V"):
+        print(f"rto {VERSION}")
+        return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
+    quiet(None)  # Libraries warn at import, before a command has a folder for that.
     command, rest = _split(arguments)
     module, _, function = COMMANDS[command].target.partition(":")
     return getattr(importlib.import_module(module), function)(rest)

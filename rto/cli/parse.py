@@ -21,6 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.shipped import shipped
 
 ALIASES = {
     "algo": "algo.name",
@@ -115,7 +116,7 @@ def normalise(argv: Sequence[str]) -> list[str]:
         name = ALIASES.get(name, name)
         values = [inline] if equals else _take_values(tokens)
         if name == "config":
-            path = _single(name, values)
+            path = shipped(_single(name, values))
             _check_config_file(path)
             files.append(f"--config={path}")
             continue

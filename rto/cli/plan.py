@@ -59,7 +59,7 @@ def _actor_rows(
 
 
 def _memory(name: str, run: OnlineRun | OfflineRun, config: RunConfig, size: int) -> str:
-    width = 2 if config.ds.param_dtype == "bf16" else 4
+    width = 2 if config.ds.dtype == "bf16" else 4
     if name == "policy":
         return gib(trainer_bytes(size, config=config, ranks=config.actor.num_ranks))
     if name == "critic":

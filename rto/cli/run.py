@@ -11,9 +11,11 @@ from typing import Any
 
 from rto.cli.authors import told, with_authors_code
 from rto.cli.parse import dump, parse_run
+from rto.cli.preflight import preflight
 from rto.cli.report import add_report
 from rto.config import RunConfig
 from rto.errors import ActorLost, UserError
+from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
 
@@ -51,7 +53,9 @@ def execute(command: str, config: RunConfig) -> Finished:
 
     A run that fails its checks leaves no folder behind.
     """
+    preflight(command, config)
     path = Path(config.ckpt.output_dir or _default_folder(command, config))
+    _begin(command, config, path)
     fresh = not path.exists()
     with RunFolder(path, resume=config.ckpt.load_enable) as folder:
         quiet(folder.logs)
@@ -66,6 +70,7 @@ def execute(command: str, config: RunConfig) -> Finished:
         about = _about(command, run)
         folder.write_about({**about, "status": "running"})
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
+        print(_dtype_told(config, run.config), flush=True)
         try:
             metrics = work(run, folder, found)
         except ActorLost as error:
@@ -73,6 +78,13 @@ def execute(command: str, config: RunConfig) -> Finished:
         folder.write_about({**about, "status": "finished", "results": metrics})
         add_report(folder.path)
         return Finished(folder.path, metrics)
+
+
+def _begin(command: str, config: RunConfig, folder: Path | None) -> None:
+    """The line that is there at once, before any library is imported."""
+    name = command if command == "reward" else method_name(command, config)
+    where = "" if folder is None else f" -> {folder}"
+    begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
 
 
 def _about(command: str, run: Any) -> dict[str, Any]:
@@ -99,10 +111,13 @@ def _command(command: str, argv: Sequence[str]) -> int:
     parsed = parse_run(command, argv)
     if parsed.dry_run:
         quiet(None)
+        preflight(command, parsed.config)
+        _begin(command, parsed.config, None)
         run, _ = _prepare(command, parsed.config)
         from rto.cli.plan import print_plan
 
         print_plan(run)
+        print(_dtype_told(parsed.config, run.config))
         return 0
     finished = execute(command, parsed.config)
     _print_results(finished)
@@ -111,7 +126,10 @@ def _command(command: str, argv: Sequence[str]) -> int:
 
 def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
     """The checked run and the function that runs it. Imports the libraries: call quiet first."""
-    config = with_authors_code(command, config)
+    tell("importing libraries")
+    from rto.models.device import with_dtype
+
+    config = with_dtype(with_authors_code(command, config))
     if config.algo.authors_code:
         print(told(config))
     from functools import partial
@@ -119,6 +137,7 @@ def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[s
     from rto.cli.methods import build
     from rto.cluster import stages
 
+    tell("reading tokenizers and data")
     if command == "train":
         from rto.cluster.online import run_online
 
@@ -130,6 +149,12 @@ def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[s
         return stages.prepare_reward(config), run_offline
     method = partial(build, method_name(command, config), mode="offline")
     return stages.prepare_fit(config, method), run_offline
+
+
+def _dtype_told(asked: RunConfig, run: RunConfig) -> str:
+    from rto.models.device import dtype_told
+
+    return dtype_told(asked, run)
 
 
 def method_name(command: str, config: RunConfig) -> str:

@@ -20,9 +20,10 @@ from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import check_receipt
 from rto.config import RunConfig
-from rto.models.device import device_type, dtype_of
+from rto.models.device import device_type, dtype_of, with_dtype
 from rto.rollout.digest import DigestRecorder, WeightReceipt
 from rto.rollout.requests import Sampling
+from rto.tracking.phases import tell
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 
 VERSION = 0
@@ -87,11 +88,13 @@ def evaluator(
     reference = {} if config.reference_path is None else {Role.REFERENCE: config.reference_path}
     models = Models(reference, config.reward.model_name_or_path)
     roles = frozenset(reference) | frozenset([] if rewards is None else [Role.REWARD])
+    config = with_dtype(config)
     config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
     rollout = config.rollout
     with session(config, _plan(config), logs=logs) as actors:
         engines = actors.start_engines(first, "object_store")
         frozen = actors.start_scorers(models) if models else None
+        tell("loading the models")
         actors.wait()
         generator = EngineGenerator(
             engines=engines,
@@ -101,7 +104,7 @@ def evaluator(
             run_seed=config.train.seed,
         )
         scorer = ClusterScorer(frozen=frozen, rewards=rewards or RewardSources())
-        yield Evaluator(engines, generator, scorer, roles, dtype_of(config.ds.param_dtype))
+        yield Evaluator(engines, generator, scorer, roles, dtype_of(config.ds.dtype))
 
 
 def evaluate_policies(

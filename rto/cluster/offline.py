@@ -83,7 +83,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         LiveConsole(
             run.method.card.name, total=run.num_steps, unit="step", columns=columns
         ) as console,
-        session(config, run.plan, logs=folder.logs, progress=console.stage) as actors,
+        session(config, run.plan, logs=folder.logs) as actors,
     ):
         learner = _start(run, actors)
         scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
@@ -133,8 +133,8 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         )
         tracker.close()
         metrics = held_out.final()
-        if run.kind == "score" and metrics:
-            write_reward_constants(folder.last, mean=metrics["eval/mean"], std=metrics["eval/std"])
+        if run.kind == "score":
+            metrics = {**metrics, **_leave_constants(run, metrics, scorer, folder, console)}
         tell_best(keeper, console)
         return metrics
 
@@ -305,3 +305,33 @@ def tell_best(keeper: RunKeeper, console: LiveConsole) -> None:
     console.print(f"best: step {best.step + 1}, {best.key} {figure(best.value)}")
     if keeper.stopped:
         console.print(f"stopped early: {best.waited} evaluations in a row were no better")
+
+
+MOST_CONSTANT_PAIRS = 1000
+"""Training pairs whose scores give a reward model's constants, where no pairs are held out."""
+
+
+def _leave_constants(
+    run: OfflineRun,
+    metrics: Mapping[str, float],
+    scorer: ClusterScorer,
+    folder: RunFolder,
+    console: LiveConsole,
+) -> dict[str, float]:
+    """Write the mean and the standard deviation that ``reward.normalize_enable`` reads: of the
+    scores of held-out pairs, else of training pairs. Returns the figures that are new."""
+    new: dict[str, float] = {}
+    if run.held_out:
+        source = f"{len(run.held_out)} held-out pairs"
+        mean, std = metrics["eval/mean"], metrics["eval/std"]
+    else:
+        part = run.train.select(np.arange(min(len(run.train), MOST_CONSTANT_PAIRS)))
+        source = f"{len(part)} training pairs: none are held out"
+        tokens = collate_groups(part, pad_token_id=pad_id(run.tokenizer))
+        scored = scorer.score(tokens, [], frozenset({Role.POLICY}))
+        figures = held_out_metrics("score", "pairs", scored)
+        new = {name.replace("eval/", "train/"): value for name, value in figures.items()}
+        mean, std = new["train/mean"], new["train/std"]
+    write_reward_constants(folder.last, mean=mean, std=std)
+    console.print(f"reward constants (mean {mean:.4g}, std {std:.4g}) of {source}")
+    return new

@@ -86,7 +86,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
     config = run.config
     with (
         LiveConsole(run.method.card.name, total=run.iterations, columns=ONLINE) as console,
-        session(config, run.plan, logs=folder.logs, progress=console.stage) as actors,
+        session(config, run.plan, logs=folder.logs) as actors,
     ):
         for _, source in run.rewards.texts:
             console.print(f"reward source: {source}")
@@ -202,7 +202,7 @@ def tolerance(config: RunConfig) -> float:
     given = config.vllm.logprob_tolerance
     if given is not None:
         return given
-    return 1e-3 if config.ds.param_dtype == "fp32" else 0.1
+    return 1e-3 if config.ds.dtype == "fp32" else 0.1
 
 
 def _sync(run: OnlineRun, policy: ActorGroup, engines: ActorGroup, door: Door) -> ClusterWeightSync:

@@ -337,4 +337,6 @@ def _split(
         return rows, load(replace(data, dataset=[data.eval_dataset], dataset_probs=None)).rows
     if data.eval_ratio == 0:
         return rows, rows.select([])
-    return split_by_prompt(rows, ratio=data.eval_ratio, seed=config.train.seed)
+    return split_by_prompt(
+        rows, ratio=data.eval_ratio, seed=config.train.seed, min_train=config.train.batch_size
+    )

@@ -62,7 +62,7 @@ class Reference:
         return cache_path(
             self.config.data.cache_dir,
             model=str(self.config.reference_path),
-            precision=f"{ds.param_dtype} {ds.load_in_4bit} {self.config.rollout.temperature}",
+            precision=f"{ds.dtype} {ds.load_in_4bit} {self.config.rollout.temperature}",
             rows=rows,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rto.config import RunConfig
 from rto.data.templates import Message, Template, Where
 from rto.errors import UserError
+from rto.models.device import with_dtype
 from rto.models.load import load_config, load_tokenizer
 from rto.rollout.requests import SampleRequest, Sampling
 
@@ -40,7 +41,7 @@ def ask_local(
         )
     engine = VllmEngine(
         path,
-        dtype=config.ds.param_dtype,
+        dtype=with_dtype(config).ds.dtype,
         max_model_len=min(context, longest + max_new_tokens),
         seed=config.train.seed,
         gpu_memory_utilization=config.vllm.gpu_memory_utilization,

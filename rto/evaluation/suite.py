@@ -129,7 +129,7 @@ def _computed(name: str, texts: Texts, models: MetricModels) -> Measured:
         return METRICS[name](texts, models)
     except ModuleNotFoundError as error:
         raise Unavailable(
-            f"{name} needs the package {error.name}: pip install 'rto[eval]'"
+            f"{name} needs the package {error.name}: pip install 'rto-rlhf[eval]'"
         ) from error
 
 

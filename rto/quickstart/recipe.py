@@ -22,13 +22,12 @@ from rto.cli.parse import parse_run
 from rto.cli.report import add_report
 from rto.cluster import launch
 from rto.config import RunConfig
-from rto.errors import UserError
 from rto.evaluation.statistics import Mean, bootstrap
+from rto.shipped import CONFIGS
 
 if TYPE_CHECKING:
     from rto.cluster.evaluate import Evaluated
 
-CONFIGS = Path("examples/configs")
 STAGES = {
     "sft": "sft",
     "reward": "reward",
@@ -91,8 +90,6 @@ def main(argv: Sequence[str]) -> int:
 
 def prepare(root: Path, *, seed: int) -> None:
     """Base model, tokenizer and data in ``root``; what an earlier quickstart left is replaced."""
-    if not CONFIGS.is_dir():
-        raise UserError(f"{CONFIGS} is not here: run quickstart in the project's checkout")
     from rto.tracking.quiet import quiet
 
     shutil.rmtree(root, ignore_errors=True)

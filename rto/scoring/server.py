@@ -17,8 +17,9 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from rto.config import RunConfig
 from rto.errors import RewardProtocolError, UserError
-from rto.models.device import resolve_device
+from rto.models.device import dtype_of, resolve_device, with_dtype
 from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model, load_tokenizer
 from rto.models.policy import unwrapped
@@ -54,7 +55,7 @@ class RewardModel:
 
     def __init__(self, path: str, *, max_batch: int) -> None:
         device = resolve_device("auto")
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = dtype_of(with_dtype(RunConfig()).ds.dtype)
         model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
         self.path, self.max_batch, self._device = path, max_batch, device
         self._model = SequenceReward(model).to(device).eval()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rto.errors import UserError
+from rto.version import VERSION
 
 PACKAGES = (
     "torch",
@@ -29,7 +30,6 @@ PACKAGES = (
     "transformers",
     "datasets",
     "peft",
-    "openrlhf",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -133,6 +133,7 @@ class RunFolder:
 def versions() -> dict[str, str | int]:
     """What the numbers of a run depend on besides its config."""
     found: dict[str, str | int] = {
+        "rto": VERSION,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count() or 1,

@@ -86,7 +86,7 @@ class Rank:
         device = str(resolve_device("cpu" if place.device == "cpu" else "cuda"))
         settings = engine_settings(section, config, device=device, total_steps=total_steps)
         self._model = model
-        self._dtype = dtype_of(config.ds.param_dtype)
+        self._dtype = dtype_of(config.ds.dtype)
         engine = ZeroEngine(module, settings=settings, exported=model)
         reference = None
         if "reference_kl" in extras:
@@ -200,7 +200,7 @@ def build_module(
     """The module that the engine trains, and the Hugging Face model inside it."""
     section = config.critic if kind == "critic" else config.actor
     common: dict[str, Any] = {
-        "dtype": dtype_of(config.ds.param_dtype),
+        "dtype": dtype_of(config.ds.dtype),
         "attn_implementation": config.ds.attn_implementation,
         "lora": config.ds.lora,
         "load_in_4bit": config.ds.load_in_4bit,
@@ -222,7 +222,7 @@ def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torc
         return policy
     reference = load_policy(
         str(config.reference_path),
-        dtype=dtype_of(config.ds.param_dtype),
+        dtype=dtype_of(config.ds.dtype),
         attn_implementation=config.ds.attn_implementation,
     )
     return reference.to(device).eval().requires_grad_(False)
@@ -248,7 +248,7 @@ def engine_settings(
 ) -> EngineSettings:
     return EngineSettings(
         zero_stage=config.ds.zero_stage,
-        dtype=config.ds.param_dtype,
+        dtype=config.ds.dtype,
         adam=section.adam,
         max_norm=section.max_norm,
         scheduler=section.lr_scheduler,

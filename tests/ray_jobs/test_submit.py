@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_jobs.submit import CHECKOUT, load_job, main, validate
+from ray_jobs.submit import load_job, main, validate
 from rto.errors import UserError
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 JOBS = sorted((CHECKOUT / "ray_jobs").glob("*.yaml"))
 
 
