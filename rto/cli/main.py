@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rto.errors import RtoError, UserError
+from rto.errors import RtoError, Terminated, UserError
+from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
 from rto.version import VERSION
@@ -52,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except RtoError as error:
-        print(f"rto: {one_line(str(error))}", file=sys.stderr)
+        print(f"rto: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("rto: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"rto: {error or 'interrupted'}", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print(f"rto: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def parse(argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -37,7 +38,8 @@ from rto.tracking.console import LiveConsole, figure, where_to_look
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
-from rto.training.checkpoint import Checkpoint, CheckpointStore, Identity
+from rto.training.checkpoint import Checkpoint, CheckpointStore
+from rto.training.identity import identity_of
 from rto.types import Role
 
 AnyMethod = TypeVar("AnyMethod", bound=Targets)
@@ -216,23 +218,22 @@ def _stores(
     return train, held_out
 
 
-def open_store(config: RunConfig, method: Targets, folder: RunFolder) -> CheckpointStore:
-    identity = Identity(
-        method=method.card.name,
-        model=str(config.actor.model_name_or_path),
-        zero_stage=config.ds.zero_stage,
-        num_ranks=config.actor.num_ranks,
+def open_store(config: RunConfig, method: Targets, root: Path) -> CheckpointStore:
+    return CheckpointStore(
+        root,
+        identity=identity_of(config, method.card.name),
+        max_num=config.ckpt.max_num,
+        allow=config.ckpt.allow,
     )
-    return CheckpointStore(folder.checkpoints, identity=identity, max_num=config.ckpt.max_num)
 
 
-def find_checkpoint(config: RunConfig, method: Targets, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint to go on from, where that is asked for.
+def find_checkpoint(config: RunConfig, method: Targets, root: Path) -> Checkpoint | None:
+    """The checkpoint under ``root`` to go on from, where that is asked for.
 
     Raises:
         UserError: a checkpoint of another method, model or layout, or none intact.
     """
-    return open_store(config, method, folder).latest() if config.ckpt.load_enable else None
+    return open_store(config, method, root).latest() if config.ckpt.load_enable else None
 
 
 def make_keeper(
@@ -248,7 +249,7 @@ def make_keeper(
     key = config.ckpt.best_metric_key or best_key
     lower = lower_is_better(key, config.ckpt.best_metric_mode)
     return RunKeeper(
-        store=open_store(config, method, folder),
+        store=open_store(config, method, folder.checkpoints),
         groups=trained,
         exports=folder.path,
         last_step=last_step,

@@ -62,6 +62,8 @@ class OnlineRun:
     models: Models
     rewards: RewardSources
     iterations: int
+    stops: tuple[int, ...] = ()
+    """Tokens that end a response."""
     ptx: PretrainMix | None = None
     intake: Intake = Intake()
 
@@ -162,7 +164,10 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
         generator=EngineGenerator(
             engines=engines,
             sampling=Sampling(
-                config.max_new_tokens, config.rollout.temperature, config.rollout.top_p
+                config.max_new_tokens,
+                config.rollout.temperature,
+                config.rollout.top_p,
+                run.stops,
             ),
             samples_per_prompt=config.rollout.n_samples_per_prompt,
             run_seed=config.train.seed,

@@ -22,6 +22,7 @@ FLAT = [
     for row in NESTED
     for item in row["responses"]
 ]
+LONG = {"prompt": "a b", "response": "c", "reward": 3.0}
 PREFERENCES = [
     {"prompt": "p", "chosen": "b", "rejected": "a"},
     {"prompt": "p", "chosen": "c", "rejected": "d"},
@@ -242,30 +243,31 @@ def test_bars_are_in_proportion() -> None:
 
 
 def test_a_report_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(tmp_path / "f.jsonl", [*FLAT, {**FLAT[0], "reward": None}])
-    assert main(["data", "check", path, "--max_len", "1"]) == 0
+    path = write(tmp_path / "f.jsonl", [*FLAT, {**FLAT[0], "reward": None}, LONG])
+    assert main(["data", "check", path, "--max_len", "2"]) == 0
     said = capsys.readouterr().out
-    assert f"{path}: layout flat, 11 rows, 5 prompts, 11 responses" in said
+    assert f"{path}: layout flat, 12 rows, 6 prompts, 12 responses" in said
     assert re.search(r"^  2 █{40} 4$", said, re.M)
     assert re.search(r"^  3 █{10} 1$", said, re.M)
     findings = said[said.index("findings") :].splitlines()
     assert [re.sub(" +", " ", line) for line in findings] == [
         "findings",
-        " error 11 prompts that leave no room for a response: 0, 1, 2, 3, 4, ...",
-        " row 0: 1 words, limit 1",
+        " error 1 prompts that leave no room for a response: 11",
+        " row 11: 2 words, limit 2",
         " error 1 rewards that are missing or no number: 10",
         " row 10: 'reward' has reward None: must be a finite number; repair or drop the row",
         " warning 1 duplicates of a prompt and response: 10",
         " row 10: 'response' answers its prompt a second time",
+        " warning 1 prompts with one response: 11",
+        " row 11: nothing to compare its response with",
     ]
 
 
 def test_a_report_does_not_repeat_a_terminals_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(
-        tmp_path / "f.jsonl", [{**FLAT[0], "reward": "1"}, {**FLAT[0], "reward": "\x9b2J"}]
-    )
+    rewards = ("1", "\x9b2J", 2.0)
+    path = write(tmp_path / "f.jsonl", [{**FLAT[0], "reward": reward} for reward in rewards])
     assert main(["data", "check", path]) == 0
     said = capsys.readouterr().out
     assert "rewards that are missing or no number: 0, 1" in said

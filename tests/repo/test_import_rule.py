@@ -21,11 +21,18 @@ METHODS = ("rto.methods", "rpo_ext.methods")
 
 ALLOWED = {
     "rto.text": (),
+    "rto.secrets": (),
     "rto.errors": ("rto.text",),
     "rto.sections": ("rto.errors",),
     "rto.sections_runtime": ("rto.sections",),
     "rto.sections_methods": ("rto.sections",),
-    "rto.config": ("rto.sections", "rto.sections_methods", "rto.sections_runtime"),
+    "rto.config": (
+        "rto.errors",
+        "rto.secrets",
+        "rto.sections",
+        "rto.sections_methods",
+        "rto.sections_runtime",
+    ),
     "rto.types": ("torch",),
     "rpo_ext.types": ("torch", "rto.types"),
     "rto.protocols": ("torch", "rto.types"),
