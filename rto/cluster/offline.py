@@ -85,7 +85,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         LiveConsole(
             run.method.card.name, total=run.num_steps, unit="step", columns=columns
         ) as console,
-        session(config, run.plan, logs=folder.logs, progress=console.stage) as actors,
+        session(config, run.plan, logs=folder.logs) as actors,
     ):
         learner = _start(run, actors)
         scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
@@ -136,7 +136,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         tracker.close()
         metrics = held_out.final()
         if run.kind == "score":
-            metrics |= _leave_constants(run, metrics, scorer, folder, console)
+            metrics = {**metrics, **_leave_constants(run, metrics, scorer, folder, console)}
         tell_best(keeper, console)
         return metrics
 
@@ -298,6 +298,16 @@ def _judge(run: OfflineRun, held_out: StoredScores | None) -> Judge | None:
     return judge
 
 
+def tell_best(keeper: RunKeeper, console: LiveConsole) -> None:
+    """Which step `best` holds, and whether the run ended there for want of a better one."""
+    best = keeper.best
+    if best.value is None:
+        return
+    console.print(f"best: step {best.step + 1}, {best.key} {figure(best.value)}")
+    if keeper.stopped:
+        console.print(f"stopped early: {best.waited} evaluations in a row were no better")
+
+
 MOST_CONSTANT_PAIRS = 1000
 """Training pairs whose scores give a reward model's constants, where no pairs are held out."""
 
@@ -326,13 +336,3 @@ def _leave_constants(
     write_reward_constants(folder.last, mean=mean, std=std)
     console.print(f"reward constants (mean {mean:.4g}, std {std:.4g}) of {source}")
     return new
-
-
-def tell_best(keeper: RunKeeper, console: LiveConsole) -> None:
-    """Which step `best` holds, and whether the run ended there for want of a better one."""
-    best = keeper.best
-    if best.value is None:
-        return
-    console.print(f"best: step {best.step + 1}, {best.key} {figure(best.value)}")
-    if keeper.stopped:
-        console.print(f"stopped early: {best.waited} evaluations in a row were no better")

@@ -88,7 +88,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
     config = run.config
     with (
         LiveConsole(run.method.card.name, total=run.iterations, columns=ONLINE) as console,
-        session(config, run.plan, logs=folder.logs, progress=console.stage) as actors,
+        session(config, run.plan, logs=folder.logs) as actors,
     ):
         for _, source in run.rewards.texts:
             console.print(f"reward source: {source}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +11,20 @@ from typing import TYPE_CHECKING
 from rto.cluster import launch
 from rto.cluster.plan import Plan
 from rto.config import RunConfig
+from rto.tracking.phases import tell
 
 if TYPE_CHECKING:
     from rto.cluster.build import Actors
 
 
 @contextmanager
-def session(
-    config: RunConfig, plan: Plan, *, logs: Path, progress: Callable[[str], None] | None = None
-) -> Iterator[Actors]:
-    """Ray, the plan's bundles, and an empty set of actors on them; ``progress`` hears what is
-    waited for.
+def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
+    """Ray, the plan's bundles, and an empty set of actors on them.
 
     Leaves Ray as it was found: a cluster that was already joined stays joined, without the run's
     actors and bundles. Within ``warm_actors`` the processes wait for the next session.
     """
-    if progress is not None:
-        progress("starting Ray")
+    tell("starting Ray")
     started = launch.start(config.ray, device=plan.device, num_actors=plan.num_actors, log_dir=logs)
     try:
         actors = _actors(config, plan)

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rto.tracking.phases import tell
 from rto.tracking.quiet import escape_control
 
 ONLINE = {
@@ -60,12 +61,15 @@ class LiveConsole:
         seconds: float = 10.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], None] = tell,
     ) -> None:
+        """``tell`` hears of each phase before the first step."""
         self.console = console or Console()
+        self._tell = tell
         self._title, self._unit, self._columns = title, unit, columns
         self._total, self._first, self._done = total, first, first
         self._seconds, self._clock = seconds, clock
-        self._opened = self._began = self._stage_began = self._beaten = clock()
+        self._began = self._stage_began = self._beaten = clock()
         self._printed: float | None = None
         self._stage, self._progress = "starting", ""
         self._stepping = False
@@ -102,11 +106,11 @@ class LiveConsole:
 
     def stage(self, name: str) -> None:
         """What the run does now, or waits for; ``Timings`` calls this. Before the first step each
-        is a line, with the seconds since the start."""
+        is a line of its own."""
         self._stage, self._progress = name, ""
         self._stage_began = self._beaten = self._clock()
         if not self._stepping:
-            self.print(f"{self._clock() - self._opened:4.0f} s  {name}")
+            self._tell(name)
 
     def progress(self, name: str, done: int, total: int) -> None:
         """``done`` of ``total`` parts of a stage; a new name begins the stage."""

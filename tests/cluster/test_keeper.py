@@ -15,10 +15,11 @@ from rto.cluster.keeper import Best, RunKeeper, lower_is_better
 from rto.errors import UserError
 from rto.methods.base import PlainMethod
 from rto.protocols import Card
-from rto.training.checkpoint import CheckpointStore, Identity
+from rto.training.checkpoint import CheckpointStore
+from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch
 
-IDENTITY = Identity(method="m", model="base", zero_stage=0, num_ranks=1)
+IDENTITY = Identity(method="m", settings={}, files={})
 
 
 @dataclass(frozen=True)

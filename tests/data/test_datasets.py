@@ -348,16 +348,6 @@ def test_the_split_keeps_a_prompt_on_one_side() -> None:
         split_by_prompt(groups, ratio=1.0, seed=0)
 
 
-@pytest.mark.parametrize(("min_train", "held_out"), [(1, 2), (6, 2), (7, 0)])
-def test_a_share_of_few_rows_is_one_prompt_where_training_can_spare_it(
-    min_train: int, held_out: int
-) -> None:
-    # 5 % of four prompts rounds to none; each has two of the eight rows.
-    groups = stored(pairs(4) + pairs(4))
-    train, rest = split_by_prompt(groups, ratio=0.05, seed=0, min_train=min_train)
-    assert (len(train), len(rest)) == (8 - held_out, held_out)
-
-
 def held_out_prompts(seed: int, *, ratio: float = 0.25, count: int = 20) -> list[tuple[int, ...]]:
     train, held_out = split_by_prompt(stored(pairs(count)), ratio=ratio, seed=seed)
     assert len(train) + len(held_out) == count
@@ -378,3 +368,13 @@ def test_the_held_out_prompts_are_drawn_by_the_seed() -> None:
 
 def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
     assert set(held_out_prompts(0, ratio=0.25)) < set(held_out_prompts(0, ratio=0.5))
+
+
+@pytest.mark.parametrize(("min_train", "held_out"), [(1, 2), (6, 2), (7, 0)])
+def test_a_share_of_few_rows_is_one_prompt_where_training_can_spare_it(
+    min_train: int, held_out: int
+) -> None:
+    # 5 % of four prompts rounds to none; each has two of the eight rows.
+    groups = stored(pairs(4) + pairs(4))
+    train, rest = split_by_prompt(groups, ratio=0.05, seed=0, min_train=min_train)
+    assert (len(train), len(rest)) == (8 - held_out, held_out)
