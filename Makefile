@@ -1,4 +1,6 @@
-# make install | quickstart | test | test-learn | bench        (CUDA=1 for NVIDIA machines)
+# make quickstart                            installs what running needs
+# make install | test | test-learn | bench    and what tests, lint and benchmarks need
+# CUDA=1 for NVIDIA machines
 # make bench BENCH="NAME ... --feedback FILE": some figures only, on a feedback file of yours
 
 VENV ?= .venv
@@ -8,6 +10,7 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3,$(if $(shel
 	2>/dev/null),$(python))))
 HARDWARE := $(if $(CUDA),cuda,cpu)
 STAMP := $(VENV)/.installed-$(HARDWARE)
+DEV_STAMP := $(STAMP)-dev
 UV_VERSION := 0.13.8
 
 OVERRIDES := --override requirements/overrides.txt
@@ -20,16 +23,19 @@ endif
 .NOTPARALLEL:
 .PHONY: browser install quickstart test unit integration test-learn lint types bench
 
-install: $(STAMP)
+install: $(DEV_STAMP)
 
-$(STAMP): setup.py $(wildcard requirements/*.txt)
+$(STAMP): EXTRAS := $(HARDWARE)
+$(DEV_STAMP): EXTRAS := $(HARDWARE),dev,openrlhf
+
+$(STAMP) $(DEV_STAMP): setup.py $(wildcard requirements/*.txt)
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found: set PYTHON=..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(OVERRIDES) $(TORCH) -e ".[$(HARDWARE),dev]"
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(OVERRIDES) $(TORCH) -e ".[$(EXTRAS)]"
 	touch $@
 
-quickstart: install
+quickstart: $(STAMP)
 	$(BIN)/rto quickstart
 
 # A real browser for the tests of the report; without one they are skipped, but not where CI=true.

@@ -1,10 +1,13 @@
-"""Packaging. Pins live in requirements/; `make install` adds the overrides that they need."""
+"""Packaging. Pins live in requirements/; `make install` adds the overrides that openrlhf needs."""
 
 from __future__ import annotations
 
+import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -16,6 +19,21 @@ BUILDERS = {
     "rpo_ext.builders": "rpo dro kto reward_aware",
 }
 METHODS = {name: f"{module}:{name}" for module, names in BUILDERS.items() for name in names.split()}
+SHIPPED = ("examples/configs/*.yaml", "ray_jobs/*.yaml", "ray_jobs/*.py")
+
+
+class BuildWithExamples(build_py):
+    """Copies what rto.shipped offers into the wheel; a checkout has it where it is."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib, "rto", "shipped")
+        for source in (path for pattern in SHIPPED for path in sorted(ROOT.glob(pattern))):
+            copy = target / source.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
 
 
 def pins(name: str) -> list[str]:
@@ -24,17 +42,36 @@ def pins(name: str) -> list[str]:
 
 
 setup(
-    name="rto",
-    version="0.1.0",
+    name="rto-rlhf",
+    version=runpy.run_path(str(ROOT / "rto" / "version.py"))["VERSION"],
     description="RLHF with token-wise rewards on Ray, vLLM and DeepSpeed",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="rto authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=["RLHF", "RTO", "RPO", "PPO", "DPO", "Ray", "vLLM", "DeepSpeed"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["rto", "rto.*", "rpo_ext", "rpo_ext.*"]),
-    package_data={"rto.evaluation": ["prompts/*.yaml"], "rto.report": ["templates/*"]},
-    install_requires=pins("base"),
+    package_data={
+        "rto": ["py.typed"],
+        "rpo_ext": ["py.typed"],
+        "rto.evaluation": ["prompts/*.yaml"],
+        "rto.report": ["templates/*"],
+    },
+    cmdclass={"build_py": BuildWithExamples},
+    install_requires=pins("core"),
     extras_require={
-        **{name: pins(name) for name in ("cpu", "cuda", "eval")},
+        **{name: pins(name) for name in ("cpu", "cuda", "eval", "openrlhf")},
         "dev": [*pins("dev"), *pins("eval")],
     },
     entry_points={

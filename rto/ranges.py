@@ -18,7 +18,7 @@ import reprlib
 import types
 import typing
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from rto.errors import UserError
 
@@ -63,8 +63,9 @@ class Range:
             ("below", self.below),
         ]
         given = [f"{word} {_plain(bound)}" for word, bound in bounds if bound is not None]
-        only_least = low is not None and len(given) == 1
-        words = f"{_plain(low)} or more" if only_least else " and ".join(given)
+        words = " and ".join(given)
+        if low is not None and len(given) == 1:
+            words = f"{_plain(low)} or more"
         return words if self.also is None else f"{_plain(self.also)}, or {words}"
 
 
@@ -114,33 +115,35 @@ Seed = Annotated[int, Range(least=0, below=2**32)]
 class Section:
     """A group of settings. ``check`` holds the rules across its fields, each of them in range."""
 
-    def check(self, name: str) -> None:
+    def check(self, prefix: str) -> None:
         """
         Args:
-            name: the dotted name of this section, for the message.
+            prefix: what stands before a field's name where the user gave it, as ``reward.``.
 
         Raises:
             UserError: fields that do not go together.
         """
 
 
-def check_tree(tree: Any, name: str = "") -> None:
+def check_tree(tree: Any, prefix: str = "") -> None:
     """Compare each setting below ``tree`` with its type, then each section with its own rules.
+
+    Args:
+        prefix: what stands before the names where the user gave them.
 
     Raises:
         UserError: ``rollout.batch_size is -1: must be 1 or more``.
     """
-    prefix = f"{name}." if name else ""
     for field, hint in hints(type(tree)).items():
         value = getattr(tree, field)
         if dataclasses.is_dataclass(hint):
             shown = f"{prefix}{field} is {show(value)}"
             require(isinstance(value, typing.cast(type, hint)), f"{shown}: must be a section")
-            check_tree(value, prefix + field)
+            check_tree(value, f"{prefix}{field}.")
         else:
             check_value(prefix + field, hint, value)
     if isinstance(tree, Section):
-        tree.check(name)
+        tree.check(prefix)
 
 
 def check_value(shown: str, hint: Any, value: Any) -> None:
@@ -225,7 +228,9 @@ def _describe(hint: Any, kind: bool) -> str:
         if not kind and words:
             return words
         noun = "a whole number" if base is int else "a number"
-        joint = " " if words.startswith(("above", "below", "at ")) else ", "
+        joint = (
+            " " if words.startswith(("above", "below", "at ")) else ": " if "," in words else ", "
+        )
         return f"{noun}{joint}{words}" if words else noun
     return {bool: "true or false", str: "a text that is not empty"}.get(base, str(base))
 
@@ -270,6 +275,6 @@ def _is_number(hint: Any) -> bool:
     return bare(hint)[0] in (int, float)
 
 
-def _is_plain_number(value: Any, base: type = float) -> bool:
+def _is_plain_number(value: Any, base: type = float) -> TypeGuard[float]:
     kinds = int if base is int else (int, float)
     return isinstance(value, kinds) and not isinstance(value, bool)

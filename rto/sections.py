@@ -10,7 +10,7 @@ runs on is in ``rto.sections_runtime``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from rto.ranges import (
     AboveOne,
@@ -162,13 +162,13 @@ class Reward(Section):
     def num_sources(self) -> int:
         return len(self.model_name_or_path) + len(self.remote_url) + bool(self.func_path)
 
-    def check(self, name: str) -> None:
+    def check(self, prefix: str) -> None:
         low, high = self.clip_range
-        require(low < high, f"{name}.clip_range is {low:g}, {high:g}: the first must be lower")
+        require(low < high, f"{prefix}clip_range is {low:g}, {high:g}: the first must be lower")
         got = len(self.weights or [])
         require(
             self.weights is None or got == self.num_sources,
-            f"{name}.weights has {got} entries for {self.num_sources} sources: give one each",
+            f"{prefix}weights has {got} entries for {self.num_sources} sources: give one each",
         )
 
 
@@ -234,6 +234,19 @@ class Train(Section):
     """Check the assembled pipeline before the first update."""
 
 
+class InputTemplate(NamedTuple):
+    """A prompt and its response as text; ``{}`` is replaced. An encoder-decoder model's response
+    is a text of its own and stays as it is."""
+
+    prompt: str
+    response: str
+
+
+INPUT_TEMPLATES = {"rpo_authors": InputTemplate("prompt : {} [SEP] response :", " {}")}
+"""By the names that data.input_template knows. The authors of RPO and reward_aware write a row as
+``prompt : q [SEP] response : r``; [SEP] is ordinary text to most tokenizers."""
+
+
 @dataclass(frozen=True)
 class Data(Section):
     """What is read, and how a row becomes text and tokens."""
@@ -259,6 +272,10 @@ class Data(Section):
     rated responses, prompts, SFT rows or pairs."""
     layout: str | None = None
     """Layout of the rated responses, one of docs/data.md; their columns tell it when unset."""
+    columns: list[str] = field(default_factory=list)
+    """Columns by other names, as prompt=question,response=answer: on the left what rto reads."""
+    config_name: str | None = None
+    """Configuration (subset) of data sets of the hub that have several."""
     on_few_responses: Literal["filter", "error"] = "filter"
     """A prompt with fewer rated responses than the method needs."""
     reward_scaling: Literal["auto", "none", "zscore", "within_prompt"] = "auto"
@@ -282,27 +299,52 @@ class Data(Section):
     label_key: str | None = None
     """Column that is handed to reward functions and servers as it stands."""
     input_template: str | None = None
-    """Python format string with one {} for the prompt."""
+    """A text with one {} for the prompt, or the name of a published format: rpo_authors."""
     apply_chat_template: bool = False
-    """Render prompts and conversations with the tokenizer's chat template."""
+    """Render prompts and responses with the tokenizer's chat template."""
+    chat_template: str | None = None
+    """Which chat template: the name of one that the tokenizer has, or a file with a jinja
+    template."""
     max_len: Annotated[int, Range(least=2)] = 2048
     """Longest prompt plus response, in tokens."""
+    max_prompt_len: Count | None = None
+    """Longest prompt, in tokens; what data.max_len leaves when unset. A response of an
+    encoder-decoder model then has data.max_len less this many, however short its prompt is."""
     max_samples: Count = 100_000_000
     """Read no more rows than this."""
     on_long_prompt: Literal["filter", "error"] = "filter"
     """A prompt that leaves no room for a response: drop it, or end the run."""
 
-    def check(self, name: str) -> None:
+    def check(self, prefix: str) -> None:
         for field_name, probs, sets in (
             ("prompt_probs", self.prompt_probs, self.prompt_dataset),
             ("dataset_probs", self.dataset_probs, self.dataset),
         ):
-            shown, got = f"{name}.{field_name}", len(probs or [])
+            shown, got = f"{prefix}{field_name}", len(probs or [])
             message = f"{shown} has {got} entries for {len(sets)} datasets: one each"
             require(probs is None or got == len(sets), message)
             require(probs is None or sum(probs) > 0, f"{shown} are all 0: one must be above")
+        _check_columns(f"{prefix}columns", self.columns)
+        prompt = self.max_prompt_len
+        require(
+            prompt is None or prompt < self.max_len,
+            f"{prefix}max_prompt_len is {prompt}: must be less than {prefix}max_len "
+            f"{self.max_len}, which counts prompt and response",
+        )
         template = self.input_template
         require(
-            template is None or "{}" in template,
-            f"{name}.input_template is {template!r}: needs one {{}} for the prompt",
+            template is None or template in INPUT_TEMPLATES or "{}" in template,
+            f"{prefix}input_template is {template!r}: needs one {{}} for the prompt, or is one of "
+            f"{', '.join(INPUT_TEMPLATES)}",
         )
+
+
+def _check_columns(name: str, columns: list[str]) -> None:
+    """New names and old names of columns: each is given, and none stands twice."""
+    pairs = [column.partition("=") for column in columns]
+    for (new, _, old), column in zip(pairs, columns, strict=True):
+        require(bool(new and old), f"{name} has {column!r}: write NEW=OLD, as prompt=question")
+    for side in (0, 2):
+        names = [pair[side] for pair in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, f"{name} names {twice!r} twice: give each column one name")

@@ -35,7 +35,7 @@ class Preference(Section):
     gamma_beta_ratio: NotNegative | None = None
     """SimPO's margin over beta; 0.5 when neither is given."""
 
-    def check(self, name: str) -> None:
+    def check(self, prefix: str) -> None:
         smoothed = ("dpo", "simpo")
         require(
             self.label_smoothing == 0 or self.loss in smoothed,
@@ -81,9 +81,9 @@ class Advantage(Section):
     is_correction_threshold: tuple[NotNegative, Positive] = (0.5, 5.0)
     """Lowest and highest ratio."""
 
-    def check(self, name: str) -> None:
+    def check(self, prefix: str) -> None:
         low, high = self.is_correction_threshold
-        shown = f"{name}.is_correction_threshold is {low:g}, {high:g}"
+        shown = f"{prefix}is_correction_threshold is {low:g}, {high:g}"
         require(low < high, f"{shown}: the first must be lower")
 
 
@@ -128,10 +128,10 @@ class KTO(Section):
     """Which rewards are desirable: above the training set's mean, the batch's, their prompt's; or
     `label`: rewards are 1 or 0."""
 
-    def check(self, name: str) -> None:
+    def check(self, prefix: str) -> None:
         total = self.desirable_weight + self.undesirable_weight
         require(
-            total > 0, f"{name}.desirable_weight and undesirable_weight are 0: nothing to learn"
+            total > 0, f"{prefix}desirable_weight and undesirable_weight are 0: nothing to learn"
         )
 
 

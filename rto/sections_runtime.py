@@ -16,6 +16,8 @@ from rto.ranges import (
     Range,
     Seconds,
     Section,
+    Share,
+    require,
 )
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -43,8 +45,8 @@ class DeepSpeed(Section):
     """Shards over the ranks: nothing, optimizer state, gradients too, weights too."""
     adam_offload: bool = False
     """Keep optimizer state in host memory and update there (CUDA only)."""
-    param_dtype: Literal["bf16", "fp32"] = "bf16"
-    """Precision of weights and activations; the optimizer's copy is fp32."""
+    param_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of weights and activations; auto: bf16 on GPUs and CPUs that compute in it, else fp32."""
     attn_implementation: Attention = "sdpa"
     """Attention kernel, by its name in transformers."""
     load_in_4bit: bool = False
@@ -54,6 +56,13 @@ class DeepSpeed(Section):
     """Reduce gradients while the backward pass goes on (CUDA only)."""
     timeout: Seconds = 300.0
     """Seconds before a collective that hangs ends the run."""
+
+    @property
+    def dtype(self) -> Literal["bf16", "fp32"]:
+        """``param_dtype`` of a run that has been prepared (`rto.models.device.with_dtype`)."""
+        if self.param_dtype == "auto":
+            raise RuntimeError("ds.param_dtype is auto: this configuration was not prepared")
+        return self.param_dtype
 
 
 @dataclass(frozen=True)
@@ -108,13 +117,35 @@ class Ckpt(Section):
     """Checkpoints that are kept, the newest."""
     load_enable: bool = False
     """Go on from the newest checkpoint of the run folder."""
+    allow: list[str] = field(default_factory=list)
+    """Settings, by dotted name, that may differ from those that the checkpoint was made with."""
     best_metric_key: Annotated[str, MayBeEmpty()] = ""
-    """Metric (higher is better) that names the `best` export; the reward online, if unset."""
+    """Metric that names the `best` export; if unset, the reward online and the stage's own figure
+    on held-out rows offline, where eval.steps is set."""
+    best_metric_mode: Literal["auto", "max", "min"] = "auto"
+    """Which values of it are better; auto: lower ones of a loss or an nll, else higher ones."""
+
+
+@dataclass(frozen=True)
+class Eval(Section):
+    """Offline stages: held-out rows (data.eval_dataset, data.eval_ratio) judged while training."""
+
+    steps: Every = -1
+    """Evaluate every so many optimizer steps, and choose `best` by it; -1: at the end alone."""
+    patience: Count | None = None
+    """Stop after so many evaluations in a row without a new best; unset: never."""
+
+    def check(self, prefix: str) -> None:
+        require(
+            self.patience is None or self.steps >= 1,
+            f"{prefix}patience is {self.patience} and {prefix}steps is not set: it counts "
+            f"evaluations, set {prefix}steps",
+        )
 
 
 @dataclass(frozen=True)
 class WandB(Section):
-    """Weights & Biases; the key is read from WANDB_API_KEY."""
+    """Weights & Biases; the key is that of `wandb login`, or in WANDB_API_KEY."""
 
     enable: bool = False
     """Log to Weights & Biases."""
@@ -138,18 +169,68 @@ class Logger(Section):
 
 
 @dataclass(frozen=True)
-class Generate(Section):
+class Decoding(Section):
+    """How a response is drawn. Penalties act first, then temperature, min_p, top_k and top_p."""
+
+    temperature: Annotated[float, Range(least=0.01, most=100, also=0)] = 0.7
+    """Divides the logits; 0 is greedy."""
+    top_p: PositiveShare = 1.0
+    """Nucleus: the fewest likely tokens that reach this probability; 1 keeps all."""
+    top_k: CountOrZero = 0
+    """Only the k likeliest tokens; 0 keeps all."""
+    min_p: Share = 0.0
+    """Only tokens at least this share as likely as the likeliest one; 0 keeps all."""
+    repetition_penalty: Annotated[float, Range(least=0.01, most=100)] = 1.0
+    """Divides the positive logits, and multiplies the negative ones, of tokens that a decoder has
+    read: prompt and response, or the response alone where an encoder reads the prompt."""
+    no_repeat_ngram_size: CountOrZero = 0
+    """No n tokens of a response in a row occur twice; 0 allows it. Encoder-decoder models only."""
+    max_new_tokens: Count = 1024
+    """Longest response; what the prompt leaves of the model's context, where that is less."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end a response and are no part of it. Give the flag once per text."""
+
+    def check(self, prefix: str) -> None:
+        for name, off in (("top_p", 1), ("top_k", 0), ("min_p", 0)):
+            value = vars(self)[name]
+            require(
+                self.temperature > 0 or value == off,
+                f"{prefix}{name} is {value} and {prefix}temperature 0: greedy decoding takes the "
+                "likeliest token whatever the others are; leave one of the two out",
+            )
+
+
+@dataclass(frozen=True)
+class Generate(Decoding):
     """`rto generate`: the RTO authors' sampling settings for AlpacaEval 2."""
 
     model: str | None = None
     """A run folder (its `last` export), a Hugging Face directory or a hub id."""
     prompt: list[Annotated[str, MayBeEmpty()]] = field(default_factory=list)
     """Give the flag once per prompt. The tokenizer's chat template, if it has one, is applied."""
-    temperature: Annotated[float, Range(least=0, most=100)] = 0.7
-    """Sampling temperature; 0 takes the likeliest token."""
-    top_p: PositiveShare = 1.0
-    """Sample from the likeliest tokens that have this probability in all; 1 for all tokens."""
+    prompts: str | None = None
+    """A file, a saved dataset or a hub id with prompts, read as `rto eval` reads them."""
+    prompt_key: str | None = None
+    """The column of the prompts; unset, the columns' names tell it."""
+    out: str | None = None
+    """JSON-lines file for the responses, which are then not printed; never overwritten."""
     max_new_tokens: Count = 4096
-    """Longest response; what the prompt leaves of the model's context, where that is less."""
     num_samples: Count = 1
     """Responses per prompt."""
+
+    def check(self, prefix: str) -> None:
+        super().check(prefix)
+        num = self.num_samples
+        require(
+            num == 1 or self.temperature > 0,
+            f"{prefix}num_samples is {num} and {prefix}temperature 0: greedy decoding gives the "
+            "same response every time; leave one of the two out",
+        )
+        require(
+            not (self.prompt and self.prompts),
+            f"{prefix}prompt and {prefix}prompts are both given: give one",
+        )
+        require(
+            self.prompts is not None or self.prompt_key is None,
+            f"{prefix}prompt_key names a column of {prefix}prompts, which is not given",
+        )

@@ -9,8 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rto.errors import RtoError, UserError
+from rto.errors import RtoError, Terminated, UserError
+from rto.secrets import hide
 from rto.text import one_line
+from rto.tracking.quiet import quiet
+from rto.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ COMMANDS = {
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "runs": Command("list run folders: state, method, last figures", "rto.cli.runs:main"),
     "report": Command("run folders as one HTML file", "rto.cli.report:main"),
     "eval": Command(
         "metrics and win rate of a model's responses, with intervals", "rto.cli.eval:main"
@@ -50,15 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except RtoError as error:
-        print(f"rto: {one_line(str(error))}", file=sys.stderr)
+        print(f"rto: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Who read it (`| head`) has left; nothing may be written at the interpreter's exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        print("rto: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"rto: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print(f"rto: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def parse(argv: Sequence[str]) -> None:
@@ -75,12 +82,13 @@ def parse(argv: Sequence[str]) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("--version", "-V"):
+        print(f"rto {VERSION}")
+        return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
-    if arguments == ["--version"]:
-        print(f"rto {version()}")
-        return 0
+    quiet(None)  # Libraries warn at import, before a command has a folder for that.
     command, rest = _split(arguments)
     module, _, function = COMMANDS[command].target.partition(":")
     return getattr(importlib.import_module(module), function)(rest)
@@ -93,15 +101,6 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
         hint = f": did you mean {near[0]}?" if near else f": one of {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {command!r}{hint}")
     return command, rest
-
-
-def version() -> str:
-    """The version of the installed distribution that this package belongs to."""
-    from importlib.metadata import packages_distributions
-    from importlib.metadata import version as of
-
-    names = packages_distributions().get("rto", [])
-    return of(names[0]) if names else "(not installed)"
 
 
 def usage() -> str:

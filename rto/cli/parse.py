@@ -21,7 +21,9 @@ from rto.cli.values import from_flag, from_node
 from rto.cli.yaml_file import read_settings
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.paths import absolute_paths
 from rto.ranges import hints
+from rto.shipped import shipped
 from rto.text import one_line
 
 ALIASES = {
@@ -33,11 +35,14 @@ ALIASES = {
     "authors_code": "algo.authors_code",
     "model": "generate.model",
     "prompt": "generate.prompt",
+    "prompts": "generate.prompts",
+    "out": "generate.out",
+    "seed": "train.seed",
 }
 """Short spellings of dotted names."""
 
-PROMPT = "generate.prompt"
-"""The flag whose values add up, and are taken as they stand: a prompt may hold any character."""
+VERBATIM = ("generate.prompt", "generate.stop")
+"""Flags whose values add up, and are taken as they stand: a text may hold any character."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def parse_run(command: str, argv: Sequence[str]) -> Parsed:
         called = f"rto {command}" if method in (None, command) else f"rto {command} with {method}"
         print(f"left out, for {called} does not read it: {', '.join(ignored)}")
     used = {name: value for name, value in values.items() if name not in ignored}
-    return Parsed(config=build(used), dry_run=given.dry_run)
+    return Parsed(config=absolute_paths(build(used)), dry_run=given.dry_run)
 
 
 def split(argv: Sequence[str]) -> Given:
@@ -115,7 +120,7 @@ def split(argv: Sequence[str]) -> Given:
         words = [inline] if equals else _take_values(tokens)
         name = ALIASES.get(spelled, spelled)
         if name == "config":
-            given.files += [_one_word(name, words)]
+            given.files += [shipped(_one_word(name, words))]
         elif name == "dry_run":
             given.dry_run = from_flag("--dry_run", bool, words)
         elif name in known_fields():
@@ -198,7 +203,7 @@ def _read(command: str, path: str) -> dict[str, Any]:
 def _flag_values(given: Given) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for spelled, name, words in given.flags:
-        if name == PROMPT:
+        if name in VERBATIM:
             values[name] = [*values.get(name, []), *(words or [_one_word(spelled, words)])]
         else:
             values[name] = from_flag(f"--{spelled}", known_fields()[name], words)

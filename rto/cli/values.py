@@ -6,7 +6,6 @@ is one, and a text that YAML would take for something else has to be in quotes.
 
 from __future__ import annotations
 
-import os
 import re
 import typing
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from rto.errors import UserError, foreign
+from rto.paths import split_list
 from rto.ranges import advice, bare, check_value, choices, options, show
 
 NODES = (yaml.ScalarNode, yaml.SequenceNode, yaml.MappingNode)
@@ -45,7 +45,7 @@ def from_flag(shown: str, hint: Any, values: Sequence[str]) -> Any:
         with foreign(f"{shown} is {show(values[0])}", "write a list as a,b or [a, b]"):
             node = yaml.compose(values[0], Loader=yaml.SafeLoader)
         return from_node(shown, hint, node)
-    words = [word for value in values for word in _split(value)]
+    words = [word for value in values for word in split_list(value)]
     if words == ["null"]:
         return checked(shown, hint, None)
     inner = typing.get_args(bare(of_list[0])[0])[0]
@@ -128,8 +128,3 @@ def _scalar(shown: str, hint: Any, node: yaml.ScalarNode) -> Any:
 
 def _is_text(hint: Any) -> bool:
     return str in [bare(option)[0] for option in options(hint)] and not choices(hint)
-
-
-def _split(value: str) -> list[str]:
-    """The items between commas; a file whose name has a comma is one item."""
-    return [value] if os.path.exists(os.path.expanduser(value)) else value.split(",")

@@ -32,7 +32,6 @@ Device = Literal["cpu", "cuda"]
 
 def prepare_process(device: str, *, share: int) -> None:
     """Settings of a worker process: ``share`` processes of its kind use the cores at once."""
-    os.umask(0o077)
     if device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 
@@ -140,10 +139,11 @@ class ScorerActor:
 
         prepare_process(device, share=replicas)
         options = FrozenOptions(
-            dtype=dtype_of(config.ds.param_dtype),
+            dtype=dtype_of(config.ds.dtype),
             device=resolve_device(device),
             attn_implementation=config.ds.attn_implementation,
             max_tokens=config.rollout.max_tokens_per_gpu,
+            max_len=config.data.max_len,
             temperature=config.rollout.temperature,
             offload=config.ref.offload,
         )
@@ -172,7 +172,7 @@ class EngineActor:
         Called again, for another run of the same model, it keeps the engine: no rollout is drawn
         from it before that run's weights are in it and proven.
         """
-        settings = (model_path, config.ds.param_dtype, config.data.max_len, config.vllm, door)
+        settings = (model_path, config.ds.dtype, config.data.max_len, config.vllm, door)
         if "engine" in vars(self) and self.settings == settings:
             return
         self.settings = settings
@@ -232,7 +232,7 @@ def _vllm_engine(model_path: str, config: RunConfig, door: Door, index: int) -> 
     vllm = config.vllm
     return VllmEngine(
         model_path,
-        dtype=config.ds.param_dtype,
+        dtype=config.ds.dtype,
         max_model_len=config.data.max_len,
         seed=config.train.seed,
         tensor_parallel_size=vllm.tensor_parallel_size,
@@ -252,7 +252,7 @@ def _hf_engine(model_path: str, config: RunConfig, device: Device) -> HfEngine:
 
     return HfEngine(
         model_path,
-        dtype=config.ds.param_dtype,
+        dtype=config.ds.dtype,
         device=resolve_device(device),
         attn_implementation=config.ds.attn_implementation,
         max_tokens=config.rollout.max_tokens_per_gpu,

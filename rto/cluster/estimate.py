@@ -24,7 +24,7 @@ def trainer_bytes(num_params: int, *, config: RunConfig, ranks: int) -> float:
     ZeRO 1 shards the optimizer states, 2 the gradients too, 3 the weights too
     (Rajbhandari et al. 2020, section 5). Mixed precision adds an fp32 copy of the weights.
     """
-    width = 2 if config.ds.param_dtype == "bf16" else 4
+    width = 2 if config.ds.dtype == "bf16" else 4
     stage = config.ds.zero_stage
     trained = num_params
     if config.ds.lora.rank:
@@ -71,7 +71,7 @@ def batch_arithmetic(config: RunConfig, *, iterations: int) -> list[Estimate]:
 
 def disk_bytes(num_params: int, *, config: RunConfig) -> float:
     """Checkpoints kept (weights and optimizer) plus the `last` and `best` exports."""
-    width = 2 if config.ds.param_dtype == "bf16" else 4
+    width = 2 if config.ds.dtype == "bf16" else 4
     checkpoint = num_params * (width + (8 if width == 4 else 12))
     kept = max(1, config.ckpt.max_num) + 1
     return checkpoint * kept + 2 * num_params * width

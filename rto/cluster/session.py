@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rto.cluster import launch
 from rto.cluster.plan import Plan
 from rto.config import RunConfig
+from rto.tracking.phases import tell
 
 if TYPE_CHECKING:
     from rto.cluster.build import Actors
@@ -23,6 +24,7 @@ def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
     Leaves Ray as it was found: a cluster that was already joined stays joined, without the run's
     actors and bundles. Within ``warm_actors`` the processes wait for the next session.
     """
+    tell("starting Ray")
     started = launch.start(config.ray, device=plan.device, num_actors=plan.num_actors, log_dir=logs)
     try:
         actors = _actors(config, plan)

@@ -152,15 +152,21 @@ def read_groups(
 
 
 def split_by_prompt(
-    groups: Groups[Group], *, ratio: float, seed: int
+    groups: Groups[Group], *, ratio: float, seed: int, min_train: int = 1
 ) -> tuple[Groups[Group], Groups[Group]]:
-    """(train, eval): all rows of one prompt fall on the same side."""
+    """(train, eval): all rows of one prompt fall on the same side.
+
+    A share that rounds to no prompt is one prompt, where ``min_train`` rows are left without it.
+    """
     prompts = groups.prompts
     count = int(prompts.max()) + 1
     size = round(ratio * count)
     if size >= count:
         raise UserError(f"data.eval_ratio {ratio} of {count} prompts leaves none to train on")
-    held_out = np.isin(prompts, permutation(count, seed=seed, epoch=0)[:size])
+    order = permutation(count, seed=seed, epoch=0)
+    if size == 0 and np.count_nonzero(prompts != order[0]) >= min_train:
+        size = 1
+    held_out = np.isin(prompts, order[:size])
     return groups.select(np.flatnonzero(~held_out)), groups.select(np.flatnonzero(held_out))
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
+from rto.config import RunConfig
 from rto.errors import UserError
 
+Dtype = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
+"""What a CPU that multiplies bf16 matrices reports: x86 the first two, Arm the last. Without one
+of them a product in bf16 takes some 40 times as long as in fp32."""
+BF16_CAPABILITY = (8, 0)
+"""The first CUDA compute capability (Ampere) with bf16 arithmetic."""
 
 
 def resolve_device(name: Literal["auto", "cpu", "cuda"], index: int = 0) -> torch.device:
@@ -30,8 +40,47 @@ def device_type(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
     return "cpu" if resolve_device(name).type == "cpu" else "cuda"
 
 
-def dtype_of(name: Literal["bf16", "fp32"]) -> torch.dtype:
+def dtype_of(name: Dtype) -> torch.dtype:
     return DTYPES[name]
+
+
+def native_dtype(
+    device: Literal["cpu", "cuda"],
+    *,
+    cpu: Mapping[str, object],
+    cuda: tuple[int, int] | None,
+) -> Dtype:
+    """bf16 where the device computes in it, else fp32.
+
+    ``cpu``: features by name, as ``torch.cpu.get_capabilities`` has them. ``cuda``: the GPU's
+    compute capability; None where this process sees no GPU, because the cluster has it.
+    """
+    if device == "cuda":
+        return "bf16" if cuda is None or cuda >= BF16_CAPABILITY else "fp32"
+    return "bf16" if any(cpu.get(name) for name in BF16_FEATURES) else "fp32"
+
+
+def with_dtype(config: RunConfig) -> RunConfig:
+    """The configuration with ``ds.param_dtype`` settled: what a run records and its actors get."""
+    if config.ds.param_dtype != "auto":
+        return config
+    device = device_type(config.train.device)
+    found = native_dtype(
+        device,
+        cpu=torch.cpu.get_capabilities(),
+        cuda=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
+    )
+    return replace(config, ds=replace(config.ds, param_dtype=found))
+
+
+def dtype_told(asked: RunConfig, settled: RunConfig) -> str:
+    """The line that says which dtype a run computes in, and why."""
+    name = settled.ds.dtype
+    if asked.ds.param_dtype != "auto":
+        return f"dtype: {name}"
+    has = "has" if name == "bf16" else "has no"
+    device = "GPU" if device_type(settled.train.device) == "cuda" else "CPU"
+    return f"dtype: {name} (ds.param_dtype auto: this {device} {has} bf16 arithmetic)"
 
 
 def empty_cache(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.sections_runtime import Logger, WandB
 from rto.tracking.console import LiveConsole
 from rto.tracking.run_folder import RunFolder, write_atomic
@@ -42,7 +42,8 @@ class Writer(Protocol):
 class RunTracker:
     """Implements ``rto.protocols.Tracker`` on a run folder.
 
-    ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th. Timings
+    ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th and those
+    that evaluate. Timings
     and gauges are merged in here, so the loop needs no timers. ``latest`` holds the last
     iteration's metrics.
     """
@@ -79,7 +80,7 @@ class RunTracker:
         check_metrics(iteration, metrics)
         self.latest = metrics
         self._file.write(iteration, metrics)
-        if iteration % self._every == 0:
+        if iteration % self._every == 0 or any(key.startswith("eval/") for key in metrics):
             for writer in self._writers:
                 writer.write(iteration, metrics)
         if self._console is not None:
@@ -173,16 +174,30 @@ class TensorBoardWriter:
         self._writer.close()
 
 
+def check_wandb(section: WandB) -> None:
+    """Weights & Biases needs a key where it is on: WANDB_API_KEY, or what `wandb login` left.
+
+    Raises:
+        UserError: there is none, or it is malformed.
+    """
+    if not section.enable or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return
+    import wandb
+
+    with foreign("logger.wandb.enable: the key", "run `wandb login` again"):
+        known = wandb.login(prompt=False, verify=False)
+    if not known:
+        raise UserError(
+            "logger.wandb.enable is on and no key is known: run `wandb login`, export "
+            "WANDB_API_KEY, or set WANDB_MODE=offline"
+        )
+
+
 class WandbWriter:
     """Weights & Biases. Its failure is warned of once and never stops the training."""
 
     def __init__(self, section: WandB, folder: RunFolder, *, config: Mapping[str, Any]) -> None:
-        offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-        if not offline and not os.environ.get("WANDB_API_KEY"):
-            raise UserError(
-                "logger.wandb.enable is on and WANDB_API_KEY is not set: export the key, "
-                "or set WANDB_MODE=offline"
-            )
+        check_wandb(section)
         import wandb
 
         self._error = wandb.Error

@@ -5,15 +5,13 @@ Groups (the responses to one prompt, the two halves of a pair) are the units of 
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rto.data.microbatch import Budget, by_group
 from rto.errors import UserError
+from rto.training.balance import balanced_parts
 from rto.types import LossNorm, TokenBatch
 
 MicroBatch = list[int]
@@ -122,8 +120,7 @@ def _partition(
     if num_ranks == 1:
         return [groups]
     tokens = [sum(lengths[row] for row in group) for group in groups]
-    equal = len(groups) % num_ranks == 0
-    parts = _balanced_partitions()(tokens, num_ranks, equal)
+    parts = balanced_parts(tokens, num_ranks, equal=len(groups) % num_ranks == 0)
     return [[groups[i] for i in part] for part in parts]
 
 
@@ -152,18 +149,3 @@ def _resplit(packs: list[list[list[int]]], count: int, budget: Budget) -> list[M
         half = (len(packs[at]) + 1) // 2
         packs[at : at + 1] = [packs[at][:half], packs[at][half:]]
     return [[row for unit in pack for row in unit] for pack in packs]
-
-
-@functools.cache
-def _balanced_partitions() -> Callable[[list[int], int, bool], list[list[int]]]:
-    """openrlhf's Karmarkar-Karp balancing, from its file: its package imports transformers."""
-    package = importlib.util.find_spec("openrlhf")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("openrlhf is not installed: needed to balance rows over ranks")
-    path = Path(package.submodule_search_locations[0], "utils", "seqlen_balancing.py")
-    spec = importlib.util.spec_from_file_location("openrlhf_seqlen_balancing", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} cannot be loaded: install openrlhf 0.11.2")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_seqlen_balanced_partitions

@@ -68,7 +68,7 @@ class Rank:
         self.config = config
         self.place = place
         self.sent_digests: TensorDigests = {}
-        self._tokenizer = load_tokenizer(model_path)
+        self._tokenizer = load_tokenizer(model_path, chat_template=config.data.chat_template)
         host, port = place.meeting
         init_process_group(
             rank=place.rank,
@@ -86,7 +86,7 @@ class Rank:
         device = str(resolve_device("cpu" if place.device == "cpu" else "cuda"))
         settings = engine_settings(section, config, device=device, total_steps=total_steps)
         self._model = model
-        self._dtype = dtype_of(config.ds.param_dtype)
+        self._dtype = dtype_of(config.ds.dtype)
         engine = ZeroEngine(module, settings=settings, exported=model)
         reference = None
         if "reference_kl" in extras:
@@ -200,8 +200,9 @@ def build_module(
     """The module that the engine trains, and the Hugging Face model inside it."""
     section = config.critic if kind == "critic" else config.actor
     common: dict[str, Any] = {
-        "dtype": dtype_of(config.ds.param_dtype),
+        "dtype": dtype_of(config.ds.dtype),
         "attn_implementation": config.ds.attn_implementation,
+        "max_len": config.data.max_len,
         "lora": config.ds.lora,
         "load_in_4bit": config.ds.load_in_4bit,
         "gradient_checkpointing": section.gradient_checkpointing_enable,
@@ -222,8 +223,9 @@ def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torc
         return policy
     reference = load_policy(
         str(config.reference_path),
-        dtype=dtype_of(config.ds.param_dtype),
+        dtype=dtype_of(config.ds.dtype),
         attn_implementation=config.ds.attn_implementation,
+        max_len=config.data.max_len,
     )
     return reference.to(device).eval().requires_grad_(False)
 
@@ -248,7 +250,7 @@ def engine_settings(
 ) -> EngineSettings:
     return EngineSettings(
         zero_stage=config.ds.zero_stage,
-        dtype=config.ds.param_dtype,
+        dtype=config.ds.dtype,
         adam=section.adam,
         max_norm=section.max_norm,
         scheduler=section.lr_scheduler,

@@ -64,6 +64,7 @@ def test_preparing_a_run_reads_no_more_than_the_table_says(
     command: str, chosen: str, tiny_model_dir: Path, tiny_reward_dir: Path, tmp_path: Path
 ) -> None:
     flags = ["--actor.model_name_or_path", str(tiny_model_dir), "--train.device", "cpu"]
+    flags += ["--ds.param_dtype", "fp32"]
     flags += ["--train.batch_size", "2", "--data.max_len", "32"]
     if chosen:
         flags += ["--loss" if command == "dpo" else "--algo", chosen]

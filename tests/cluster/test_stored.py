@@ -18,6 +18,7 @@ from rto.config import RunConfig
 from rto.data.examples import Example, Rated, collate_groups
 from rto.data.rated import unrelated_rows, with_unrelated_responses
 from rto.sections import Actor, Data, RolloutSection
+from rto.sections_runtime import DeepSpeed
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 
 GROUPS = [
@@ -58,9 +59,11 @@ def reference(tmp_path: Path) -> Reference:
     model.mkdir()
     (model / "config.json").write_text("{}")
     config = RunConfig(
-        actor=Actor(model_name_or_path=str(model)), data=Data(cache_dir=str(tmp_path / "cache"))
+        actor=Actor(model_name_or_path=str(model)),
+        data=Data(cache_dir=str(tmp_path / "cache")),
+        ds=DeepSpeed(param_dtype="fp32"),
     )
-    return Reference(config, FakeScorer(), Role.REFERENCE, 0, progress=lambda text: None)
+    return Reference(config, FakeScorer(), Role.REFERENCE, 0, progress=lambda *counts: None)
 
 
 def asked(reference: Reference) -> list[tuple[frozenset[Role], int]]:

@@ -135,8 +135,9 @@ def pinned() -> set[str]:
     """Names of the distributions in requirements/, normalised."""
     lines = [
         line
-        for name in ("base", "cpu", "cuda", "eval", "dev")
+        for name in ("core", "cpu", "cuda", "eval", "dev", "openrlhf")
         for line in (ROOT / "requirements" / f"{name}.txt").read_text("utf-8").splitlines()
+        if not line.startswith("#")
     ]
     assert [line for line in lines if "==" not in line] == []
     return {re.split(r"[\[=]", line)[0].lower().replace("_", "-") for line in lines}

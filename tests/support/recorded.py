@@ -24,7 +24,12 @@ def recorded(tree: Any, seen: set[str], prefix: str = "") -> Any:
             seen.add(prefix + name)
         return object.__getattribute__(self, name)
 
-    noting: Any = type("Noting", (type(tree),), {"__getattribute__": read})
+    def unchecked(self: Any) -> None:
+        """A copy with other values is not checked again: that would read everything."""
+
+    noting: Any = type(
+        "Noting", (type(tree),), {"__getattribute__": read, "__post_init__": unchecked}
+    )
     found = object.__new__(noting)
     for name, value in inner.items():
         object.__setattr__(found, name, value)

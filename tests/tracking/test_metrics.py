@@ -177,13 +177,27 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
 WANDB = Logger(tensorboard=False, wandb=WandB(enable=True))
 
 
-def test_wandb_without_a_key_says_where_to_put_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    with RunFolder(tmp_path / "run") as folder, pytest.raises(UserError, match="WANDB_API_KEY"):
-        open_tracker(folder, WANDB, config={})
+@pytest.mark.parametrize("logged_in", [True, False])
+def test_the_key_of_wandb_login_counts(tmp_path: Path, logged_in: bool) -> None:
+    netrc = tmp_path / "netrc"  # As `wandb login` leaves it.
+    netrc.write_text(f"machine wandb.example.org login user password {'0a' * 20}\n")
+    netrc.chmod(0o600)
+    asked = "https://wandb.example.org" if logged_in else "https://other.example.org"
+    kept = {k: v for k, v in os.environ.items() if k not in ("WANDB_API_KEY", "WANDB_MODE")}
+    # In a process of its own, for wandb keeps the settings that it once found.
+    code = (
+        "from rto.sections_runtime import WandB\n"
+        "from rto.tracking.metrics import check_wandb\n"
+        "check_wandb(WandB(enable=True))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "NETRC": str(netrc), "WANDB_BASE_URL": asked},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) is logged_in, done.stderr
+    assert ("no key is known: run `wandb login`" in done.stderr) is not logged_in
 
 
 def test_wandb_offline_writes_below_the_run_folder(

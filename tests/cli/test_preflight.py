@@ -1,0 +1,86 @@
+"""What a run can refuse without its libraries, it refuses without them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rto.cli.parse import parse_run
+from rto.cli.preflight import preflight
+from rto.errors import UserError
+
+HEAVY = ("torch", "transformers", "datasets", "ray", "deepspeed", "vllm")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "model").mkdir()
+    return str(tmp_path / "model")
+
+
+def check(command: str, *flags: str) -> None:
+    preflight(command, parse_run(command, flags).config)
+
+
+def test_a_missing_file_is_said_without_a_library(model: str) -> None:
+    flags = ["--actor.model_name_or_path", model, "--data.dataset", "nofile.jsonl"]
+    code = (
+        "import sys; from rto.cli.main import main\n"
+        f"code = main(['sft', *{flags!r}])\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    assert done.stderr == "rto: data.dataset: nofile.jsonl: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("train", ["--data.prompt_dataset", "no.csv"], "data.prompt_dataset: no.csv: no such"),
+        ("train", ["--data.feedback", "no/such"], None),
+        ("train", ["--data.feedback", "./no/such"], "data.feedback: ./no/such: no such file"),
+        ("sft", ["--data.eval_dataset", "no.json.gz"], "data.eval_dataset: no.json.gz: no such"),
+        ("train", ["--reward.func_path", "no.py"], "reward.func_path: no.py: no such file"),
+        ("train", ["--reward.model_name_or_path", "/no/rm"], "reward.model_name_or_path: /no/rm"),
+        (
+            "train",
+            ["--algo", "rto", "--dpo.model_name_or_path", "./dpo"],
+            "neither a directory .* nor a hub id",
+        ),
+        ("dpo", ["--ref.model_name_or_path", "a/b/c"], "ref.model_name_or_path: a/b/c: neither"),
+    ],
+)
+def test_every_path_a_command_opens(
+    model: str, command: str, flags: list[str], message: str | None
+) -> None:
+    given = ["--actor.model_name_or_path", model, *flags]
+    if message is None:
+        check(command, *given)
+        return
+    with pytest.raises(UserError, match=message):
+        check(command, *given)
+
+
+def test_a_model_is_not_looked_for_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="nobody/nothing: no such directory.*HF_HUB_OFFLINE is set"):
+        check("sft", "--actor.model_name_or_path", "nobody/nothing")
+    with pytest.raises(UserError, match="actor.model_name_or_path is not set"):
+        check("sft")
+
+
+def test_a_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    url = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    with pytest.raises(UserError, match="nobody/nothing: .*; the hub: .*check the name"):
+        check("sft", "--actor.model_name_or_path", "nobody/nothing")
