@@ -88,7 +88,9 @@ class foreign:
         self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
     ) -> None:
         # Not a generator: contextlib passes a StopIteration on where the new error is caused by it.
-        if cause is None or isinstance(cause, RtoError | KeyboardInterrupt | Terminated):
+        ours = (RtoError, KeyboardInterrupt, Terminated)
+        # A generator that is left early is no failure of the code inside.
+        if cause is None or isinstance(cause, (*ours, GeneratorExit)):
             return
         advice = f"; {self.remedy}" if self.remedy else ""
         raise self.error(f"{self.problem}: {told(cause)}{advice}") from cause
