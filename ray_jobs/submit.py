@@ -31,7 +31,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
 from rto.errors import UserError
-from rto.shipped import IS_CHECKOUT, ROOT, shipped
+from rto.resources import IS_CHECKOUT, ROOT, shipped
 
 HERE = ROOT if IS_CHECKOUT else Path.cwd()
 """Where a job without a directory to upload runs: the checkout, or where a wheel's user stands."""

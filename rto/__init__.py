@@ -1,5 +1,3 @@
 """RLHF with token-wise rewards on Ray, vLLM and DeepSpeed."""
 
-from rto.version import VERSION as __version__
-
-__all__ = ["__version__"]
+__version__ = "0.1.0"

@@ -21,7 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.shipped import shipped
+from rto.resources import shipped
 
 ALIASES = {
     "algo": "algo.name",
