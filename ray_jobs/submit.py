@@ -23,22 +23,30 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import yaml
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
-from rto.errors import UserError
+from rto.errors import RtoError, UserError
 from rto.resources import IS_CHECKOUT, ROOT, shipped
+from rto.secrets import hide, holds_secret, is_secret_name, shown_url
+from rto.text import one_line
+from rto.yaml_file import read_yaml
 
 HERE = ROOT if IS_CHECKOUT else Path.cwd()
 """Where a job without a directory to upload runs: the checkout, or where a wheel's user stands."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RUNTIME_KEYS = ("working_dir", "env_vars", "excludes", "pip")
 RESOURCE_KEYS = ("num_cpus", "num_gpus")
-SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+MOST = 1e6
+"""Of CPUs or GPUs that a driver may ask for."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE_VALUE = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")
+SHOWN_BY_RAY = (
+    "Ray shows it in its dashboard and logs: set secrets in the environment of the cluster's nodes"
+)
 
 
 @dataclass(frozen=True)
@@ -87,39 +95,112 @@ def load_job(path: Path) -> Job:
     path = Path(shipped(str(path)))
     if not path.is_file():
         raise UserError(f"{path}: no such job file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     known = [field.name for field in fields(Job)]
-    content = _mapping(content, known, where=f"{path}")
-    runtime_env = _mapping(content.get("runtime_env"), RUNTIME_KEYS, where=f"{path}: runtime_env")
-    resources = _mapping(content.get("resources"), RESOURCE_KEYS, where=f"{path}: resources")
-    entrypoint, name = content.get("entrypoint"), content.get("name")
-    if not entrypoint or not isinstance(entrypoint, str | list):
-        raise UserError(f"{path}: entrypoint is {entrypoint!r}: give a command line or a list")
-    if not name or not isinstance(name, str):
-        raise UserError(f"{path}: name is {name!r}: give the job a name")
-    secret = next(filter(SECRET.search, runtime_env.get("env_vars") or {}), None)
-    if secret is not None:
+    content = _mapping(read_yaml(path), known, where=f"{path}")
+    name = content.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{path}: name is {_shown(name)}: give the job a name")
+    job = Job(
+        name,
+        _entrypoint(content.get("entrypoint"), where=f"{path}: entrypoint"),
+        _runtime_env(content.get("runtime_env"), where=f"{path}: runtime_env"),
+        _resources(content.get("resources"), where=f"{path}: resources"),
+    )
+    _check_secrets(job, where=str(path))
+    if job.working_dir is not None and not job.working_dir.is_dir():
         raise UserError(
-            f"{path}: runtime_env.env_vars.{secret}: Ray shows these values in its dashboard and "
-            "logs: set secrets in the environment of the cluster's nodes"
+            f"{path}: runtime_env.working_dir {job.runtime_env['working_dir']!a}: no such folder "
+            f"in {HERE}"
         )
-    line = entrypoint if isinstance(entrypoint, str) else shlex.join(map(str, entrypoint))
-    return Job(name, line.strip(), runtime_env, resources)
+    if job.working_dir in HERE.parents:
+        raise UserError(
+            f"{path}: runtime_env.working_dir {job.working_dir} would be uploaded whole, with all "
+            "that lies beside this checkout: name the checkout (.) or a folder of its own"
+        )
+    return job
+
+
+def _entrypoint(value: object, *, where: str) -> str:
+    """The shell line; a list of words is quoted."""
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        value = shlex.join(map(str, value))
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where} is {_shown(value)}: give a command line or a list of words")
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise UserError(f"{where}: {str(error).lower()}: close the quote") from error
+    if not words or not value.isprintable():
+        raise UserError(f"{where} is {_shown(value)}: give one command line")
+    return value.strip()
+
+
+def _runtime_env(value: object, *, where: str) -> dict[str, Any]:
+    env = _mapping(value, RUNTIME_KEYS, where=where)
+    folder = env.get("working_dir")
+    if folder is not None and (not isinstance(folder, str) or not folder.strip()):
+        raise UserError(f"{where}.working_dir is {_shown(folder)}: name a folder, or null")
+    for key in ("excludes", "pip"):
+        given = env.get(key)
+        texts = given is None or (isinstance(given, list) and all(type(x) is str for x in given))
+        if not texts and not (key == "pip" and isinstance(given, str)):
+            raise UserError(f"{where}.{key} is {_shown(given)}: give a list of texts")
+    if env.get("env_vars") is not None:
+        env["env_vars"] = _env_vars(env["env_vars"], where=f"{where}.env_vars")
+    return env
+
+
+def _env_vars(value: object, *, where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise UserError(f'{where} is {_shown(value)}: give NAME: "value" lines')
+    for name, text in value.items():
+        if not isinstance(name, str) or VARIABLE.fullmatch(name) is None:
+            raise UserError(f"{where}: {_shown(name)} is no name of a variable")
+        if not isinstance(text, str) or "\0" in text:
+            raise UserError(f"{where}.{name} is a {type(text).__name__}: write it in quotes")
+    return value
+
+
+def _resources(value: object, *, where: str) -> dict[str, float]:
+    found = _mapping(value, RESOURCE_KEYS, where=where)
+    for key, number in found.items():
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not 0 <= number <= MOST:
+            raise UserError(f"{where}.{key} is {_shown(number)}: give a number, 0 or more")
+    return found
+
+
+def _check_secrets(job: Job, *, where: str) -> None:
+    """Ray shows a job's environment and command to everyone who sees its dashboard."""
+    env = job.runtime_env
+    for name, value in (env.get("env_vars") or {}).items():
+        plain = value == "" or VARIABLE_VALUE.fullmatch(value)
+        if (is_secret_name(name) and not plain) or holds_secret(value):
+            raise UserError(f"{where}: runtime_env.env_vars.{name} holds a secret: {SHOWN_BY_RAY}")
+    texts = {"name": job.name, "entrypoint": job.entrypoint}
+    for key in ("working_dir", "excludes", "pip"):
+        given = env.get(key)
+        texts[f"runtime_env.{key}"] = "\n".join(given) if isinstance(given, list) else given or ""
+    for key, text in texts.items():
+        if holds_secret(text):
+            raise UserError(f"{where}: {key} holds a secret ({_shown(text)}): {SHOWN_BY_RAY}")
+
+
+def _shown(value: object) -> str:
+    """A value of a job file for a message: one line, without secrets."""
+    return hide(one_line(ascii(value), 120))
 
 
 def _mapping(value: object, known: Collection[str], *, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected keys {', '.join(known)}, got {value!r:.60}")
+        raise UserError(f"{where}: expected keys {', '.join(known)}, got {_shown(value)}")
     for key in value:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
-            raise UserError(f"{where}: unknown key {key}: {hint}")
+            raise UserError(f"{where}: unknown key {hide(one_line(str(key), 60))}: {hint}")
     return value
 
 
@@ -129,12 +210,19 @@ def validate(job: Job, overrides: Sequence[str]) -> bool:
     Raises:
         UserError: as `rto` itself would raise it.
     """
+    _check_overrides(overrides)
     program, *arguments = shlex.split(job.entrypoint)
     if program != "rto":
         return False
     with contextlib.chdir(job.working_dir or HERE):
         parse([*arguments, *overrides])
     return True
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    line = shlex.join(overrides)
+    if holds_secret(line):
+        raise UserError(f"the flags behind -- hold a secret ({_shown(line)}): {SHOWN_BY_RAY}")
 
 
 def submit(client: JobSubmissionClient, job: Job, overrides: Sequence[str]) -> str:
@@ -162,10 +250,12 @@ def connect(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise UserError(
-            f"no Ray job server at {address}: start one with `ray start --head`, or give --address"
+            f"no Ray job server at {shown_url(address)}: start one with `ray start --head`, or "
+            "give --address"
         ) from error
     except AuthenticationError as error:
-        raise UserError(f"{address} refused the token: {' '.join(str(error).split())}") from error
+        said = hide(one_line(str(error)))
+        raise UserError(f"{shown_url(address)} refused the token: {said}") from error
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -175,7 +265,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(f"command   {job.command(overrides)}")
     print(f"env       {job.remote_env()}")
     print(f"resources {dict(job.resources)}")
-    print(f"address   {options.address}")
+    print(f"address   {shown_url(options.address)}")
     if options.dry_run:
         return 0
     client = connect(options.address)
@@ -190,12 +280,18 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0 if status == JobStatus.SUCCEEDED else 1
 
 
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        hint = ": flags of the run stand behind --" if message.startswith("unrecognized") else ""
+        raise UserError(f"{message}{hint}")
+
+
 def main(argv: Sequence[str]) -> int:
     own, overrides = list(argv), []
     if "--" in own:
         split = own.index("--")
         own, overrides = own[:split], own[split + 1 :]
-    parser = argparse.ArgumentParser(prog="submit.py", allow_abbrev=False)
+    parser = _OneLine(prog="submit.py", allow_abbrev=False)
     parser.add_argument("job", type=Path, help="job file (YAML)")
     address = os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
     parser.add_argument("--address", default=address, help=f"job server (default {address})")
@@ -204,8 +300,8 @@ def main(argv: Sequence[str]) -> int:
     parser.usage = "%(prog)s JOB.yaml [--address URL] [--follow] [--dry_run] [-- OVERRIDES...]"
     try:
         return run(parser.parse_args(own), overrides)
-    except UserError as error:
-        print(f"submit: {error}", file=sys.stderr)
+    except RtoError as error:
+        print(f"submit: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nsubmit: no longer following; the job goes on", file=sys.stderr)

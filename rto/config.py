@@ -5,8 +5,11 @@ This module imports neither torch nor any other heavy library: `rto --help` read
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from rto.secrets import hide, holds_secret
 from rto.sections import (
     Actor,
     Critic,
@@ -19,7 +22,10 @@ from rto.sections import (
     require,
 )
 from rto.sections_methods import Algo, Preference
-from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
+from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Eval, Generate, Logger
+
+FREE_TEXT = ("generate.prompt", "data.input_template")
+"""Settings that hold text for a model: any words may stand in them."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,12 @@ class RunConfig:
     vllm: VLLM = field(default_factory=VLLM)
     ray: Cluster = field(default_factory=Cluster)
     ckpt: Ckpt = field(default_factory=Ckpt)
+    eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)
     generate: Generate = field(default_factory=Generate)
 
     def __post_init__(self) -> None:
+        check_secrets(self)
         ranks, batch = self.actor.num_ranks, self.train.batch_size
         require(
             batch % ranks == 0,
@@ -68,12 +76,19 @@ class RunConfig:
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest response; half of data.max_len where no limit was given."""
-        return self.rollout.max_new_tokens or self.data.max_len // 2
+        """Longest response. Where no limit was given: what data.max_prompt_len leaves of
+        data.max_len, or half of it."""
+        data = self.data
+        rest = (
+            data.max_len // 2 if data.max_prompt_len is None else data.max_len - data.max_prompt_len
+        )
+        return self.rollout.max_new_tokens or rest
 
     @property
     def max_prompt_len(self) -> int:
-        return self.data.max_len - self.max_new_tokens
+        """Longest prompt of a rollout."""
+        room = self.data.max_len - self.max_new_tokens
+        return room if self.data.max_prompt_len is None else min(room, self.data.max_prompt_len)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -139,3 +154,28 @@ class RunConfig:
         return self.critic.model_name_or_path or (
             models[0] if models else self.actor.model_name_or_path
         )
+
+
+def check_secrets(config: RunConfig) -> None:
+    """A configuration is printed, stored and shown in reports: it holds no secret.
+
+    Raises:
+        UserError: names the setting, without its value.
+    """
+    for name, text in texts(asdict(config)):
+        require(
+            name in FREE_TEXT or not holds_secret(text),
+            f"{name} holds a secret ({hide(text)}), which would be written to config.yaml, logs "
+            "and reports: keep it in an environment variable (in reward.remote_url write its name, "
+            "as in ?api_key=${NAME})",
+        )
+
+
+def texts(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, text) of every text among the settings, each item of a list by itself."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from texts(value, f"{prefix}{key}.")
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, str):
+                yield f"{prefix}{key}", item

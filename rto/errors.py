@@ -45,9 +45,32 @@ class JudgeError(RtoError, RuntimeError):
 
 
 class ActorLost(RtoError, RuntimeError):
-    """A Ray actor died; the message names it and the last checkpoint."""
+    """A Ray actor died; the message names it."""
 
     exit_code = 75
+
+
+class RunFailed(RtoError, RuntimeError):
+    """Code that is not ours failed in a run; the message says where the whole traceback is."""
+
+
+class Terminated(SystemExit):
+    """A signal asked this process to end.
+
+    ``exit_code`` is 128 plus the signal's number, as shells have it; ``said`` what the user reads.
+    """
+
+    def __init__(self, exit_code: int, said: str = "") -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+        self.said = said
+
+    def __str__(self) -> str:
+        return self.said
+
+
+PASSING = KeyboardInterrupt | GeneratorExit | Terminated
+"""What ends a block from outside of it: nothing that its code did."""
 
 
 class foreign:
@@ -69,7 +92,7 @@ class foreign:
         self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
     ) -> None:
         # Not a generator: contextlib passes a StopIteration on where the new error is caused by it.
-        if isinstance(cause, RtoError) or not isinstance(cause, Exception | SystemExit):
+        if cause is None or isinstance(cause, RtoError | PASSING):
             return
         advice = f"; {self.remedy}" if self.remedy else ""
         raise self.error(f"{self.problem}: {told(cause)}{advice}") from cause

@@ -7,6 +7,7 @@ from typing import TypeVar
 from rto.functional.observe import OBSERVED, observe, observe_stored
 from rto.protocols import (
     BatchSource,
+    Evaluator,
     Generator,
     Keeper,
     Learner,
@@ -60,6 +61,7 @@ def fit(
     *,
     batches: BatchSource,
     learner: Learner,
+    evaluator: Evaluator,
     tracker: Tracker,
     keeper: Keeper,
 ) -> AnyMethod:
@@ -69,6 +71,9 @@ def fit(
         stats = learner.update(method, batch)
         metrics = {**observe_stored(scored.with_scores(stats.scores)), **metrics, **stats.metrics}
         method = method.adapt(metrics)
+        metrics = {**metrics, **evaluator.after(step)}
         tracker.log(step, metrics)
         keeper.after(step, method, metrics)
+        if keeper.stopped:
+            break
     return method

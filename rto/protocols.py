@@ -159,8 +159,19 @@ class Tracker(Protocol):
 
 
 class Keeper(Protocol):
+    @property
+    def stopped(self) -> bool:
+        """Whether the run is over before its last iteration: held-out rows got no better."""
+        ...
+
     def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
         """Called at the end of each iteration: saves checkpoints and exports when they are due."""
+        ...
+
+
+class Evaluator(Protocol):
+    def after(self, step: int) -> Mapping[str, float]:
+        """Metrics ``eval/*`` of the held-out rows, where an evaluation is due after this step."""
         ...
 
 

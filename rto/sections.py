@@ -9,7 +9,7 @@ what is here; the methods' own knobs are in ``rto.sections_methods``, what it ru
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rto.errors import UserError
 
@@ -229,6 +229,19 @@ class Train:
         require(self.max_steps is None or self.max_steps >= 1, "train.max_steps must be 1 or more")
 
 
+class InputTemplate(NamedTuple):
+    """A prompt and its response as text; ``{}`` is replaced. An encoder-decoder model's response
+    is a text of its own and stays as it is."""
+
+    prompt: str
+    response: str
+
+
+INPUT_TEMPLATES = {"rpo_authors": InputTemplate("prompt : {} [SEP] response :", " {}")}
+"""By the names that data.input_template knows. The authors of RPO and reward_aware write a row as
+``prompt : q [SEP] response : r``; [SEP] is ordinary text to most tokenizers."""
+
+
 @dataclass(frozen=True)
 class Data:
     prompt_dataset: list[str] = field(default_factory=list)
@@ -248,6 +261,10 @@ class Data:
     rated responses, prompts, SFT rows or pairs."""
     layout: str | None = None
     """Layout of the rated responses, one of docs/data.md; their columns tell it when unset."""
+    columns: list[str] = field(default_factory=list)
+    """Columns by other names, as prompt=question,response=answer: on the left what rto reads."""
+    config_name: str | None = None
+    """Configuration (subset) of data sets of the hub that have several."""
     on_few_responses: Literal["filter", "error"] = "filter"
     """A prompt with fewer rated responses than the method needs."""
     reward_scaling: Literal["auto", "none", "zscore", "within_prompt"] = "auto"
@@ -267,10 +284,17 @@ class Data:
     rejected_key: str = "rejected"
     label_key: str | None = None
     input_template: str | None = None
-    """Python format string with one {} for the prompt."""
+    """A text with one {} for the prompt, or the name of a published format: rpo_authors."""
     apply_chat_template: bool = False
+    """Render prompts and responses with the tokenizer's chat template."""
+    chat_template: str | None = None
+    """Which chat template: the name of one that the tokenizer has, or a file with a jinja
+    template."""
     max_len: int = 2048
     """Longest prompt plus response, in tokens."""
+    max_prompt_len: int | None = None
+    """Longest prompt, in tokens; what data.max_len leaves when unset. A response of an
+    encoder-decoder model then has data.max_len less this many, however short its prompt is."""
     max_samples: int = 100_000_000
     on_long_prompt: Literal["filter", "error"] = "filter"
 
@@ -283,8 +307,29 @@ class Data:
             message = f"data.{name} has {got} entries for {len(sets)} datasets: one each"
             require(probs is None or got == len(sets), message)
         require(self.max_len >= 2, f"data.max_len is {self.max_len}: must be 2+")
+        _check_columns(self.columns)
+        prompt = self.max_prompt_len
+        require(
+            prompt is None or 1 <= prompt < self.max_len,
+            f"data.max_prompt_len is {prompt}: must be 1+ and less than data.max_len "
+            f"{self.max_len}, which counts prompt and response",
+        )
         template = self.input_template
         require(
-            template is None or "{}" in template,
-            f"data.input_template is {template!r}: needs one {{}} for the prompt",
+            template is None or template in INPUT_TEMPLATES or "{}" in template,
+            f"data.input_template is {template!r}: needs one {{}} for the prompt, or is one of "
+            f"{', '.join(INPUT_TEMPLATES)}",
         )
+
+
+def _check_columns(columns: list[str]) -> None:
+    """New names and old names of columns: each is given, and none stands twice."""
+    pairs = [column.partition("=") for column in columns]
+    for (new, _, old), column in zip(pairs, columns, strict=True):
+        require(
+            bool(new and old), f"data.columns has {column!r}: write NEW=OLD, as prompt=question"
+        )
+    for side in (0, 2):
+        names = [pair[side] for pair in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, f"data.columns names {twice!r} twice: give each column one name")

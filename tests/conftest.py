@@ -8,55 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_tokenizers import WORDS, tiny_config, tiny_t5_tokenizer, tiny_tokenizer
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
-
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>"]
-WORDS = [f"w{i}" for i in range(58)]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %} </s>{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word w0..w57: ids 6..63; pad 0, bos 1, eos 2, unk 3."""
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<user>", "<assistant>"],
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def tiny_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -80,19 +38,6 @@ def tiny_reward_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
-
-
-def tiny_t5_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
-    """One token per word from id 3 on; pad 0, eos 1, unk 2; closes a text as T5's does."""
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
 
 
 def build_tiny_t5(folder: Path, words: Sequence[str] = WORDS, *, scaled: bool = False) -> None:

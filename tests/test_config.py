@@ -94,6 +94,20 @@ def test_half_of_the_length_is_the_response_unless_told() -> None:
     assert (halves.max_new_tokens, halves.max_prompt_len) == (50, 51)
 
 
+def test_a_limit_of_its_own_for_prompts() -> None:
+    """Of 100 tokens: 30 for the prompt leave 70; told 20, the response has no more."""
+    data = Data(prompt_dataset=["p.jsonl"], max_len=100, max_prompt_len=30)
+    rest = online(data=data, rollout=RolloutSection(batch_size=32))
+    assert (rest.max_new_tokens, rest.max_prompt_len) == (70, 30)
+    told = online(data=data, rollout=RolloutSection(batch_size=32, max_new_tokens=20))
+    assert (told.max_new_tokens, told.max_prompt_len) == (20, 30)
+    told = online(data=data, rollout=RolloutSection(batch_size=32, max_new_tokens=90))
+    assert (told.max_new_tokens, told.max_prompt_len) == (90, 10)
+    for wrong in (0, 100):
+        with pytest.raises(UserError, match=f"data.max_prompt_len is {wrong}"):
+            Data(max_len=100, max_prompt_len=wrong)
+
+
 def test_sequences_and_ranks_multiply() -> None:
     assert RolloutSection(batch_size=4, n_samples_per_prompt=3).num_sequences == 12
     assert Actor(num_nodes=2, num_gpus_per_node=8).num_ranks == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_an_error_of_ours_keeps_its_words_and_a_key_press_its_meaning() -> None:
         raise UserError("row 3 is empty")
     with pytest.raises(KeyboardInterrupt), foreign("outer"):
         raise KeyboardInterrupt
+
+
+def test_a_generator_that_is_given_up_ends_quietly() -> None:
+    def guarded() -> Iterator[int]:
+        with foreign("reading"):
+            yield 1
+
+    numbers = guarded()
+    assert next(numbers) == 1
+    numbers.close()
 
 
 def test_what_an_exception_says() -> None:

@@ -48,6 +48,8 @@ class Diary:
 
     version: int = 0
     scores_policy: bool = False
+    stops_after: int | None = None
+    stopped: bool = False
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     sampled: list[TokenBatch] = field(default_factory=list)
 
@@ -90,6 +92,7 @@ class Diary:
 
     def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
         self.notes.append(("after", iteration, method))
+        self.stopped = iteration == self.stops_after
 
     def run(self, iterations: range, method: Counting = Counting()) -> Counting:
         return train(
@@ -186,13 +189,37 @@ class Stored:
             yield step, ScoredBatch(tokens, {})
 
 
-def test_offline_steps_update_log_and_keep() -> None:
+@dataclass(frozen=True)
+class AfterFour:
+    """Held-out rows that are judged after step 4 alone."""
+
+    def after(self, step: int) -> Mapping[str, float]:
+        return {"eval/accuracy": 0.5} if step == 4 else {}
+
+
+def fit_with(diary: Diary) -> Counting:
+    return fit(
+        Counting(),
+        batches=Stored(),
+        learner=diary,
+        evaluator=AfterFour(),
+        tracker=diary,
+        keeper=diary,
+    )
+
+
+def test_offline_steps_update_evaluate_log_and_keep() -> None:
     diary = Diary()
-    method = fit(Counting(), batches=Stored(), learner=diary, tracker=diary, keeper=diary)
+    assert fit_with(diary) == Counting(coef=2)
     assert [note[0] for note in diary.notes] == ["update", "log", "after"] * 2
-    assert diary.of("log") == [(3, MERGED), (4, MERGED)]
+    assert diary.of("log") == [(3, MERGED), (4, {**MERGED, "eval/accuracy": 0.5})]
     assert [m.coef for _, m in diary.of("after")] == [1, 2]
-    assert method == Counting(coef=2)
+
+
+def test_offline_steps_end_where_the_keeper_says() -> None:
+    diary = Diary(stops_after=3)
+    assert fit_with(diary) == Counting(coef=1)
+    assert [step for step, _ in diary.of("after")] == [3]
 
 
 def test_an_error_in_the_update_ends_the_loop_before_a_push() -> None:

@@ -122,7 +122,8 @@ class KTO(PlainMethod):
             case "global_mean":
                 return rewards >= 0
             case "batch_mean":
-                return rewards >= rewards.mean()
+                # In fp64, where the mean of equal fp32 rewards is exactly their value.
+                return rewards.double() >= rewards.double().mean()
             case "prompt_mean":
                 return above_prompt_mean(rewards, group)
             case "label":

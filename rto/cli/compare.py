@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections import DPOModel
+from rto.paths import absolute_paths
+from rto.sections import Data, DPOModel
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def planned_runs(plan: Plan) -> Iterator[Run]:
             run = Run(entry, seed, point, config)
             folder = str(plan.root / "runs" / run.name)
             train, ckpt = replace(config.train, seed=seed), replace(config.ckpt, output_dir=folder)
-            yield replace(run, config=replace(config, train=train, ckpt=ckpt))
+            yield replace(run, config=absolute_paths(replace(config, train=train, ckpt=ckpt)))
 
 
 def _budgeted(config: RunConfig, plan: Plan, entry: Entry) -> RunConfig:
@@ -222,14 +223,19 @@ def rows_per_group(config: RunConfig, algo: str) -> float:
     if feedback != "rewards":
         return {"demonstrations": 1, "pairs": 2}[feedback]
     sources = config.data.dataset or [str(config.data.feedback)]
-    return _mean_responses(tuple(sources), config.data.dataset_split, config.data.layout)
+    data = config.data
+    how = (data.dataset_split, data.layout, data.config_name, *data.columns)
+    return _mean_responses(tuple(sources), *how)
 
 
 @functools.cache
-def _mean_responses(sources: tuple[str, ...], split: str, layout: str | None) -> float:
+def _mean_responses(
+    sources: tuple[str, ...], split: str, layout: str | None, subset: str | None, *columns: str
+) -> float:
     from rto.data.feedback import load_feedback
 
-    rows = (row for name in sources for row in load_feedback(name, split=split, layout=layout))
+    data = Data(layout=layout, columns=list(columns), config_name=subset)
+    rows = (row for name in sources for row in load_feedback(name, split=split, data=data))
     counts = [len(row.responses) for row in rows]
     return sum(counts) / len(counts)
 
@@ -263,25 +269,26 @@ def is_trained(run: Run) -> bool:
 def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
     """The answers of every run, and of the policy that all started from."""
     from rto.cluster.evaluate import evaluate_policies
-    from rto.cluster.scorer import RewardSources
     from rto.cluster.stages import reward_sources
     from rto.data.prompts import load_prompts
-    from rto.models.load import is_encoder_decoder, load_tokenizer
+    from rto.data.templates import load_template
     from rto.scoring.function import RewardFunction
 
-    tokenizer = load_tokenizer(str(base.actor.model_name_or_path))
+    chat = base.data.apply_chat_template
+    template = load_template(str(base.actor.model_name_or_path), base.data, chat=chat)
+    tokenizer = template.tokenizer
     data = replace(base.data, prompt_dataset=[plan.prompts], label_key=None)
     prompts = load_prompts(
         data,
         tokenizer,
         max_prompt_len=base.max_prompt_len,
         seed=0,
-        encoder_decoder=is_encoder_decoder(str(base.actor.model_name_or_path)),
+        encoder_decoder=template.encoder_decoder,
     )
-    sources = reward_sources(base, eos_text=str(tokenizer.eos_token))
+    sources = reward_sources(base, template)
     if plan.judge is not None:
         texts = [(plan.judge, RewardFunction(plan.judge))]
-        sources = RewardSources(texts=texts, weights=[1.0], eos_text=str(tokenizer.eos_token))
+        sources = replace(sources, normalise=(), model_names=(), texts=texts, weights=[1.0])
         base = replace(base, reward=replace(base.reward, model_name_or_path=[], weights=None))
     policies = {run.name: str(run.folder / "last") for run in runs}
     found = evaluate_policies(
@@ -291,6 +298,7 @@ def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]
         rewards=sources,
         samples_per_prompt=plan.samples,
         pad_token_id=int(str(tokenizer.pad_token_id)),
+        stops=template.stop_token_ids,
         logs=plan.root / "logs",
     )
     costs = {run.name: _costs(run.folder) for run in runs}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rto.errors import UserError
+from rto.sections import Data
+from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,11 +25,12 @@ if TYPE_CHECKING:
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 WIDTH = 40
-WRITES = ("nested", "flat", "pairs", "unpaired")
+WRITES = ("nested", "flat", "pairs", "unpaired", "sft", "prompts")
 
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
+    quiet(None)
     from datasets import disable_progress_bars
 
     disable_progress_bars()
@@ -43,7 +48,7 @@ def check(options: argparse.Namespace) -> int:
         rows,
         layout,
         source=options.source,
-        measure=_measure(options.model),
+        measure=_measure(options.model, options.chat_template),
         max_len=options.max_len,
     )
     said = data_check.unusable(report)
@@ -137,9 +142,14 @@ def convert(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     for written in conversion.write(paths):
-        empty = f"; {written.num_empty:,} more make no pair" if written.num_empty else ""
+        made = "pair" if options.to == "pairs" else "row"
+        empty = f"; {written.num_empty:,} more make no {made}" if written.num_empty else ""
+        merged = f"; {written.num_merged:,} duplicates merged, with the mean of their rewards"
         num_prompts = written.num_prompts - written.num_empty
-        print(f"{written.path}: {written.num_rows:,} rows of {num_prompts:,} prompts{empty}")
+        print(
+            f"{written.path}: {written.num_rows:,} rows of {num_prompts:,} prompts{empty}"
+            f"{merged if written.num_merged else ''}"
+        )
     return 0
 
 
@@ -149,7 +159,7 @@ def target_paths(target: str, *, split: bool) -> list[Path]:
     Raises:
         UserError: not a .jsonl file, or one that is there already.
     """
-    path = Path(target)
+    path = Path(os.path.expanduser(target))
     if path.suffix != ".jsonl":
         raise UserError(f"data convert: the target {target} must end in .jsonl")
     sides = ("-train", "-eval") if split else ("",)
@@ -166,26 +176,20 @@ def _open(options: argparse.Namespace) -> tuple[Dataset, Layout]:
     from rto.data.layouts import find_layout
     from rto.data.sources import load_rows
 
-    rows = load_rows(options.source, split=options.source_split)
+    columns = [x for given in options.columns for x in given.split(",")]
+    data = Data(columns=columns, config_name=options.config_name)
+    rows = load_rows(options.source, data, split=options.source_split)
     return rows, find_layout(rows, options.source, name=options.layout)
 
 
-def _measure(model: str | None) -> Measure:
+def _measure(model: str | None, chat_template: str | None) -> Measure:
     from rto.data.check import Tokens, Words
-    from rto.data.templates import Template
 
     if model is None:
         return Words()
-    from rto.models.load import is_encoder_decoder, load_tokenizer
+    from rto.data.templates import load_template
 
-    tokenizer = load_tokenizer(model)
-    return Tokens(
-        Template(
-            tokenizer,
-            apply_chat_template=bool(tokenizer.chat_template),
-            encoder_decoder=is_encoder_decoder(model),
-        )
-    )
+    return Tokens(load_template(model, Data(chat_template=chat_template)))
 
 
 def _print_histogram(
@@ -237,11 +241,27 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--source_split", default="train", metavar="NAME", help="split to read (%(default)s)"
     )
+    source.add_argument(
+        "--columns",
+        "--data.columns",
+        action="append",
+        default=[],
+        metavar="NEW=OLD,...",
+        help="columns by other names: prompt=question,response=answer,reward=score",
+    )
+    source.add_argument(
+        "--config_name", "--data.config_name", metavar="NAME", help="of a hub set that has several"
+    )
     checked = commands.add_parser(
         "check", parents=[source], help="statistics and findings", allow_abbrev=False
     )
     checked.set_defaults(run=check)
     checked.add_argument("--model", metavar="DIR_OR_ID", help="count in this model's tokens")
+    checked.add_argument(
+        "--chat_template",
+        metavar="NAME_OR_FILE",
+        help="one of several that the model has, or a file",
+    )
     checked.add_argument(
         "--max_len", type=_positive, metavar="N", help="limit of prompt and response together"
     )
@@ -281,12 +301,18 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         metavar="RATIO",
         help="share of the prompts that goes to TARGET-eval, the rest to TARGET-train",
     )
-    parser.add_argument("--seed", type=int, default=42, help="of the split (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=42, help="of the split (%(default)s)")
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 0 on")
     return int(text)
 
 
@@ -304,6 +330,9 @@ def _threshold(text: str) -> str | float:
     if text in ("mean", "median"):
         return text
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: mean, median or a number") from error
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be finite")
+    return value

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rto.cli.eval_flags import JudgeSpec, Options, endpoint_of, parse
-from rto.cli.generate import model_path
+from rto.cli.generate import model_path, writable
+from rto.sections import require
+from rto.sections_runtime import Decoding
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import versions, write_atomic
 
@@ -47,13 +49,18 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    root = Path(options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}")
+    root = writable(
+        "--output_dir", options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    require(not root.exists() or root.is_dir(), f"--output_dir {root}: is no folder")
     quiet(None)
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console.width = 150
+    title = " against ".join(s.name for s in (options.model, options.baseline) if s is not None)
+    console.print(f"rto eval: {title}", style="dim", markup=False, soft_wrap=True)
     job = prepare(options)
     for line in plan_lines(job):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -100,8 +107,12 @@ def prepare(options: Options) -> Job:
     policies: list[Policy] = []
     if sampled:
         from rto.evaluation.sample import load_policy
+        from rto.rollout.requests import Sampling
 
-        policies = [load_policy(s.name, model_path(s.path)) for s in sampled]
+        chosen = options.config.data.chat_template
+        policies = [load_policy(s.name, model_path(s.path), chat_template=chosen) for s in sampled]
+        if any(not policy.encoder_decoder for policy in policies):
+            Sampling.of(options.decoding).check_vllm()
     return Job(options, questions, policies, outputs, judge_prompt)
 
 
@@ -111,13 +122,24 @@ def plan_lines(job: Job) -> list[str]:
     referenced = sum(question.reference is not None for question in job.questions)
     turns = sum(len(question.turns) for question in job.questions)
     lines = [f"{len(job.questions)} prompts, {turns} turns, {referenced} with a reference"]
-    sampling = (
-        f"temperature {options.temperature:g}, top_p {options.top_p:g}, "
-        f"{options.max_new_tokens} new tokens, seed {options.config.train.seed}"
-    )
-    lines += [f"{policy.name}: sampled, {sampling}" for policy in job.policies]
+    lines += [
+        f"{policy.name}: sampled by {policy.engine}, {described(options.decoding)}, "
+        f"seed {options.config.train.seed}"
+        for policy in job.policies
+    ]
     lines += [f"{answers.name}: read from a file" for answers in job.outputs]
     return lines + [f"judge {judge}: prompt {job.judge_prompt.name}" for judge in options.judges]
+
+
+def described(decoding: Decoding) -> str:
+    """Temperature, top_p and length, and what else is not off."""
+    off = Decoding(stop=[])
+    always = ("temperature", "top_p", "max_new_tokens")
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in asdict(decoding).items()
+        if name in always or value != vars(off)[name]
+    )
 
 
 def answers_of(job: Job, root: Path) -> dict[str, Sampled]:
@@ -133,13 +155,13 @@ def answers_of(job: Job, root: Path) -> dict[str, Sampled]:
         config = replace(
             config,
             ref=replace(config.ref, model_name_or_path=reference),
-            rollout=replace(config.rollout, temperature=options.temperature or 1.0),
+            rollout=replace(config.rollout, temperature=options.decoding.temperature or 1.0),
         )
         found |= sample(
             job.policies,
             job.questions,
             config=config,
-            sampling=Sampling(options.max_new_tokens, options.temperature, options.top_p),
+            sampling=Sampling.of(options.decoding),
             source=options.prompts,
             logs=root / "logs",
         )
@@ -160,9 +182,10 @@ def rewards_of(job: Job, found: Mapping[str, Sampled]) -> dict[str, dict[str, np
 
     judges = [judge.target for judge in job.options.judges if judge.kind == "reward"]
     paths = dict.fromkeys([*job.options.reward_models, *judges])
+    chosen = job.options.config.data.chat_template
     return {
         path: {
-            name: reward_scores(model_path(path), job.questions, each.answers)
+            name: reward_scores(model_path(path), job.questions, each.answers, chat_template=chosen)
             for name, each in found.items()
         }
         for path in paths
@@ -252,12 +275,7 @@ def save(
     """All figures with what they were made by, as JSON."""
     options = job.options
     sampled = {policy.name: policy.path for policy in job.policies}
-    decoding = {
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "max_new_tokens": options.max_new_tokens,
-        "seed": options.config.train.seed,
-    }
+    decoding = {**asdict(options.decoding), "seed": options.config.train.seed}
     content = {
         "command": f"rto eval {arguments}",
         "prompts": {"source": options.prompts, "num": len(job.questions)},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
@@ -15,6 +16,7 @@ from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.sections import require
+from rto.sections_runtime import Decoding
 
 if TYPE_CHECKING:
     from rto.evaluation.endpoint import Endpoint
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 JudgeKind = Literal["reward", "vllm", "openai"]
 EXPORTS = ("last", "best")
+RUN_FLAGS = ("--config", "--dry_run", "--seed")
+"""Those of a run that have no dot in their names."""
 DESCRIPTION = """\
 Sample responses of a model, and of a baseline, to the same prompts with the same decoding and
 seeds, or read them from files; print metrics with intervals and the win rate by each judge."""
@@ -62,9 +66,7 @@ class Options:
     reward_models: Sequence[str]
     metrics: Sequence[str] | None
     metric_models: MetricModels
-    temperature: float
-    top_p: float
-    max_new_tokens: int
+    decoding: Decoding
     judges: Sequence[JudgeSpec]
     judge_prompt: str
     judge_url: str
@@ -89,52 +91,37 @@ def parse(argv: Sequence[str]) -> Options:
     given, rest = flags.parse_known_args(list(argv))
     _check_known(rest, [name for name in flags._option_string_actions if name.startswith("--")])
     run = parse_run("eval", rest)
-    model = _source(given.model, given.outputs, given.name, "--model", "--outputs")
-    if model is None:
-        raise UserError("no model: give --model RUN_OR_DIR, or its responses with --outputs FILE")
+    model, baseline = _policies(given)
     if given.prompts is None:
         raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
-    baseline = _source(
-        given.baseline, given.baseline_outputs, given.baseline_name, "--baseline",
-        "--baseline_outputs",
-    )  # fmt: skip
     judges = [_judge(text) for text in given.judge]
+    require(
+        given.judge_key_env.isidentifier(),
+        "--judge_key_env names the environment variable that holds the key: letters, digits and _; "
+        "the key itself is never a flag",
+    )
     require(
         not judges or baseline is not None,
         "--judge compares with a baseline: give --baseline RUN_OR_DIR or --baseline_outputs FILE",
     )
-    require(
-        baseline is None or baseline.name != model.name,
-        f"model and baseline are both called {model.name}: give --name or --baseline_name",
-    )
-    _check_sampling(given, sampled=not model.is_outputs or (baseline and not baseline.is_outputs))
+    decoding = _decoding(given)
+    sources = [source for source in (model, baseline) if source is not None]
+    _check_reference(given, decoding, sampled=not all(source.is_outputs for source in sources))
+    as_given = {f.name: vars(given)[f.name] for f in fields(Options) if f.name in given}
     return Options(
-        model=model,
-        baseline=baseline,
-        prompts=given.prompts,
-        split=given.split,
-        prompt_key=given.prompt_key,
-        reference_key=given.reference_key,
-        max_prompts=given.max_prompts,
-        reference=given.reference,
-        reward_models=given.reward_model,
-        metrics=_metrics(given.metrics),
-        metric_models=_metric_models(given),
-        temperature=given.temperature,
-        top_p=given.top_p,
-        max_new_tokens=given.max_new_tokens,
-        judges=judges,
-        judge_prompt=given.judge_prompt,
-        judge_url=given.judge_url,
-        judge_key_env=given.judge_key_env,
-        judge_options=_judge_options(given.judge_options),
-        judge_max_tokens=given.judge_max_tokens,
-        judge_timeout=given.judge_timeout,
-        judge_concurrency=given.judge_concurrency,
-        judge_prices=_prices(given.judge_prices),
-        output_dir=given.output_dir,
-        config=run.config,
-        dry_run=run.dry_run,
+        **{
+            **as_given,
+            "model": model,
+            "baseline": baseline,
+            "judges": judges,
+            "metrics": _metrics(given.metrics),
+            "metric_models": _metric_models(given),
+            "decoding": decoding,
+            "judge_options": _judge_options(given.judge_options),
+            "judge_prices": _prices(given.judge_prices),
+            "config": run.config,
+            "dry_run": run.dry_run,
+        }
     )
 
 
@@ -166,11 +153,13 @@ def parser() -> argparse.ArgumentParser:
     parser = _OneLine(
         prog="rto eval",
         description=DESCRIPTION,
-        epilog="Flags with a dot, such as --train.seed and --ds.param_dtype, are those of a run.",
+        epilog="--config, --dry_run, --seed and flags with a dot, such as --ds.param_dtype, are "
+        "those of a run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_policies(parser)
+    _add_decoding(parser)
     _add_metrics(parser)
     _add_judges(parser)
     return parser
@@ -190,10 +179,23 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
     add("--prompt_key", metavar="COLUMN", help="the prompts' column")
     add("--reference_key", metavar="COLUMN", help="the references' column")
     add("--max_prompts", type=_positive, metavar="N", help="only the first N prompts")
-    add("--temperature", type=float, default=0.7, help="0 is greedy (%(default)s)")
-    add("--top_p", type=float, default=1.0, help="nucleus (%(default)s)")
-    add("--max_new_tokens", type=_positive, default=1024, help="longest response (%(default)s)")
     add("--output_dir", metavar="DIR", help="runs/eval- and the time by default")
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("decoding, that of all policies").add_argument
+    add("--temperature", type=float, default=0.7, help="0 is greedy (%(default)s)")
+    add("--top_p", type=float, default=1.0, help="nucleus; 1 keeps all tokens (%(default)s)")
+    add("--top_k", type=int, default=0, help="the k likeliest tokens; 0 keeps all (%(default)s)")
+    add("--min_p", type=float, default=0.0, help="tokens at least this share as likely as the "
+        "likeliest one; 0 keeps all (%(default)s)")  # fmt: skip
+    add("--repetition_penalty", type=float, default=1.0, metavar="X", help="of tokens that were "
+        "read before; 1 is none (%(default)s)")  # fmt: skip
+    add("--no_repeat_ngram_size", type=int, default=0, metavar="N", help="no N tokens of a "
+        "response twice; 0 allows it; encoder-decoder models only (%(default)s)")  # fmt: skip
+    add("--max_new_tokens", type=int, default=1024, help="longest response (%(default)s)")
+    add("--stop", action="append", default=[], metavar="TEXT", help="ends a response and is no "
+        "part of it; may be repeated")  # fmt: skip
 
 
 def _add_metrics(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +203,8 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     add("--metrics", metavar="A,B", help="text metrics that must be computed; all that can be had "
         "by default, `none` for none")  # fmt: skip
     add("--reference", metavar="RUN_OR_DIR", help="model that the KL is measured to")
-    add("--reward_model", action="append", default=[], metavar="DIR", help="may be repeated")
+    add("--reward_model", action="append", default=[], metavar="DIR", dest="reward_models",
+        help="may be repeated")  # fmt: skip
     add("--bertscore_model", default="roberta-large", help="hub id or directory (%(default)s)")
     add("--bertscore_layers", type=_positive, metavar="N", help="layer that BERTScore reads")
     add("--toxicity_model", metavar="DIR", help="text classifier; alt-profanity-check without it")
@@ -218,7 +221,7 @@ def _add_judges(parser: argparse.ArgumentParser) -> None:
         "the endpoint's key (%(default)s)")  # fmt: skip
     add("--judge_options", default="{}", metavar="JSON", help="joins each request; null removes")
     add("--judge_max_tokens", type=_positive, default=1024, help="longest answer (%(default)s)")
-    add("--judge_timeout", type=float, default=120.0, help="seconds per attempt (%(default)s)")
+    add("--judge_timeout", type=_seconds, default=120.0, help="seconds per attempt (%(default)s)")
     add("--judge_concurrency", type=_positive, default=8, help="requests at once (%(default)s)")
     add("--judge_prices", metavar="IN,OUT", help="per million tokens, for the cost that is shown")
 
@@ -230,14 +233,37 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1e7:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and at most 1e7")
+    return value
+
+
 def _check_known(rest: Sequence[str], known: Sequence[str]) -> None:
     """What is left must be flags of a run: others are nearest to one of ours."""
     for token in rest:
         name = token.partition("=")[0]
-        if name.startswith("--") and "." not in name and name not in ("--config", "--dry_run"):
+        if name.startswith("--") and "." not in name and name not in RUN_FLAGS:
             near = difflib.get_close_matches(name, known, 1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise UserError(f"eval: unknown flag {name}{hint}")
+
+
+def _policies(given: argparse.Namespace) -> tuple[Source, Source | None]:
+    """The model, and what it is compared with."""
+    model = _source(given.model, given.outputs, given.name, "--model", "--outputs")
+    if model is None:
+        raise UserError("no model: give --model RUN_OR_DIR, or its responses with --outputs FILE")
+    baseline = _source(
+        given.baseline, given.baseline_outputs, given.baseline_name, "--baseline",
+        "--baseline_outputs",
+    )  # fmt: skip
+    require(
+        baseline is None or baseline.name != model.name,
+        f"model and baseline are both called {model.name}: give --name or --baseline_name",
+    )
+    return model, baseline
 
 
 def _source(
@@ -245,7 +271,15 @@ def _source(
 ) -> Source | None:
     require(path is None or outputs is None, f"{flag} and {outputs_flag}: give one of them")
     given = path or outputs
-    return None if given is None else Source(name or _name(given), given, path is None)
+    if given is None:
+        return None
+    called = name or _name(given)
+    require(
+        called.strip(".") != "" and len(called) <= 200,
+        f"{flag} is called {called!r:.60}, which can be no folder's name: give --name or "
+        "--baseline_name",
+    )
+    return Source(called, given, path is None)
 
 
 def _name(path: str) -> str:
@@ -307,18 +341,26 @@ def _prices(text: str | None) -> tuple[float, float] | None:
         read, written = map(float, text.split(","))
     except ValueError as error:
         raise UserError(f"--judge_prices {text}: write IN,OUT, two numbers") from error
+    require(
+        all(0 <= price < math.inf for price in (read, written)), f"--judge_prices {text}: 0 or more"
+    )
     return read, written
 
 
-def _check_sampling(given: argparse.Namespace, *, sampled: object) -> None:
-    require(given.temperature >= 0, f"--temperature {given.temperature}: 0 or more")
-    require(0 < given.top_p <= 1, f"--top_p {given.top_p}: must be in (0, 1]")
-    if given.reference is not None:
-        require(
-            bool(sampled),
-            "--reference: the KL needs the sampler's log-probs: give --model, not only --outputs",
-        )
-        require(
-            given.temperature > 0,
-            "--reference with --temperature 0: greedy decoding has no KL; sample, or leave it out",
-        )
+def _decoding(given: argparse.Namespace) -> Decoding:
+    decoding = Decoding(**{f.name: vars(given)[f.name] for f in fields(Decoding)})
+    decoding.check("--")
+    return decoding
+
+
+def _check_reference(given: argparse.Namespace, decoding: Decoding, *, sampled: bool) -> None:
+    if given.reference is None:
+        return
+    require(
+        sampled,
+        "--reference: the KL needs the sampler's log-probs: give --model, not only --outputs",
+    )
+    require(
+        decoding.temperature > 0,
+        "--reference with --temperature 0: greedy decoding has no KL; sample, or leave it out",
+    )

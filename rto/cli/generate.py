@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.sections import require
 from rto.tracking.quiet import escape_control, quiet
+from rto.tracking.run_folder import write_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rto.evaluation.questions import Question
     from rto.rollout.hf import HfEngine
     from rto.rollout.requests import Sample
     from rto.rollout.vllm import VllmEngine
@@ -23,34 +27,78 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Questions:
-    """The prompts as the model reads them; ``max_len`` bounds prompt plus response, in tokens."""
+    """The prompts as they were asked, and as the model reads them (``texts``, ``token_ids``);
+    ``stops`` end a response; ``max_len`` bounds prompt plus response, in tokens."""
 
     model: str
+    asked: Sequence[Question]
     texts: Sequence[str]
     token_ids: Sequence[tuple[int, ...]]
     chat_template: bool
     encoder_decoder: bool
+    stops: tuple[int, ...]
     max_len: int
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print a response, or several, to each ``--prompt``."""
+    """Print a response, or several, to each prompt, or write them to a file."""
     parsed = parse_run("generate", argv)
     options = parsed.config.generate
     if options.model is None:
         raise UserError("no model: give --model RUN_OR_HF_DIR")
-    require(bool(options.prompt), 'no prompt: give --prompt "..." once or several times')
+    require(
+        bool(options.prompt or options.prompts),
+        'no prompt: give --prompt "..." once or several times, or --prompts FILE',
+    )
     model = model_path(options.model)
+    out = None if options.out is None else new_file("--out", options.out)
+    quiet(None)
     from rich.console import Console
 
     console = Console(highlight=False)
-    quiet(None)
+    console.print(f"rto generate: {model}", style="dim", markup=False, soft_wrap=True)
     questions = prepare(model, parsed.config)
     template = "applied" if questions.chat_template else "none"
-    console.print(f"{model}: chat template {template}", style="dim", markup=False)
-    if not parsed.dry_run:
-        show(console, options.prompt, answer(questions, parsed.config), options.num_samples)
+    num = len(questions.asked)
+    console.print(f"{num} prompt{'s'[: num > 1]}, chat template {template}", style="dim")
+    if parsed.dry_run:
+        return 0
+    samples = answer(questions, parsed.config)
+    if out is None:
+        prompts = [question.turns[0] for question in questions.asked]
+        show(console, prompts, samples, options.num_samples)
+    else:
+        write(out, questions.asked, samples, options.num_samples)
+        console.print(f"{len(samples)} responses in {out}", markup=False, soft_wrap=True)
     return 0
+
+
+def new_file(flag: str, path: str) -> Path:
+    """A file that can be written and is not there yet; nothing is created.
+
+    Raises:
+        UserError: it exists, or cannot be made.
+    """
+    file = writable(flag, path)
+    require(not file.exists(), f"{flag} {path}: exists; give another name, or remove it")
+    return file
+
+
+def writable(flag: str, path: str) -> Path:
+    """The path with ~ resolved, if something can be made there.
+
+    Raises:
+        UserError: its name is too long, or the folder that is there cannot be written to.
+    """
+    with foreign(f"{flag} {path:.200}: cannot be made", "give another name"):
+        place = Path(path).expanduser()
+        place.exists()
+        folder = next(each for each in place.absolute().parents if each.exists())
+    require(
+        folder.is_dir() and os.access(folder, os.W_OK | os.X_OK),
+        f"{flag} {path}: {folder} is no folder that can be written to",
+    )
+    return place
 
 
 def model_path(path: str) -> str:
@@ -59,12 +107,17 @@ def model_path(path: str) -> str:
     Raises:
         UserError: the run has no export, or there is no such folder.
     """
-    folder = Path(path)
-    if (folder / "last" / "config.json").is_file():
-        return str(folder / "last")
-    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+    folder = Path(path).expanduser()
+    with foreign(f"{path}: no such folder", "give a run folder, a model directory or a hub id"):
+        if (folder / "last" / "config.json").is_file():
+            return str(folder / "last")
+        is_run = (folder / "config.yaml").is_file() and not (folder / "config.json").is_file()
+        is_folder = folder.is_dir()
+    if is_run:
         raise UserError(f"{path}: this run has no `last` export yet: wait for a checkpoint")
-    if not folder.is_dir() and (path.count("/") != 1 or path.startswith(("/", ".", "~", "runs/"))):
+    if is_folder:
+        return str(folder)
+    if path.count("/") != 1 or path.startswith(("/", ".", "~", "runs/")):
         raise UserError(f"{path}: no such folder: give a run folder, a model directory or a hub id")
     return path
 
@@ -75,37 +128,68 @@ def prepare(model: str, config: RunConfig) -> Questions:
     Raises:
         UserError: a prompt is empty or fills the model's context.
     """
-    from rto.data.templates import Template, Where
-    from rto.models.load import load_config, load_tokenizer
+    from rto.data.templates import Where, load_template
+    from rto.evaluation.questions import rendered
+    from rto.models.load import load_config
+    from rto.rollout.requests import Sampling
 
     found = load_config(model).to_dict()
-    tokenizer = load_tokenizer(model)
-    template = Template(
-        tokenizer,
-        config.data.input_template,
-        bool(tokenizer.chat_template),
-        encoder_decoder=bool(found.get("is_encoder_decoder")),
-    )
+    template = load_template(model, config.data)
     options = config.generate
+    if not template.encoder_decoder:
+        Sampling.of(options).check_vllm()
+    source = options.prompts or "--prompt"
+    asked = questions_of(config)
+    places = [Where(source, number, "prompt") for number in range(len(asked))]
     texts = [
-        template.prompt(prompt, Where("--prompt", number, "prompt"))
-        for number, prompt in enumerate(options.prompt)
+        rendered(question, (), template, source)
+        if options.prompts
+        else template.prompt(question.turns[0], place)
+        for question, place in zip(asked, places, strict=True)
     ]
-    token_ids = [template.prompt_ids(text) for text in texts]
+    token_ids = [
+        template.demand_tokens(template.prompt_ids(text), place)
+        for text, place in zip(texts, places, strict=True)
+    ]
     longest = max(map(len, token_ids))
     context = found.get("max_position_embeddings") or longest + options.max_new_tokens
     require(
         longest < context,
-        f"--prompt: {longest} tokens fill the context of {model}, which is {context}",
+        f"{source}: {longest} tokens fill the context of {model}, which is {context}",
     )
     return Questions(
         model=model,
+        asked=asked,
         texts=texts,
         token_ids=token_ids,
         chat_template=template.apply_chat_template,
         encoder_decoder=template.encoder_decoder,
+        stops=template.stop_token_ids,
         max_len=min(context, longest + options.max_new_tokens),
     )
+
+
+def questions_of(config: RunConfig) -> list[Question]:
+    """What is asked, of one turn each.
+
+    Raises:
+        UserError: the file holds no prompts, or one of several turns.
+    """
+    from rto.evaluation.questions import Question, load_questions
+
+    options = config.generate
+    if options.prompts is None:
+        return [Question(number, (prompt,)) for number, prompt in enumerate(options.prompt)]
+    found = load_questions(
+        options.prompts, split=config.data.prompt_split, prompt_key=options.prompt_key
+    )
+    for question in found:
+        require(
+            len(question.turns) == 1,
+            f"{options.prompts}: question {question.id} has {len(question.turns)} turns: "
+            "`rto eval` asks them one after another",
+        )
+    return found
 
 
 def answer(questions: Questions, config: RunConfig) -> list[Sample]:
@@ -127,7 +211,7 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
         for number, ids in enumerate(questions.token_ids)
         for sample in range(options.num_samples)
     ]
-    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p)
+    sampling = Sampling.of(options, stop_token_ids=questions.stops)
     return engine.generate(requests, sampling, 0)
 
 
@@ -157,6 +241,27 @@ def _hf_engine(questions: Questions, config: RunConfig) -> HfEngine:
         device=resolve_device(config.train.device),
         attn_implementation=config.ds.attn_implementation,
     )
+
+
+def write(
+    path: Path, asked: Sequence[Question], samples: Sequence[Sample], per_prompt: int
+) -> None:
+    """A JSON line per response, those of one prompt side by side; `rto eval --outputs` reads
+    them."""
+    lines = [
+        json.dumps(
+            {
+                "id": asked[index // per_prompt].id,
+                "prompt": asked[index // per_prompt].turns[0],
+                "response": sample.text,
+                "sample": index % per_prompt,
+                "finished": sample.finished,
+            }
+        )
+        for index, sample in enumerate(samples)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "\n".join(lines) + "\n")
 
 
 def show(

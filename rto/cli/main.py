@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rto import __version__
-from rto.errors import RtoError, UserError
+from rto.errors import RtoError, Terminated, UserError
+from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
 
@@ -32,6 +33,7 @@ COMMANDS = {
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "runs": Command("list run folders: state, method, last figures", "rto.cli.runs:main"),
     "report": Command("run folders as one HTML file", "rto.cli.report:main"),
     "eval": Command(
         "metrics and win rate of a model's responses, with intervals", "rto.cli.eval:main"
@@ -51,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except RtoError as error:
-        print(f"rto: {one_line(str(error))}", file=sys.stderr)
+        print(f"rto: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("rto: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"rto: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print(f"rto: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def parse(argv: Sequence[str]) -> None:

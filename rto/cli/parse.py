@@ -21,6 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.paths import absolute_paths, split_list
 from rto.resources import shipped
 
 ALIASES = {
@@ -32,6 +33,9 @@ ALIASES = {
     "authors_code": "algo.authors_code",
     "model": "generate.model",
     "prompt": "generate.prompt",
+    "prompts": "generate.prompts",
+    "out": "generate.out",
+    "seed": "train.seed",
 }
 """Short spellings of dotted names."""
 
@@ -42,8 +46,8 @@ REPLACED = {
 }
 """Flags of other programs, with what they are called here."""
 
-PROMPT = "generate.prompt"
-"""The flag whose values add up, and are taken as they stand: a prompt may hold any character."""
+VERBATIM = ("generate.prompt", "generate.stop")
+"""Flags whose values add up, and are taken as they stand: a text may hold any character."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def parse_run(command: str, argv: Sequence[str]) -> Parsed:
     except ArgumentError as error:
         raise UserError(_one_line(str(error))) from error
     sections = {f.name: built[f.name] for f in dataclasses.fields(RunConfig)}
-    return Parsed(config=RunConfig(**sections), dry_run=built["dry_run"])
+    return Parsed(config=absolute_paths(RunConfig(**sections)), dry_run=built["dry_run"])
 
 
 def build_parser(command: str) -> ArgumentParser:
@@ -103,7 +107,7 @@ def normalise(argv: Sequence[str]) -> list[str]:
     fields = known_fields()
     files: list[str] = []
     result: list[str] = []
-    prompts: list[str] = []
+    texts: dict[str, list[str]] = {}
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -123,16 +127,15 @@ def normalise(argv: Sequence[str]) -> list[str]:
         if name != "dry_run" and name not in fields:
             hint = f": {REPLACED[name]}" if name in REPLACED else nearest(name, prefix="--")
             raise UserError(f"unknown flag --{name}{hint}")
-        if name == PROMPT:
-            prompts += values or [_single(name, values)]
+        if name in VERBATIM:
+            texts.setdefault(name, []).extend(values or [_single(name, values)])
             continue
         hint = bool if name == "dry_run" else fields.get(name, str)
         value = _value(name, hint, values)
         _check_choice(f"--{name}", hint, value)
         result.append(f"--{name}={value}")
-    if prompts:
-        result.append(f"--{PROMPT}={_yaml_list(prompts)}")
-    return [*files, *result]
+    given = [f"--{name}={_yaml_list(values)}" for name, values in texts.items()]
+    return [*files, *result, *given]
 
 
 def nearest(name: str, *, prefix: str) -> str:
@@ -175,7 +178,7 @@ def _value(name: str, hint: Any, values: list[str]) -> str:
         return values[0]
     if not values:
         raise UserError(f"--{name} needs at least one value")
-    items = [item for value in values for item in value.split(",")]
+    items = [item for value in values for item in split_list(value)]
     if items == ["null"]:
         return "null"
     numeric = float in typing.get_args(hint) or "float" in str(hint)

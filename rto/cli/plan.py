@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM
 
 from rto.cluster.estimate import batch_arithmetic, disk_bytes, gib, trainer_bytes
 from rto.cluster.offline import OfflineRun
 from rto.cluster.online import OnlineRun
 from rto.cluster.plan import Plan
 from rto.config import RunConfig
-from rto.models.load import load_config
+from rto.models.skeleton import Use, num_parameters
 from rto.tracking.console import table
 
 
 def print_plan(run: OnlineRun | OfflineRun) -> None:
     console = Console()
     config = run.config
-    size = num_parameters(str(config.actor.model_name_or_path))
+    size = num_parameters(str(config.actor.model_name_or_path), _trained(run))
     console.print(f"{run.method.card}: policy of {size / 1e6:,.1f} M parameters")
     console.print(table(_actor_rows(run, config, size), title="actors"))
     if isinstance(run, OnlineRun):
@@ -34,11 +32,8 @@ def print_plan(run: OnlineRun | OfflineRun) -> None:
     console.print(f"disk: about {gib(disk_bytes(size, config=config))} for checkpoints and exports")
 
 
-def num_parameters(path: str) -> int:
-    """Parameters of a causal LM, from its config alone."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(path))
-    return sum(p.numel() for p in model.parameters())
+def _trained(run: OnlineRun | OfflineRun) -> Use:
+    return "new reward" if isinstance(run, OfflineRun) and run.kind == "score" else "policy"
 
 
 def _actor_rows(
@@ -63,11 +58,15 @@ def _memory(name: str, run: OnlineRun | OfflineRun, config: RunConfig, size: int
     if name == "policy":
         return gib(trainer_bytes(size, config=config, ranks=config.actor.num_ranks))
     if name == "critic":
-        critic = num_parameters(str(config.critic_path))
+        own = config.critic.model_name_or_path or config.actor.model_name_or_path
+        path = config.critic_path if isinstance(run, OnlineRun) else own
+        critic = num_parameters(str(path), "critic")
         return gib(trainer_bytes(critic, config=config, ranks=config.critic.num_ranks))
     if name == "scorer":
-        paths = {*run.models.paths.values(), *run.models.rewards}
-        return gib(sum(num_parameters(path) * width for path in paths))
+        models = run.models
+        policies = sum(num_parameters(path, "policy") for path in set(models.paths.values()))
+        rewards = sum(num_parameters(path, "reward") for path in set(models.rewards))
+        return gib((policies + rewards) * width)
     if run.plan.device == "cpu":
         return gib(size * width + config.vllm.cpu_kvcache_gib * 1024**3)
     return f"{config.vllm.gpu_memory_utilization:.0%} of its GPUs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +13,11 @@ from rto.cli.parse import dump, parse_run
 from rto.cli.preflight import preflight
 from rto.cli.report import add_report
 from rto.config import RunConfig
-from rto.errors import ActorLost, UserError
+from rto.paths import absolute_paths
 from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
-from rto.tracking.run_folder import RunFolder
+from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_place
+from rto.tracking.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -51,33 +51,25 @@ def train(argv: Sequence[str]) -> int:
 def execute(command: str, config: RunConfig) -> Finished:
     """Check and run one training command in this process.
 
-    A run that fails its checks leaves no folder behind.
+    A run that fails its checks writes nothing: its folder is made behind them.
     """
+    config = absolute_paths(config)
+    place = check_place(config.ckpt.output_dir or _default_folder(command, config))
+    check_free(place, resume=config.ckpt.load_enable)
     preflight(command, config)
-    path = Path(config.ckpt.output_dir or _default_folder(command, config))
-    _begin(command, config, path)
-    fresh = not path.exists()
-    with RunFolder(path, resume=config.ckpt.load_enable) as folder:
+    _begin(command, config, place)
+    quiet(None)
+    run, work = _prepare(command, config)
+    found = _find_checkpoint(run, place)
+    with RunFolder(place, resume=config.ckpt.load_enable) as folder:
         quiet(folder.logs)
-        try:
-            run, work = _prepare(command, config)
-            found = _find_checkpoint(run, folder)
-        except UserError:
-            if fresh:
-                shutil.rmtree(path)
-            raise
         folder.write_config(dump(run.config))
-        about = _about(command, run)
-        folder.write_about({**about, "status": "running"})
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         print(_dtype_told(config, run.config), flush=True)
-        try:
-            metrics = work(run, folder, found)
-        except ActorLost as error:
-            raise ActorLost(f"{error}; {_way_on(folder)}") from error
-        folder.write_about({**about, "status": "finished", "results": metrics})
+        with RunState(folder, _about(command, run)) as state:
+            state.results = work(run, folder, found)
         add_report(folder.path)
-        return Finished(folder.path, metrics)
+        return Finished(folder.path, state.results)
 
 
 def _begin(command: str, config: RunConfig, folder: Path | None) -> None:
@@ -93,23 +85,16 @@ def _about(command: str, run: Any) -> dict[str, Any]:
     return {"command": command, "method": card.name, "title": str(card), "data": data}
 
 
-def _find_checkpoint(run: Any, folder: RunFolder) -> Any:
+def _find_checkpoint(run: Any, place: Path) -> Any:
     from rto.cluster.offline import find_checkpoint
 
-    return find_checkpoint(run.config, run.method, folder)
-
-
-def _way_on(folder: RunFolder) -> str:
-    """Where a run that lost an actor can be taken up again."""
-    newest = max(folder.checkpoints.glob("step_*"), default=None)
-    if newest is None:
-        return "no checkpoint was written yet (ckpt.save_steps)"
-    return f"last checkpoint: {newest} (--ckpt.load_enable goes on from it)"
+    return find_checkpoint(run.config, run.method, place / CHECKPOINTS)
 
 
 def _command(command: str, argv: Sequence[str]) -> int:
     parsed = parse_run(command, argv)
     if parsed.dry_run:
+        check_place(parsed.config.ckpt.output_dir or _default_folder(command, parsed.config))
         quiet(None)
         preflight(command, parsed.config)
         _begin(command, parsed.config, None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from rto.errors import UserError
+from rto.scoring.listen import PORTS, open_door
 
 DESCRIPTION = """\
 Answer POST / and /get_reward {"query", "prompts", "labels"} with {"rewards"}; GET /health.
@@ -18,14 +20,23 @@ other than loopback needs it."""
 def main(argv: Sequence[str]) -> int:
     """Serve until interrupted."""
     options = parse(argv)
-    from rto.scoring.server import serve
+    if options.func_path is not None and not Path(options.func_path).expanduser().is_file():
+        raise UserError(f"serve-reward: --func_path {options.func_path}: no such file")
+    door = open_door(options.host, options.port, token_env=options.token_env)
+    with door.socket:
+        from rto.scoring.server import serve
 
-    serve(**vars(options))
+        serve(
+            reward_model=options.reward_model,
+            func_path=options.func_path,
+            door=door,
+            max_batch=options.max_batch,
+        )
     return 0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of `rto.scoring.server.serve`.
+    """The source to serve, where, and how many texts at once.
 
     Raises:
         UserError: one line with the flag and the remedy.
@@ -37,6 +48,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"serve-reward: unknown argument {unknown[0]}{hint}")
     if options.reward_model is None and options.func_path is None:
         raise UserError("serve-reward: nothing to serve: give --reward_model or --func_path")
+    if options.port not in PORTS:
+        raise UserError(f"serve-reward: --port {options.port}: must be 1 to {PORTS[-1]}")
+    if options.max_batch < 1:
+        raise UserError(f"serve-reward: --max_batch {options.max_batch}: must be 1 or more")
     return options
 
 

@@ -32,7 +32,6 @@ Device = Literal["cpu", "cuda"]
 
 def prepare_process(device: str, *, share: int) -> None:
     """Settings of a worker process: ``share`` processes of its kind use the cores at once."""
-    os.umask(0o077)
     if device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 
@@ -144,6 +143,7 @@ class ScorerActor:
             device=resolve_device(device),
             attn_implementation=config.ds.attn_implementation,
             max_tokens=config.rollout.max_tokens_per_gpu,
+            max_len=config.data.max_len,
             temperature=config.rollout.temperature,
             offload=config.ref.offload,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,14 @@ from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
 from rto.config import RunConfig
 from rto.types import Role
+
+Progress = Callable[[str], None]
+"""Hears what is waited for."""
+
+
+def silent(text: str) -> None:
+    return None
+
 
 TRAINED = ("policy", "critic")
 """Groups that compute at the same time, in updates and in scoring."""
@@ -77,13 +85,14 @@ class Actors:
         self.starting.append(group.start_each("start", arguments))
         return group
 
-    def wait(self) -> None:
-        """Until every actor that was started is ready.
+    def wait(self, progress: Progress = silent) -> None:
+        """Until every actor that was started is ready; ``progress`` hears who is waited for.
 
         Raises:
             ActorLost: one of them failed to start.
         """
         while self.starting:
+            progress(f"loading {', '.join(pending.group.name for pending in self.starting)}")
             self.starting.pop(0).get(timeout=self.config.ray.start_timeout)
 
     def renewed(self, config: RunConfig) -> Actors:

@@ -21,6 +21,9 @@ from rto.cluster.session import session
 from rto.cluster.weight_sync import check_receipt
 from rto.config import RunConfig
 from rto.models.device import device_type, dtype_of, with_dtype
+from rto.models.families import load_policy
+from rto.models.load import is_encoder_decoder
+from rto.models.policy import unwrapped
 from rto.rollout.digest import DigestRecorder, WeightReceipt
 from rto.rollout.requests import Sampling
 from rto.tracking.phases import tell
@@ -63,9 +66,13 @@ class Evaluator:
         """
         _hand_over(self.engines, path, dtype=self.param_dtype)
 
-    def answer(self, prompts: Sequence[Prompt], *, pad_token_id: int) -> Evaluated:
-        """The policy's responses, in the order of the prompts, and their scores."""
-        rollouts = self.generator.generate(prompts, VERSION)
+    def answer(
+        self, prompts: Sequence[Prompt], *, pad_token_id: int, stops: tuple[int, ...] = ()
+    ) -> Evaluated:
+        """The policy's responses, in the order of the prompts, and their scores; ``stops`` end a
+        response beside EoS."""
+        sampling = replace(self.generator.sampling, stop_token_ids=stops)
+        rollouts = replace(self.generator, sampling=sampling).generate(prompts, VERSION)
         tokens = collate(rollouts, pad_token_id=pad_token_id)
         return Evaluated(rollouts, self.scorer.score(tokens, rollouts, self.roles))
 
@@ -116,11 +123,12 @@ def evaluate_policies(
     samples_per_prompt: int,
     pad_token_id: int,
     logs: Path,
+    stops: tuple[int, ...] = (),
 ) -> dict[str, Evaluated]:
     """Sample and score each policy (name -> directory); they share ``config``'s architecture.
 
     ``config`` names the reference and the reward models. Every policy sees the same prompts and
-    seeds.
+    seeds, and ``stops`` end a response beside EoS.
     """
     results: dict[str, Evaluated] = {}
     first = next(iter(policies.values()))
@@ -129,17 +137,13 @@ def evaluate_policies(
     ) as held:
         for name, path in policies.items():
             held.load(path)
-            results[name] = held.answer(prompts, pad_token_id=pad_token_id)
+            results[name] = held.answer(prompts, pad_token_id=pad_token_id, stops=stops)
     return results
 
 
 def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
     """Give the engines the weights of a directory, with the proof that they arrived."""
-    weights = {
-        name: tensor.to(dtype)
-        for file in sorted(Path(path).glob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
+    weights = stored_weights(path, dtype)
     recorder = DigestRecorder()
     for _ in recorder.tee(weights.items()):
         pass
@@ -148,6 +152,19 @@ def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
     for engine, receipt in enumerate(receipts):
         check_receipt(recorder.digests, receipt, engine=engine)
     engines.call("accept", VERSION)
+
+
+def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a directory by the names that its engine knows them by: vLLM those of the
+    files, transformers those of the model, which may tie or rename what is in the files."""
+    if is_encoder_decoder(path):
+        policy = load_policy(path, dtype=dtype, attn_implementation="sdpa")
+        return {name: p.detach() for name, p in unwrapped(policy.model).named_parameters()}
+    return {
+        name: tensor.to(dtype)
+        for file in sorted(Path(path).glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
 
 
 def _plan(config: RunConfig) -> Plan:

@@ -11,15 +11,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rto.errors import ActorLost, ProofError, RewardProtocolError, TrainingDiverged, UserError
+from rto.errors import ActorLost, RtoError, RunFailed, told
 
 CHECK_SECONDS = 5.0
 """How often a wait looks at the actors that it does not wait for."""
 VERDICT_SECONDS = 10.0
 """How long a failed call waits for news of a dead actor that may have caused it."""
-
-OWN_ERRORS = (UserError, ProofError, TrainingDiverged, RewardProtocolError)
-"""What an actor raises itself, whatever became of the others."""
 
 
 @dataclass
@@ -126,6 +123,7 @@ class Pending:
 
         Raises:
             ActorLost: an actor of the run died, or one of these did not answer in time.
+            RtoError: what an actor raised; ``RunFailed``, naming it, where that is none of ours.
         """
         limit = timeout or self.group.timeout
         deadline = time.monotonic() + limit
@@ -148,16 +146,25 @@ class Pending:
         try:
             return ray.get(ref, timeout=60)
         except RayTaskError as error:
-            cause = error.as_instanceof_cause()
-            if not isinstance(cause, OWN_ERRORS):
-                # Ranks whose peer died fail too, often before Ray tells of the death.
-                self.group.watch.check(patience=VERDICT_SECONDS)
-            raise cause from None
+            cause = own_words(error)
+            if isinstance(cause, RtoError):
+                raise cause from error
+            # Ranks whose peer died fail too, often before Ray tells of the death.
+            self.group.watch.check(patience=VERDICT_SECONDS)
+            raise RunFailed(f"{self._name(ref)} failed in {self.method}: {told(cause)}") from error
         except RayActorError as error:
             message = f"actor {self._name(ref)} died in {self.method}: {_reason(error)}"
             raise ActorLost(message) from error
         except GetTimeoutError as error:
             raise ActorLost(f"{self._name(ref)}: result of {self.method} was lost") from error
+
+
+def own_words(error: RayTaskError) -> BaseException:
+    """What was raised in the actor: Ray's own error has a page of its traceback for a text."""
+    cause: BaseException = error
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
+        cause = cause.cause
+    return cause
 
 
 def _reason(error: RayActorError) -> str:

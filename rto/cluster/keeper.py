@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +17,63 @@ from rto.training.checkpoint import Checkpoint, CheckpointStore
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
 
+LOWER_IS_BETTER = ("loss", "nll", "perplexity")
+"""Metrics with one of these in their name are better the lower they are."""
+
+EVAL = "eval/"
+"""Area of the metrics of held-out rows."""
+
 AnyMethod = TypeVar("AnyMethod", bound=Targets)
+Complete = Callable[[Path, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of one metric so far. ``waited`` counts what was judged since and no better;
+    ``patience`` of that ends the run."""
+
+    key: str = ""
+    lower: bool = False
+    patience: int | None = None
+    value: float | None = None
+    step: int = -1
+    waited: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.patience is not None and self.waited >= self.patience
+
+    def judged(self, step: int, value: float) -> Best:
+        """With the value of one more step; an equal one is no better."""
+        before = self.value
+        if before is None or (value < before if self.lower else value > before):
+            return replace(self, value=value, step=step, waited=0)
+        return replace(self, waited=self.waited + 1)
+
+    def restored(self, kept: Mapping[str, Any] | None) -> Best:
+        """As a checkpoint has it; where that chose by another metric, the choice begins anew."""
+        if kept is None or (kept["key"], kept["lower"]) != (self.key, self.lower):
+            return self
+        return replace(self, **{name: kept[name] for name in ("value", "step", "waited")})
+
+
+def lower_is_better(key: str, mode: str) -> bool:
+    """What ``ckpt.best_metric_mode`` means for a metric."""
+    if mode != "auto":
+        return mode == "min"
+    return any(part in LOWER_IS_BETTER for part in key.split("/")[-1].split("_"))
+
+
+def _nothing(path: Path, metrics: Mapping[str, float]) -> None:
+    return None
 
 
 @dataclass
 class RunKeeper:
     """Implements ``Keeper``: checkpoints every ``save_steps`` and after the last step.
 
-    ``groups`` are the trained ones, policy first. ``best`` is the highest ``best_key`` among the
-    iterations that were saved.
+    ``groups`` are the trained ones, policy first. The ``best`` export is chosen among the
+    iterations that were saved; by a metric of held-out rows, among those that were evaluated.
     """
 
     store: CheckpointStore
@@ -32,23 +81,44 @@ class RunKeeper:
     exports: Path
     last_step: int
     save_steps: int
-    best_key: str
+    best: Best = Best()
     save_value_network: bool = False
-    best: float = float("-inf")
+    complete: Complete = _nothing
+    """What an export of the policy still needs, given its folder and the step's metrics."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set, kept in each checkpoint; going on with others is refused."""
+    key_known: bool = False
+    """Whether it is settled that the run has the metric that chooses `best`."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.best.exhausted
 
     def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
-        done = iteration + 1 == self.last_step
-        if not done and (self.save_steps < 1 or (iteration + 1) % self.save_steps):
-            return
-        improved = metrics.get(self.best_key, float("-inf")) > self.best
-        if improved:
-            self.best = metrics[self.best_key]
-        self._checkpoint(iteration, method)
-        self._export("last")
-        if improved:
-            self._export("best")
+        due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
+        before, key = self.best, self.best.key
+        self._check_key(metrics)
+        if key in metrics and (due or self._is_last(iteration) or key.startswith(EVAL)):
+            self.best = before.judged(iteration, metrics[key])
+        if self.best.step != before.step:
+            self._export("best", metrics)
+        if due or self._is_last(iteration) or self.stopped:
+            self._checkpoint(iteration, method)
+            self._export("last", metrics)
+
+    def _check_key(self, metrics: Mapping[str, float]) -> None:
+        """Once: a name that no iteration has would leave the run without a `best`."""
+        key = self.best.key
+        if key and key not in metrics and not key.startswith(EVAL) and not self.key_known:
+            near = difflib.get_close_matches(key, metrics, 3)
+            raise UserError(
+                f"ckpt.best_metric_key is {key!r}, which this run does not log: "
+                f"{'did you mean ' + ' or '.join(near) if near else 'see metrics.jsonl'}"
+            )
+        self.key_known = True
+
+    def _is_last(self, iteration: int) -> bool:
+        return iteration + 1 == self.last_step
 
     def resume(self, method: AnyMethod, found: Checkpoint) -> AnyMethod:
         """Load a checkpoint into the groups; returns the method as it was."""
@@ -60,20 +130,23 @@ class RunKeeper:
                 f"checkpoint {found.path} was made with the constants {kept} of its training set, "
                 f"this run has {dict(self.constants)}: give it the same data and seed"
             )
-        if found.state["best"] is not None:
-            self.best = found.state["best"]
+        self.best = self.best.restored(found.state.get("best_so_far"))
         return _restored(method, found.state["method"])
 
     def _checkpoint(self, iteration: int, method: Targets) -> None:
         folder = self.store.begin(iteration)
         for name, group in self.groups.items():
             group.call("save", str(folder / name), STATE)
-        best = self.best if self.best > float("-inf") else None
-        state = {"method": _fields(method), "best": best, "constants": dict(self.constants)}
+        state = {
+            "method": _fields(method),
+            "best_so_far": dataclasses.asdict(self.best),
+            "constants": dict(self.constants),
+        }
         self.store.commit(iteration, state)
 
-    def _export(self, name: str) -> None:
+    def _export(self, name: str, metrics: Mapping[str, float]) -> None:
         self.groups["policy"].call("export", str(self.exports / name))
+        self.complete(self.exports / name, metrics)
         if self.save_value_network and "critic" in self.groups:
             self.groups["critic"].call("export", str(self.exports / f"{name}_critic"))
 

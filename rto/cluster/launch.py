@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from rto.sections_runtime import Cluster
+from rto.tracking.signals import end_on_signals
 
 GIB = 1024**3
 LOOPBACK = "127.0.0.1"
@@ -50,8 +49,7 @@ def start(
         link = log_dir / "ray"
         link.unlink(missing_ok=True)
         link.symlink_to(session / "logs")
-    # Ray installs handlers of its own in ray.init.
-    signal.signal(signal.SIGTERM, _terminate)
+    end_on_signals()
     return True
 
 
@@ -109,10 +107,6 @@ def _start_local(settings: Cluster, num_actors: int, common: dict[str, Any]) -> 
     if found != LOOPBACK:
         ray.shutdown()
         raise RuntimeError(f"the local Ray cluster is at {found}, not at {LOOPBACK}")
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
 
 
 def _job_address() -> str | None:

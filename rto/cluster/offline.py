@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -13,7 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from rto.cluster.actors import Kind, TrainerSpec
 from rto.cluster.build import Actors, Models
 from rto.cluster.groups import ActorGroup
-from rto.cluster.keeper import RunKeeper
+from rto.cluster.held_out import (
+    HeldOut,
+    Judge,
+    add_reward_constants,
+    held_out_metrics,
+)
+from rto.cluster.keeper import Best, RunKeeper, lower_is_better
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer
@@ -24,17 +31,16 @@ from rto.data.examples import collate_groups
 from rto.data.groups import Groups
 from rto.data.intake import Intake
 from rto.data.offline import OfflineBatches
-from rto.functional.segments import within_group_correlation
 from rto.loop import fit
 from rto.models.load import write_reward_constants
 from rto.protocols import Feedback, Method, Output, Targets
-from rto.tracking.console import LiveConsole
+from rto.tracking.console import LiveConsole, figure, where_to_look
 from rto.tracking.metrics import open_tracker
-from rto.tracking.phases import tell
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
-from rto.training.checkpoint import Checkpoint, CheckpointStore, Identity
-from rto.types import Role, ScoredBatch
+from rto.training.checkpoint import Checkpoint, CheckpointStore
+from rto.training.identity import identity_of
+from rto.types import Role
 
 AnyMethod = TypeVar("AnyMethod", bound=Targets)
 
@@ -56,6 +62,8 @@ class OfflineRun:
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set; a checkpoint made with others is not gone on from."""
     intake: Intake = Intake()
+    best_key: str = ""
+    """The metric of held-out rows that chooses `best`; empty where none does."""
 
     @property
     def models(self) -> Models:
@@ -70,13 +78,14 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         "loss": loss_metric(run),
         "log ratio": "policy/log_ratio",
         "correlation": "reward/correlation",
+        "held out": run.best_key,
         "update tok/s": "rate/update_tokens_per_s",
     }
     with (
-        session(config, run.plan, logs=folder.logs) as actors,
         LiveConsole(
             run.method.card.name, total=run.num_steps, unit="step", columns=columns
         ) as console,
+        session(config, run.plan, logs=folder.logs) as actors,
     ):
         learner = _start(run, actors)
         scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
@@ -87,8 +96,10 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             learner.groups,
             folder,
             last_step=run.num_steps,
+            best_key=run.best_key,
             constants=run.constants,
         )
+        keeper.complete = add_reward_constants if run.kind == "score" else keeper.complete
         method, first = start_point(keeper, run.method, found, console)
         learner.updates = first
         timings = Timings(on_stage=console.stage)
@@ -103,21 +114,30 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             epochs=config.train.max_epochs,
             pad_token_id=pad_id(run.tokenizer),
             max_steps=config.train.max_steps,
-            start_step=first,
+            start_step=run.num_steps if keeper.stopped else first,
             score=stores[0],
         )
+        held_out = HeldOut(
+            judge=_judge(run, stores[1]),
+            every=config.eval.steps,
+            last_step=run.num_steps,
+            timings=timings,
+        )
+        console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin()
         method = fit(
             method,
             batches=batches,
             learner=timings.learner(learner),
+            evaluator=held_out,
             tracker=tracker,
             keeper=keeper,
         )
         tracker.close()
-        metrics = _evaluate(run, stores[1])
+        metrics = held_out.final()
         if run.kind == "score":
-            metrics |= _leave_constants(run, metrics, scorer, folder, console)
+            metrics = {**metrics, **_leave_constants(run, metrics, scorer, folder, console)}
+        tell_best(keeper, console)
         return metrics
 
 
@@ -170,14 +190,13 @@ def _stores(
     all rows.
     """
     frozen = actors.start_scorers(run.models) if run.models else None
-    tell("loading the models")
-    actors.wait()
+    actors.wait(console.stage)
     reference = Reference(
         config=run.config,
         scorer=scorer if frozen is None else ClusterScorer(frozen=frozen),
         role=Role.POLICY if frozen is None else Role.REFERENCE,
         pad_token_id=pad_id(run.tokenizer),
-        progress=console.stage,
+        progress=console.progress,
     )
     roles = run.method.roles
     train = store(run.train, roles, scorer=scorer, reference=reference, visited=run.visited)
@@ -199,23 +218,22 @@ def _stores(
     return train, held_out
 
 
-def open_store(config: RunConfig, method: Targets, folder: RunFolder) -> CheckpointStore:
-    identity = Identity(
-        method=method.card.name,
-        model=str(config.actor.model_name_or_path),
-        zero_stage=config.ds.zero_stage,
-        num_ranks=config.actor.num_ranks,
+def open_store(config: RunConfig, method: Targets, root: Path) -> CheckpointStore:
+    return CheckpointStore(
+        root,
+        identity=identity_of(config, method.card.name),
+        max_num=config.ckpt.max_num,
+        allow=config.ckpt.allow,
     )
-    return CheckpointStore(folder.checkpoints, identity=identity, max_num=config.ckpt.max_num)
 
 
-def find_checkpoint(config: RunConfig, method: Targets, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint to go on from, where that is asked for.
+def find_checkpoint(config: RunConfig, method: Targets, root: Path) -> Checkpoint | None:
+    """The checkpoint under ``root`` to go on from, where that is asked for.
 
     Raises:
         UserError: a checkpoint of another method, model or layout, or none intact.
     """
-    return open_store(config, method, folder).latest() if config.ckpt.load_enable else None
+    return open_store(config, method, root).latest() if config.ckpt.load_enable else None
 
 
 def make_keeper(
@@ -228,14 +246,18 @@ def make_keeper(
     best_key: str = "",
     constants: Mapping[str, float] = MappingProxyType({}),
 ) -> RunKeeper:
+    key = config.ckpt.best_metric_key or best_key
+    lower = lower_is_better(key, config.ckpt.best_metric_mode)
     return RunKeeper(
-        store=open_store(config, method, folder),
+        store=open_store(config, method, folder.checkpoints),
         groups=trained,
         exports=folder.path,
         last_step=last_step,
         save_steps=config.ckpt.save_steps,
-        best_key=config.ckpt.best_metric_key or best_key,
+        best=Best(key, lower, patience=config.eval.patience),
         save_value_network=config.critic.save_value_network,
+        # Frozen, the policy logs nothing of its own yet.
+        key_known=config.critic.freezing_steps > 0,
         constants=constants,
     )
 
@@ -263,14 +285,27 @@ def _update_plan(config: RunConfig, feedback: Feedback) -> UpdatePlan:
     )
 
 
-def _evaluate(run: OfflineRun, held_out: StoredScores | None) -> dict[str, float]:
-    """What the run is judged by on rows it did not train on."""
+def _judge(run: OfflineRun, held_out: StoredScores | None) -> Judge | None:
+    """What the run is judged by on rows it did not train on, if there are any."""
     if held_out is None:
-        return {}
-    tokens = collate_groups(run.held_out, pad_token_id=pad_id(run.tokenizer))
-    return held_out_metrics(
-        run.kind, run.method.card.feedback, held_out(tokens, range(len(run.held_out)))
-    )
+        return None
+
+    def judge() -> dict[str, float]:
+        tokens = collate_groups(run.held_out, pad_token_id=pad_id(run.tokenizer))
+        scored = held_out(tokens, range(len(run.held_out)))
+        return held_out_metrics(run.kind, run.method.card.feedback, scored)
+
+    return judge
+
+
+def tell_best(keeper: RunKeeper, console: LiveConsole) -> None:
+    """Which step `best` holds, and whether the run ended there for want of a better one."""
+    best = keeper.best
+    if best.value is None:
+        return
+    console.print(f"best: step {best.step + 1}, {best.key} {figure(best.value)}")
+    if keeper.stopped:
+        console.print(f"stopped early: {best.waited} evaluations in a row were no better")
 
 
 MOST_CONSTANT_PAIRS = 1000
@@ -301,30 +336,3 @@ def _leave_constants(
     write_reward_constants(folder.last, mean=mean, std=std)
     console.print(f"reward constants (mean {mean:.4g}, std {std:.4g}) of {source}")
     return new
-
-
-def held_out_metrics(kind: Kind, feedback: Feedback, scored: ScoredBatch) -> dict[str, float]:
-    """Reward model: accuracy and score constants. Policy: log-prob per token; then, by feedback,
-    the pair accuracy or the correlation of log-ratio and reward within prompts."""
-    mask, policy = scored.tokens.response_mask, scored[Role.POLICY]
-    if kind == "score":
-        chosen, rejected = policy[0::2], policy[1::2]
-        return {
-            "eval/accuracy": float((chosen > rejected).float().mean()),
-            "eval/mean": float(policy.mean()),
-            "eval/std": float(policy.std(correction=0)),
-        }
-    metrics = {"eval/nll_per_token": float(-policy[mask].mean())}
-    ratio = policy.masked_fill(~mask, 0).sum(-1)
-    if Role.REFERENCE in scored.scores:
-        ratio = ratio - scored[Role.REFERENCE].masked_fill(~mask, 0).sum(-1)
-        metrics["eval/log_ratio"] = float(ratio.mean())
-    if feedback == "pairs":
-        metrics["eval/accuracy"] = float((ratio[0::2] > ratio[1::2]).float().mean())
-        metrics["eval/margin"] = float((ratio[0::2] - ratio[1::2]).mean())
-    if feedback == "rewards":
-        group = scored.tokens.group
-        metrics["eval/reward_correlation"] = within_group_correlation(
-            ratio, scored[Role.REWARD], group
-        )
-    return metrics

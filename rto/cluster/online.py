@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Door, TrainerSpec
-from rto.cluster.build import Actors, Models, choose_door
+from rto.cluster.build import Actors, Models, Progress, choose_door, silent
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.groups import ActorGroup
 from rto.cluster.learner import ClusterLearner, UpdatePlan
@@ -16,7 +17,7 @@ from rto.cluster.offline import make_keeper, pad_id, start_point
 from rto.cluster.plan import Plan
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import ClusterScorer, RewardSources
-from rto.cluster.self_check import few, self_check
+from rto.cluster.self_check import CHECKS, few, self_check
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
 from rto.config import RunConfig
@@ -27,10 +28,9 @@ from rto.loop import train
 from rto.models.load import is_encoder_decoder
 from rto.protocols import Method
 from rto.rollout.requests import Sampling
-from rto.tracking.console import ONLINE, LiveConsole
+from rto.tracking.console import ONLINE, LiveConsole, where_to_look
 from rto.tracking.metrics import open_tracker
-from rto.tracking.phases import tell
-from rto.tracking.run_folder import RunFolder
+from rto.tracking.run_folder import RunFolder, write_atomic
 from rto.tracking.timing import Timings
 from rto.training.checkpoint import Checkpoint
 from rto.types import Prompt, Role
@@ -40,10 +40,14 @@ CLOSING = (
     "kl/mean",
     "kl/sequence",
     "response/length",
-    "sampler/abs_diff_mean",
-    "sync/probe_mean_abs_diff",
 )
 """Metrics of the last iteration that a run ends with."""
+
+PROVEN = {
+    "sampler/abs_diff_mean": "sampled with the log-probs that were trained on",
+    "sync/probe_mean_abs_diff": "engines hold the trained weights",
+}
+"""Metrics that each iteration checks -> what that shows; their values are in metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class OnlineRun:
     models: Models
     rewards: RewardSources
     iterations: int
+    stops: tuple[int, ...] = ()
+    """Tokens that end a response."""
     ptx: PretrainMix | None = None
     intake: Intake = Intake()
 
@@ -77,16 +83,16 @@ class Pipeline:
 def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> dict[str, float]:
     """Train to the end, from ``found`` where there is one.
 
-    Returns the figures of the self-check and of the last iteration.
+    Returns the closing figures of the last iteration.
     """
     config = run.config
     with (
-        session(config, run.plan, logs=folder.logs) as actors,
         LiveConsole(run.method.card.name, total=run.iterations, columns=ONLINE) as console,
+        session(config, run.plan, logs=folder.logs) as actors,
     ):
         for _, source in run.rewards.texts:
             console.print(f"reward source: {source}")
-        pipeline = build_pipeline(run, actors)
+        pipeline = build_pipeline(run, actors, console.stage)
         keeper = make_keeper(
             config,
             run.method,
@@ -98,9 +104,8 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         method, first = start_point(keeper, run.method, found, console)
         pipeline.learner.updates = first
         pipeline.sync.version = first - 1
-        figures = (
-            _self_check(run, pipeline, console) if config.train.self_check and not first else {}
-        )
+        if config.train.self_check and not first:
+            _self_check(run, pipeline, console, folder)
         timings = Timings(on_stage=console.stage)
         tracker = open_tracker(
             folder,
@@ -115,6 +120,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             run.prompts, batch_size=config.rollout.batch_size, seed=config.train.seed
         )
         pipeline.sync.version = first - 1
+        console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin()
         train(
             method,
@@ -129,10 +135,10 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             pad_token_id=pad_id(run.tokenizer),
         )
         tracker.close()
-    return {**figures, **{name: tracker.latest[name] for name in CLOSING if name in tracker.latest}}
+        return closing(tracker.latest, console)
 
 
-def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
+def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) -> Pipeline:
     """All actors, started at once and ready."""
     config, path = run.config, str(run.config.actor.model_name_or_path)
     steps = run.iterations * config.steps_per_iteration
@@ -148,8 +154,7 @@ def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
     critic = _start_critic(run, actors, steps)
     frozen = actors.start_scorers(run.models) if run.models else None
     engines = actors.start_engines(path, door)
-    tell("loading the models")
-    actors.wait()
+    actors.wait(progress)
     if door != "object_store":
         workers = len(engines) * config.vllm.tensor_parallel_size
         policy.call("init_weight_transfer", list(engines.actors), door, workers)
@@ -159,7 +164,10 @@ def build_pipeline(run: OnlineRun, actors: Actors) -> Pipeline:
         generator=EngineGenerator(
             engines=engines,
             sampling=Sampling(
-                config.max_new_tokens, config.rollout.temperature, config.rollout.top_p
+                config.max_new_tokens,
+                config.rollout.temperature,
+                config.rollout.top_p,
+                run.stops,
             ),
             samples_per_prompt=config.rollout.n_samples_per_prompt,
             run_seed=config.train.seed,
@@ -209,7 +217,18 @@ def _sync(run: OnlineRun, policy: ActorGroup, engines: ActorGroup, door: Door) -
     return ClusterWeightSync(policy=policy, engines=engines, probe=probe, door=door)
 
 
-def _self_check(run: OnlineRun, pipeline: Pipeline, console: LiveConsole) -> dict[str, float]:
+def closing(latest: Mapping[str, float], console: LiveConsole) -> dict[str, float]:
+    """The closing figures of the last iteration, and a tick for each thing that it proved."""
+    for name, shown in PROVEN.items():
+        if name in latest:
+            console.tick(shown)
+    return {name: latest[name] for name in CLOSING if name in latest}
+
+
+def _self_check(
+    run: OnlineRun, pipeline: Pipeline, console: LiveConsole, folder: RunFolder
+) -> None:
+    """A tick per check on the screen, its figures in the run's logs."""
     config = run.config
     console.stage("self-check")
     figures = self_check(
@@ -222,6 +241,6 @@ def _self_check(run: OnlineRun, pipeline: Pipeline, console: LiveConsole) -> dic
         same_reference=config.reference_path == config.actor.model_name_or_path,
         pad_token_id=pad_id(run.tokenizer),
     )
-    listed = ", ".join(f"{name.split('/')[1]} {value:.2g}" for name, value in figures.items())
-    console.print(f"self-check passed: {listed}")
-    return figures
+    write_atomic(folder.logs / "self_check.json", json.dumps(figures, indent=2) + "\n")
+    for name in figures:
+        console.tick(CHECKS[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,8 +29,9 @@ class RewardSources:
     texts: Sequence[tuple[str, TextReward]] = ()
     weights: Sequence[float] = ()
     model_names: Sequence[str] = ()
-    eos_text: str = ""
-    """Closes the query of a finished response, as OpenRLHF's contract has it."""
+    ends: Mapping[int, str] = field(default_factory=dict)
+    """The tokens that end a response, as text: the one that it has closes its query, as OpenRLHF's
+    contract has it."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,12 @@ class ClusterScorer:
 
     def _text_rewards(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
         prompts = [r.prompt.text for r in rollouts]
-        eos = self.rewards.eos_text
-        queries = [r.prompt.text + r.text + eos * r.finished for r in rollouts]
+        queries = [r.prompt.text + r.text + self._end(r) for r in rollouts]
         labels = [r.prompt.label or "" for r in rollouts]
         return [torch.tensor(fn(queries, prompts, labels)) for _, fn in self.rewards.texts]
+
+    def _end(self, rollout: Rollout) -> str:
+        return self.rewards.ends[rollout.token_ids[-1]] if rollout.finished else ""
 
     def _combined(
         self, models: list[Tensor], texts: list[Tensor], rollouts: Sequence[Rollout]

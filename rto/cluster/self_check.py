@@ -16,6 +16,14 @@ from rto.cluster.scorer import ClusterScorer
 from rto.errors import ProofError
 from rto.types import Prompt, Role, Rollout, TokenBatch, collate
 
+CHECKS = {
+    "check/engine_trainer_abs_diff": "engine and trainer agree",
+    "check/importance_ratio": "importance ratio is 1",
+    "check/reference_abs_diff": "policy equals the reference",
+    "check/reward_padding_abs_diff": "rewards do not depend on padding",
+}
+"""Figure of a check -> what it shows."""
+
 
 def self_check(
     *,

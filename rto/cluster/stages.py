@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
+from rto.cluster.check_models import check_models
+from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
 from rto.cluster.online import OnlineRun
 from rto.cluster.plan import plan_actors
@@ -18,21 +20,20 @@ from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.config import RunConfig
 from rto.data.groups import Groups, split_by_prompt
-from rto.data.intake import HELD_OUT, NOT_REACHED, TOO_FEW, TOO_LONG, Intake, Loaded
+from rto.data.intake import EQUAL, HELD_OUT, NOT_REACHED, TOO_FEW, TOO_LONG, Intake, Loaded
 from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
 from rto.data.rated import load_rated, reward_scale
 from rto.data.sampler import PromptSampler
 from rto.data.sft import load_examples, load_texts
-from rto.data.templates import Template
+from rto.data.templates import Template, load_template
 from rto.errors import UserError
 from rto.functional.observe import OBSERVED
 from rto.methods.reward_model import RewardModel
 from rto.models.device import device_type
 from rto.models.load import (
     assert_same_tokenizer,
-    is_encoder_decoder,
     load_config,
     load_tokenizer,
     reward_constants,
@@ -54,7 +55,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         UserError: one line with the name, the value and the remedy.
     """
     config.check_actor()
-    tokenizer = load_tokenizer(str(config.actor.model_name_or_path))
+    tokenizer, template = _template(config)
     method = build(config, tokenizer)
     roles = method.roles | OBSERVED
     config.check_online(
@@ -64,14 +65,15 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     models = frozen_models(config, roles)
     check_tokenizers(config, models, tokenizer)
-    encoder_decoder = is_encoder_decoder(str(config.actor.model_name_or_path))
-    check_engine(config, encoder_decoder=encoder_decoder)
+    critic = config.critic_path if Role.CRITIC in roles else None
+    check_models(config, tokenizer, models, critic=critic)
+    check_engine(config, encoder_decoder=template.encoder_decoder)
     prompts = load_prompts(
         config.data,
         tokenizer,
         max_prompt_len=config.max_prompt_len,
         seed=config.train.seed,
-        encoder_decoder=encoder_decoder,
+        encoder_decoder=template.encoder_decoder,
     )
     sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
     total = sampler.iterations_per_epoch * config.train.num_episodes
@@ -93,9 +95,10 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         tokenizer=tokenizer,
         prompts=prompts,
         models=models,
-        rewards=reward_sources(config, eos_text=str(tokenizer.eos_token)),
+        rewards=reward_sources(config, template),
         iterations=iterations,
-        ptx=pretrain_mix(config, tokenizer),
+        stops=template.stop_token_ids,
+        ptx=pretrain_mix(config, template),
         intake=Intake(
             "prompts",
             len(prompts) + prompts.num_too_long,
@@ -114,6 +117,7 @@ def prepare_reward(config: RunConfig) -> OfflineRun:
         f"{config.actor.model_name_or_path}: an encoder-decoder model; a reward model starts from "
         "a decoder-only one",
     )
+    check_models(config, tokenizer, Models(), kind="score")
     return _offline(config, RewardModel(), "score", tokenizer, _rows("pairs", config, template))
 
 
@@ -131,9 +135,18 @@ def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
             f"{method.card.name}: these settings read the sampler's log-probs, which stored "
             f"responses do not have: use `rto train --algo {method.card.name}`"
         )
-    check_tokenizers(config, reference_models(config, method.roles), tokenizer)
+    reference = reference_models(config, method.roles)
+    check_tokenizers(config, reference, tokenizer)
+    check_models(config, tokenizer, reference, critic=_offline_critic(config, method))
     load = _rows(method.card.feedback, config, template, min_responses=method.min_responses)
     return _offline(config, method, "policy", tokenizer, load)
+
+
+def _offline_critic(config: RunConfig, method: Targets) -> str | None:
+    """Where the critic of an offline stage starts from: reward models are none of its models."""
+    if Role.CRITIC not in method.roles:
+        return None
+    return config.critic.model_name_or_path or config.actor.model_name_or_path
 
 
 def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
@@ -179,7 +192,8 @@ def check_tokenizers(config: RunConfig, models: Models, tokenizer: PreTrainedTok
     assert_same_tokenizer({own: tokenizer, **others}, ends_alike=set(models.paths.values()))
 
 
-def reward_sources(config: RunConfig, *, eos_text: str) -> RewardSources:
+def reward_sources(config: RunConfig, template: Template) -> RewardSources:
+    """The sources of ``reward``'s settings, for responses that end as ``template``'s do."""
     reward = config.reward
     constants = [
         reward_constants(load_config(path), path=path) if reward.normalize_enable else (0.0, 1.0)
@@ -193,24 +207,24 @@ def reward_sources(config: RunConfig, *, eos_text: str) -> RewardSources:
         remote = RemoteReward(
             url, token=token, timeout=reward.remote_timeout, batch_size=reward.remote_batch_size
         )
-        texts.append((url, remote))
+        texts.append((remote.name, remote))
     return RewardSources(
         normalise=constants,
         texts=texts,
         weights=reward.weights or [1.0] * reward.num_sources,
         model_names=reward.model_name_or_path,
-        eos_text=eos_text,
+        ends=template.token_texts(template.stop_token_ids),
     )
 
 
-def pretrain_mix(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainMix | None:
+def pretrain_mix(config: RunConfig, template: Template) -> PretrainMix | None:
     """The text of ``data.pretrain_dataset`` for the ptx loss."""
     source = config.data.pretrain_dataset
     if source is None:
         return None
-    encoder_decoder = is_encoder_decoder(str(config.actor.model_name_or_path))
-    rows = load_texts(source, config.data, Template(tokenizer, encoder_decoder=encoder_decoder))
-    return PretrainMix(rows, config.algo.ptx_coef, pad_id(tokenizer), config.train.seed)
+    plain = replace(template, input_template=None, apply_chat_template=False)
+    rows = load_texts(source, config.data, plain)
+    return PretrainMix(rows, config.algo.ptx_coef, pad_id(plain.tokenizer), config.train.seed)
 
 
 def available_cpus(config: RunConfig) -> float:
@@ -219,14 +233,14 @@ def available_cpus(config: RunConfig) -> float:
 
 
 def _template(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Template]:
-    tokenizer = load_tokenizer(str(config.actor.model_name_or_path))
+    """The policy's, with a line where its ends of a response are not one."""
     data = config.data
-    return tokenizer, Template(
-        tokenizer,
-        data.input_template,
-        data.apply_chat_template,
-        encoder_decoder=is_encoder_decoder(str(config.actor.model_name_or_path)),
+    template = load_template(
+        str(config.actor.model_name_or_path), data, chat=data.apply_chat_template
     )
+    if template.said_ends is not None:
+        print(f"{config.actor.model_name_or_path}: {template.said_ends}")
+    return template.tokenizer, template
 
 
 def _rows(
@@ -250,7 +264,12 @@ def _demonstrations(data: Data, template: Template, seed: int) -> Loaded:
 
 def _pairs(data: Data, template: Template, seed: int) -> Loaded:
     found = load_pairs(data, template, seed=seed)
-    return Loaded(found.pairs, {TOO_LONG: found.num_too_long})
+    if found.num_equal:
+        print(
+            f"{found.num_equal} pairs with equal chosen and rejected are left out, "
+            f"{len(found.pairs)} remain"
+        )
+    return Loaded(found.pairs, {TOO_LONG: found.num_too_long, EQUAL: found.num_equal})
 
 
 def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
@@ -259,6 +278,11 @@ def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
         print(
             f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
             f"left out, {len(found.groups)} remain"
+        )
+    if found.num_merged:
+        print(
+            f"{found.num_merged} responses that stand twice for their prompt are merged: one of "
+            "each, with the mean of its rewards"
         )
     return Loaded(found.groups, {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few})
 
@@ -270,8 +294,16 @@ def _offline(
     tokenizer: PreTrainedTokenizerBase,
     load: Callable[[Data], Loaded],
 ) -> OfflineRun:
+    # A setting of sampling: no offline loss, cached reference or held-out figure is at it.
+    config = replace(config, rollout=replace(config.rollout, temperature=1.0))
     loaded = load(config.data)
     train, held_out, constants = _scaled(config, method, *_split(config, load, loaded))
+    require(
+        Role.UNRELATED not in method.roles or len(train) > 1,
+        f"{method.card.name} compares with responses to another prompt, and there is {len(train)} "
+        "prompt to train on: give rows of two prompts or more, or set algo.kto.variant to "
+        "matched_mean",
+    )
     batches = OfflineBatches(
         train,
         batch_size=config.train.batch_size,
@@ -299,6 +331,7 @@ def _offline(
         num_steps=batches.num_steps,
         visited=batches.visited,
         constants=constants,
+        best_key=best_held_out(kind, method.card.feedback, held_out, config),
         intake=Intake(
             UNITS[method.card.feedback],
             len(loaded.rows) + sum(loaded.filtered.values()),

@@ -26,7 +26,8 @@ from rto.types import Role, ScoredBatch, TokenBatch
 CHUNK = 256
 """Rows whose reference log-probs are computed at a time."""
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Hears what is computed, how many rows of it are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Reference:
         """(row, its log-probs), in the order of computation."""
         order = _in_order(rows)
         for start in range(0, len(rows), CHUNK):
-            self.progress(f"reference log-probs {start / len(rows):.0%}")
+            self.progress("reference log-probs", start, len(rows))
             chunk = [(i, rows[i]) for i in itertools.islice(order, CHUNK)]
             prompts = itertools.groupby((row for _, row in chunk), key=lambda row: row.prompt_ids)
             tokens = collate_groups(

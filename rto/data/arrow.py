@@ -28,18 +28,26 @@ def cache_home(cache_dir: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rto"
 
 
-def write_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, folder: Path) -> pa.Table:
-    """The rows as a table whose columns stay on disk.
+def write_table(
+    rows: Iterable[Mapping[str, Any]], schema: pa.Schema, folder: Path, *, batch: int = BATCH
+) -> pa.Table:
+    """The rows as a table whose columns stay on disk (see ``write_batches``)."""
+    left = iter(rows)
+    parts = iter(lambda: list(itertools.islice(left, batch)), [])
+    return write_batches((pa.RecordBatch.from_pylist(x, schema) for x in parts), schema, folder)
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path) -> pa.Table:
+    """The rows of all batches as a table whose columns stay on disk.
 
     The file loses its name once it is written, so that no other run can take it for its own; its
     space is free again when the table is, however the process ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    left = iter(rows)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="rows-", suffix=".arrow") as file:
         with pa.ipc.new_file(file, schema) as writer:
-            while batch := list(itertools.islice(left, BATCH)):
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+            for batch in batches:
+                writer.write_batch(batch)
         file.flush()
         return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
 

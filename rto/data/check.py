@@ -8,13 +8,14 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from datasets import Dataset
 
 from rto.data.keys import digest
-from rto.data.layouts import Answer, Layout, Row, read_prompt, read_reward, read_text
+from rto.data.layouts import Answer, Layout, Row, read_answer, read_prompt, read_reward
+from rto.data.sources import numbered_rows
 from rto.data.templates import Template, Where
 from rto.errors import UserError
 
@@ -27,11 +28,12 @@ NO_RESPONSES = "rows without responses"
 MALFORMED = "responses that cannot be read"
 EMPTY = "empty or missing responses"
 BAD_REWARD = "rewards that are missing or no number"
-NOT_FINITE = "NaN or infinite rewards"
+NOT_FINITE = "rewards that are NaN, or infinite in float32"
 TEMPLATE = "prompts that the template refuses"
 SEAM = "chat-template seams"
 CORRECTED = "overall_score 10 read as 1"
 DUPLICATE = "duplicates of a prompt and response"
+SEVERAL = "responses to several prompts in a row"
 IDENTICAL = "chosen equals rejected"
 INVERTED = "chosen has the lower reward"
 SINGLE = "prompts with one response"
@@ -80,10 +82,10 @@ class Tokens:
     closing: int = 1
 
     def prompt(self, prompt: object, where: Where) -> int:
-        return len(self.template.prompt_ids(self.template.prompt(prompt, where)))
+        return len(self.template.encode_prompt(prompt, where))
 
     def response(self, prompt: object, text: str, where: Where) -> int:
-        return len(self.template.response_ids(self.template.response(prompt, text, where)))
+        return len(self.template.encode_response(prompt, text, where).ids)
 
 
 @dataclass
@@ -117,14 +119,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Report:
-    """What `rto data check` says. ``truncated`` is the share of responses that ``max_len`` cuts,
-    of those whose prompt leaves room."""
+    """What `rto data check` says.
+
+    ``num_usable`` responses can be trained on: they, their prompt and their reward can be read, and
+    the prompt leaves room. ``truncated`` is the share of responses that ``max_len`` cuts, of those
+    whose prompt leaves room.
+    """
 
     source: str
     layout: str
     num_rows: int
     num_prompts: int
     num_responses: int
+    num_usable: int
     responses_per_prompt: dict[int, int]
     rewards: Spread | None
     unit: str
@@ -141,8 +148,8 @@ def check(
     """Read all rows once; see ``Report``."""
     prompt = layout.prompt_column(rows)
     notes = _Notes(layout, source, measure, max_len)
-    for number, row in enumerate(rows.select_columns([prompt, *layout.columns])):
-        notes.read(number, cast(dict[str, Any], row), prompt)
+    for number, row in numbered_rows(rows, layout.needed(rows), source=source):
+        notes.read(number, row, prompt)
     return notes.report(len(rows))
 
 
@@ -157,21 +164,33 @@ class _Notes:
         self._prompts: dict[bytes, int] = {}
         self._first_row, self._num_responses = array("q"), array("q")
         self._rewards, self._prompt_lengths, self._lengths = array("d"), array("q"), array("q")
-        self._num_cut = self._num_fitting = 0
+        self._num_cut = self._num_fitting = self._num_usable = 0
 
     def read(self, number: int, row: Row, prompt_column: str) -> None:
         where = Where(self._source, number, prompt_column)
-        try:
-            prompt = read_prompt(row[prompt_column], where)
-        except UserError as error:
-            self._note(UNREADABLE_PROMPT, number, str(error))
-            return
+        prompt: object = None
+        if self._layout.prompted:
+            try:
+                prompt = read_prompt(row[prompt_column], where)
+            except UserError as error:
+                self._note(UNREADABLE_PROMPT, number, str(error))
+                return
         answers = list(self._layout.answers(row))
         if not answers:
             self._note(NO_RESPONSES, number, f"row {number}: '{self._layout.columns[0]}' is empty")
-        index = self._index(prompt, number)
-        size = self._prompt_length(prompt, where, is_new=self._first_row[index] == number)
-        rated = [self._answer(answer, prompt, index, size, where) for answer in answers]
+        read = [self._text(answer, prompt, where) for answer in answers]
+        asked = next((each[0] for each in read if each is not None), prompt)
+        if asked is None:
+            return
+        if any(each is not None and each[0] != asked for each in read):
+            self._note(SEVERAL, number, f"row {number}: the turns before the last are not the same")
+            return
+        index = self._index(asked, number)
+        size = self._prompt_length(asked, where, is_new=self._first_row[index] == number)
+        rated = [
+            self._answer(answer, each, index, size, where)
+            for answer, each in zip(answers, read, strict=True)
+        ]
         if self._layout.paired:
             self._compare(number, *rated)
 
@@ -186,6 +205,7 @@ class _Notes:
             num_rows=num_rows,
             num_prompts=len(self._prompts),
             num_responses=sum(self._num_responses),
+            num_usable=self._num_usable,
             responses_per_prompt=dict(sorted(Counter(self._num_responses).items())),
             rewards=spread(self._rewards),
             unit=self._measure.unit,
@@ -197,14 +217,20 @@ class _Notes:
         )
 
     def _answer(
-        self, answer: Answer, prompt: object, index: int, size: int | None, where: Where
+        self,
+        answer: Answer,
+        read: tuple[object, str] | None,
+        index: int,
+        size: int | None,
+        where: Where,
     ) -> tuple[str, float] | None:
         """The response and its reward, where both can be used."""
-        text = self._text(answer, where)
         reward = self._reward(answer, where) if not answer.problem else None
-        if text is None:
+        if read is None:
             return None
+        prompt, text = read
         self._num_responses[index] += 1
+        self._num_usable += reward is not None and size is not None
         if size is not None:
             self._measure_response(prompt, text, size, where)
         key = digest(prompt, text)
@@ -214,9 +240,10 @@ class _Notes:
         self._pairs.add(key)
         return None if reward is None else (text, reward)
 
-    def _text(self, answer: Answer, where: Where) -> str | None:
+    def _text(self, answer: Answer, prompt: object, where: Where) -> tuple[object, str] | None:
+        """(prompt, response), where the response can be read."""
         try:
-            return read_text(answer, source=self._source, row=where.row)
+            return read_answer(answer, prompt, where)
         except UserError as error:
             blank = not answer.problem and isinstance(answer.text, str | None)
             self._note(EMPTY if blank else MALFORMED, where.row, str(error))
@@ -224,9 +251,9 @@ class _Notes:
 
     def _reward(self, answer: Answer, where: Where) -> float | None:
         try:
-            reward = read_reward(answer, source=self._source, row=where.row)
+            reward = read_reward(answer, self._layout, where)
         except UserError as error:
-            kind = NOT_FINITE if isinstance(answer.reward, float) else BAD_REWARD
+            kind = NOT_FINITE if type(answer.reward) in (int, float) else BAD_REWARD
             self._note(kind, where.row, str(error))
             return None
         if self._layout.rated:
@@ -325,7 +352,7 @@ def _bins(numbers: np.ndarray) -> int | list[float]:
 
 def unusable(report: Report) -> str | None:
     """Why no run could use the data set, where that is so."""
-    if report.num_responses > 0:
+    if report.num_usable > 0:
         return None
     said = report.findings[0].example
     return f"{report.source}: no usable response in {report.num_rows} rows: {said}"

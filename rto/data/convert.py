@@ -18,9 +18,9 @@ from rto.data.feedback import Feedback, Source, read_feedback
 from rto.data.keys import digest
 from rto.data.layouts import Layout, require_rated
 from rto.data.sampler import permutation
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 
-Target = Literal["nested", "flat", "pairs", "unpaired"]
+Target = Literal["nested", "flat", "pairs", "unpaired", "sft", "prompts"]
 Normalise = Literal["none", "zscore", "per_prompt"]
 Duplicates = Literal["mean", "keep"]
 Threshold = Literal["mean", "median"] | float
@@ -52,15 +52,6 @@ def per_prompt(row: Feedback) -> Feedback:
     return Scale(statistics.fmean(rewards), statistics.pstdev(rewards) or 1.0).apply(row)
 
 
-def without_duplicates(row: Feedback) -> Feedback:
-    """Each text once, with the mean of its rewards."""
-    rewards: dict[str, list[float]] = {}
-    for text, reward in row.responses:
-        rewards.setdefault(text, []).append(reward)
-    means = ((text, statistics.fmean(values)) for text, values in rewards.items())
-    return replace(row, responses=tuple(sorted(means, key=lambda rated: -rated[1])))
-
-
 def held_out(rows: Iterable[Feedback], *, ratio: float, seed: int) -> set[bytes]:
     """Digests of the prompts that are kept for evaluation; the rest is the training split."""
     prompts = list(dict.fromkeys(digest(row.prompt) for row in rows))
@@ -73,18 +64,25 @@ def held_out(rows: Iterable[Feedback], *, ratio: float, seed: int) -> set[bytes]
 
 
 def to_rows(
-    row: Feedback, target: Target, *, threshold: float, rated: bool
+    row: Feedback, target: Target, threshold: float, layout: Layout
 ) -> Iterator[dict[str, Any]]:
     """The rows that one prompt becomes.
 
     Pairs are the best response against each one with a lower reward, as in training; without
-    their rewards where those only rank (``rated`` is False). Labels are reward >= threshold.
+    their rewards where those only rank. Labels are reward >= threshold. Demonstrations are the
+    best response to each prompt, if its verdict is not the bad one.
     """
     prompt, responses = row.prompt, row.responses
     match target:
         case "nested":
             rated_responses = [{"text": text, "reward": reward} for text, reward in responses]
             yield {"prompt": prompt, "responses": rated_responses}
+        case "sft":
+            best, highest = responses[0]
+            if highest > 0 or not layout.binary:
+                yield {"prompt": prompt, "response": best}
+        case "prompts":
+            yield {"prompt": prompt}
         case "flat":
             for text, reward in responses:
                 yield {"prompt": prompt, "response": text, "reward": reward}
@@ -92,29 +90,38 @@ def to_rows(
             for text, reward in responses:
                 yield {"prompt": prompt, "completion": text, "label": reward >= threshold}
         case "pairs":
-            best, highest = responses[0]
-            for text, reward in responses[1:]:
-                if reward < highest:
-                    pair = {"prompt": prompt, "chosen": best, "rejected": text}
-                    rewards = {"chosen_reward": highest, "rejected_reward": reward}
-                    yield {**pair, **rewards} if rated else pair
+            yield from _pairs(row, rated=layout.rated)
+
+
+def _pairs(row: Feedback, *, rated: bool) -> Iterator[dict[str, Any]]:
+    best, highest = row.responses[0]
+    for text, reward in row.responses[1:]:
+        if reward < highest and text != best:
+            pair = {"prompt": row.prompt, "chosen": best, "rejected": text}
+            rewards = {"chosen_reward": highest, "rejected_reward": reward}
+            yield {**pair, **rewards} if rated else pair
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file and what it holds; ``num_empty`` of its prompts gave no row."""
+    """A file and what it holds.
+
+    ``num_empty`` of its prompts gave no row, ``num_merged`` responses repeated another one.
+    """
 
     path: Path
     num_rows: int = 0
     num_prompts: int = 0
     num_empty: int = 0
+    num_merged: int = 0
 
-    def plus(self, num_rows: int) -> Written:
+    def plus(self, num_rows: int, num_merged: int) -> Written:
         return Written(
             self.path,
             self.num_rows + num_rows,
             self.num_prompts + 1,
             self.num_empty + (num_rows == 0),
+            self.num_merged + num_merged,
         )
 
 
@@ -144,18 +151,28 @@ class Conversion:
             require_rated(self.layout, self.source)
         if self.threshold is not None and self.to != "unpaired":
             raise UserError(f"--threshold makes labels: it needs --to unpaired, not {self.to}")
+        if self.normalise != "none" and self.to in ("sft", "prompts"):
+            raise UserError(f"--normalise changes rewards: --to {self.to} writes none")
+
+    @property
+    def why(self) -> str:
+        """What a prompt lacks that gives no row."""
+        return {
+            "pairs": "a pair takes two responses with different rewards",
+            "sft": "a demonstration takes a response with a good verdict",
+        }.get(self.to, "there is none")
 
     def write(self, paths: Sequence[Path]) -> list[Written]:
         """One file, or training and evaluation; they are there when all rows were readable."""
         drafts = [path.with_name(f"{path.name}.partial") for path in paths]
         try:
-            written = self._write(paths, drafts)
-        except UserError:
+            with foreign(f"{paths[0]}: cannot write it"):
+                written = self._write(paths, drafts)
+                for draft, path in zip(drafts, paths, strict=True):
+                    draft.replace(path)
+        finally:
             for draft in drafts:
                 draft.unlink(missing_ok=True)
-            raise
-        for draft, path in zip(drafts, paths, strict=True):
-            draft.replace(path)
         return written
 
     def _write(self, paths: Sequence[Path], drafts: Sequence[Path]) -> list[Written]:
@@ -167,17 +184,22 @@ class Conversion:
             files = [stack.enter_context(draft.open("w", encoding="utf-8")) for draft in drafts]
             for row in self._feedback():
                 side = int(digest(row.prompt) in held)
-                found = list(
-                    to_rows(scale(row), self.to, threshold=threshold, rated=self.layout.rated)
-                )
+                found = list(to_rows(scale(row), self.to, threshold, self.layout))
                 files[side].writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in found)
-                written[side] = written[side].plus(len(found))
+                written[side] = written[side].plus(len(found), row.num_merged)
+        for side in written:
+            if not side.num_rows:
+                raise UserError(f"{side.path}: no prompt of {self.source} gives a row: {self.why}")
         return written
 
     def _feedback(self) -> Iterator[Feedback]:
         """Prompts with rewards as stored, duplicates merged where that is asked for."""
-        for row in read_feedback([Source(self.source, self.rows, self.layout)]):
-            yield without_duplicates(row) if self.duplicates == "mean" else row
+        source = Source(self.source, self.rows, self.layout)
+        return read_feedback(
+            [source],
+            keep_pairs=self.to in ("pairs", "unpaired"),
+            merge=self.duplicates == "mean",
+        )
 
     def _held_out(self) -> set[bytes]:
         if self.split is None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from rto.data.templates import Where
+from rto.data.templates import Template, Where
+from rto.sections import Data
 from rto.types import TokenBatch, pad
 
 
 @dataclass(frozen=True)
 class Example:
-    """One response to one prompt. ``finished`` is True where ``response_ids`` end in EoS."""
+    """One response to one prompt. ``finished`` is True where ``response_ids`` hold its end."""
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
@@ -40,29 +41,66 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Limit:
-    """Longest prompt plus response, and what becomes of a prompt that leaves no room."""
+    """Longest prompt plus response, and what becomes of a prompt that leaves no room.
+
+    ``max_prompt_len`` bounds the prompt by itself. With ``apart``, as an encoder-decoder model
+    reads them, the response has what that leaves of ``max_len``, whatever its prompt has.
+    """
 
     max_len: int
     on_long_prompt: str
+    max_prompt_len: int | None = None
+    apart: bool = False
+
+    @classmethod
+    def of(cls, data: Data, *, encoder_decoder: bool) -> Limit:
+        return cls(data.max_len, data.on_long_prompt, data.max_prompt_len, encoder_decoder)
 
     def admits(self, prompt_ids: Sequence[int], where: Where) -> bool:
-        if len(prompt_ids) < self.max_len:
+        size, longest = len(prompt_ids), self.max_prompt_len
+        too_long = longest is not None and size > longest
+        if not too_long and size < self.max_len:
             return True
         if self.on_long_prompt == "error":
+            limit = (
+                f"data.max_prompt_len is {longest}"
+                if too_long
+                else f"which leaves no room for a response in data.max_len {self.max_len}"
+            )
             raise where.error(
-                f"has {len(prompt_ids)} tokens, which leaves no room for a response in "
-                f"data.max_len {self.max_len}: raise it or set data.on_long_prompt to filter"
+                f"has {size} tokens, {limit}: raise it or set data.on_long_prompt to filter"
             )
         return False
 
     def example(
         self, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, eos: int
     ) -> Example:
-        """EoS closes a response that fits; one that is cut ends where it was cut."""
-        room = self.max_len - len(prompt_ids)
+        """``eos`` ends a response that fits; one that is cut ends where it was cut."""
+        room = self._room(len(prompt_ids))
         if len(response_ids) < room:
             return Example(prompt_ids, (*response_ids, eos), finished=True)
         return Example(prompt_ids, response_ids[:room], finished=False)
+
+    def _room(self, prompt_len: int) -> int:
+        """Tokens that a response may have."""
+        if self.apart and self.max_prompt_len is not None:
+            return self.max_len - self.max_prompt_len
+        return self.max_len - prompt_len
+
+
+def read_responses(
+    prompt: object, responses: Iterable[str], template: Template, limit: Limit, where: Where
+) -> list[Example]:
+    """A row's prompt with each of its responses as token ids; none where it leaves no room.
+
+    Raises:
+        UserError: the prompt or a response cannot be rendered, or becomes no token.
+    """
+    prompt_ids = template.encode_prompt(prompt, where)
+    if not limit.admits(prompt_ids, where):
+        return []
+    answers = (template.encode_response(prompt, text, where) for text in responses)
+    return [limit.example(prompt_ids, answer.ids, eos=answer.end) for answer in answers]
 
 
 def collate_groups(groups: Sequence[Sequence[Example]], *, pad_token_id: int) -> TokenBatch:

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import functools
 import itertools
+import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
 from datasets import Dataset
 
+from rto.data.files import may_hold_lists
 from rto.data.keys import digest, numbered
-from rto.data.layouts import (
-    Layout,
-    Row,
-    find_layout,
-    read_prompt,
-    read_reward,
-    read_text,
-    require_rated,
-)
+from rto.data.layouts import Layout, Row, find_layout, read_answer, read_prompt, read_reward
 from rto.data.sources import load_rows, read_rows
 from rto.data.templates import Where
+from rto.errors import foreign
+from rto.sections import Data
+
+RatedText = tuple[str, float]
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """A prompt and its rated responses, best first; equal rewards keep their order."""
+    """A prompt and its rated responses, best first; equal rewards keep their order.
+
+    ``num_merged`` responses stood there before, with the same text.
+    """
 
     prompt: object
-    responses: tuple[tuple[str, float], ...]
+    responses: tuple[RatedText, ...]
     where: Where
+    num_merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Source:
     layout: Layout
 
     @classmethod
-    def open(cls, name: str, *, split: str, layout: str | None) -> Self:
-        rows = load_rows(name, split=split)
-        return cls(name, rows, find_layout(rows, name, name=layout))
+    def open(cls, name: str, data: Data, *, split: str) -> Self:
+        rows = load_rows(name, data, split=split)
+        return cls(name, rows, find_layout(rows, name, name=data.layout))
 
     @functools.cached_property
     def prompt(self) -> str:
@@ -53,14 +55,22 @@ class Source:
         return self.layout.prompt_column(self.rows)
 
     def prompts(self) -> Iterator[object]:
-        name = self.prompt
-        return (row[name] for row in read_rows(self.rows.select_columns([name])))
+        """What each row's responses answer. Only the column of prompts is read where no response
+        can add turns to it."""
+        if self.layout.prompted and not may_hold_lists(self.rows, self.layout.columns):
+            name = self.prompt
+            return (row[name] for row in self._read(self.rows.select_columns([name])))
+        return (entry.read().prompt for entry in self.take(np.arange(len(self.rows))))
 
     def take(self, numbers: np.ndarray) -> Iterator[Entry]:
         """The rows with these numbers, in this order."""
-        rows = self.rows.select_columns([self.prompt, *self.layout.columns]).select(numbers)
-        for number, row in zip(numbers, read_rows(rows), strict=True):
+        rows = self.rows.select_columns(self.layout.needed(self.rows)).select(numbers)
+        for number, row in zip(numbers, self._read(rows), strict=True):
             yield Entry(self, int(number), row)
+
+    def _read(self, rows: Dataset) -> Iterator[Row]:
+        with foreign(f"{self.name}: cannot read a row"):
+            yield from read_rows(rows)
 
 
 class Entry(NamedTuple):
@@ -74,44 +84,79 @@ class Entry(NamedTuple):
     def where(self) -> Where:
         return Where(self.source.name, self.number, self.source.prompt)
 
-    def responses(self) -> Iterator[tuple[str, float]]:
-        layout = self.source.layout
+    def read(self) -> Feedback:
+        """The row's prompt, with the turns that its responses add, and its responses in order.
+
+        Raises:
+            UserError: a prompt, a response or a reward cannot be read, or they answer several
+                prompts.
+        """
+        layout, where = self.source.layout, self.where
+        prompt = read_prompt(self.row[where.field], where) if layout.prompted else None
         answers = list(layout.answers(self.row))
         if not answers:
-            raise Where(self.source.name, self.number, layout.columns[0]).error(
+            raise replace(where, field=layout.columns[0]).error(
                 "is empty: give at least one rated response, or drop the row"
             )
-        for answer in answers:
-            text = read_text(answer, source=self.source.name, row=self.number)
-            yield text, read_reward(answer, source=self.source.name, row=self.number)
+        read = [read_answer(answer, prompt, where) for answer in answers]
+        for (asked, _), answer in zip(read, answers, strict=True):
+            if asked != read[0][0]:
+                raise replace(where, field=answer.field).error(
+                    f"and '{answers[0].field}' answer different prompts: their turns before the "
+                    "last must be the same"
+                )
+        rewards = [read_reward(answer, layout, where) for answer in answers]
+        responses = tuple((text, r) for (_, text), r in zip(read, rewards, strict=True))
+        return Feedback(read[0][0], responses, where)
 
 
-def load_feedback(*sources: str, split: str, layout: str | None = None) -> Iterator[Feedback]:
+def load_feedback(
+    *sources: str, split: str, data: Data | None = None, keep_pairs: bool = False
+) -> Iterator[Feedback]:
     """Prompts in the order of their first row, each with all its responses in all sources.
 
-    ``layout`` is a name of ``LAYOUTS``; without one the columns tell it. The rows stay on disk:
-    a few are read at a time.
+    Of ``data`` are the layout, which the columns tell where it is not given, and what
+    ``load_rows`` reads. The rows stay on disk: a few are read at a time. ``keep_pairs``: see
+    ``read_feedback``.
 
     Raises:
         UserError: names the row and the field that cannot be read.
     """
-    found = [Source.open(name, split=split, layout=layout) for name in sources]
-    for source in found:
-        require_rated(source.layout, source.name)
-    yield from read_feedback(found)
+    data = data or Data()
+    found = [Source.open(name, data, split=split) for name in sources]
+    yield from read_feedback(found, keep_pairs=keep_pairs)
 
 
-def read_feedback(sources: Sequence[Source]) -> Iterator[Feedback]:
-    """Prompts with their responses; where rewards only rank a row's two, each row for itself."""
-    if all(source.layout.rated for source in sources):
-        groups = _by_prompt(sources)
-    else:
-        groups = ([entry] for x in sources for entry in x.take(np.arange(len(x.rows))))
-    for members in groups:
-        first = members[0]
-        asked = read_prompt(first.row[first.source.prompt], first.where)
-        responses = [rated for entry in members for rated in entry.responses()]
-        yield Feedback(asked, tuple(sorted(responses, key=lambda rated: -rated[1])), first.where)
+def read_feedback(
+    sources: Sequence[Source], *, keep_pairs: bool = False, merge: bool = True
+) -> Iterator[Feedback]:
+    """Prompts with their responses.
+
+    ``merge`` gives each text of a prompt once (see ``merged``). ``keep_pairs``: where the rewards
+    of a source only rank a row's two responses, each row stays for itself.
+    """
+    if keep_pairs and not all(source.layout.rated for source in sources):
+        for source in sources:
+            yield from (entry.read() for entry in source.take(np.arange(len(source.rows))))
+        return
+    for members in _by_prompt(sources):
+        rows = [entry.read() for entry in members]
+        responses = [rated for row in rows for rated in row.responses]
+        found = replace(rows[0], responses=tuple(sorted(responses, key=lambda rated: -rated[1])))
+        binary = all(entry.source.layout.binary for entry in members)
+        yield merged(found, binary=binary) if merge else found
+
+
+def merged(row: Feedback, *, binary: bool) -> Feedback:
+    """Each text once, with the mean of its rewards. Of verdicts, which have no mean, equal ones
+    become one; a text that has both keeps one of each."""
+    rewards: dict[tuple[str, float | None], list[float]] = {}
+    for text, reward in row.responses:
+        rewards.setdefault((text, reward if binary else None), []).append(reward)
+    means = [(text, statistics.fmean(values)) for (text, _), values in rewards.items()]
+    num_merged = len(row.responses) - len(means)
+    means.sort(key=lambda rated: -rated[1])
+    return replace(row, responses=tuple(means), num_merged=num_merged) if num_merged else row
 
 
 def _by_prompt(sources: Sequence[Source]) -> Iterator[list[Entry]]:

@@ -9,6 +9,7 @@ from typing import Any
 from rto.data.groups import Groups
 
 TOO_LONG = "prompt too long for data.max_len"
+EQUAL = "equal chosen and rejected"
 TOO_FEW = "too few responses"
 HELD_OUT = "held out (data.eval_ratio)"
 NOT_REACHED = "not reached (train.max_steps, last batch)"

@@ -1,24 +1,33 @@
 """Layouts of stored feedback: the columns each one has, and the responses that a row holds.
 
 A prompt stands in the column "prompt" or "instruction", as text or as a list of messages. A
-response may be a list of messages too: its last message is the response.
+response may be a list of messages too: its last message is the answer, those before it are asked.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 
-from rto.data.sources import require_text
+from rto.data.conversations import split_conversation
+from rto.data.files import holds_texts
+from rto.data.sources import read_rows, require_text
 from rto.data.templates import Where, check_messages
+from rto.data.verdicts import is_verdict, verdict
 from rto.errors import UserError
 
 Row = Mapping[str, Any]
 PROMPT_COLUMNS = ("prompt", "instruction")
+HEAD = 64
+"""Rows in which a first reward is looked for."""
+MAX_REWARD = 3.4028234663852886e38
+"""The largest number of float32, which rewards become."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,9 @@ class Layout:
     """``columns`` beside the prompt's tell a layout; ``answers`` takes one row of them apart.
 
     In a ``paired`` layout a row's two answers are chosen and rejected. The rewards of a layout that
-    is not ``rated`` only rank them. ``binary`` rewards are 1 and 0.
+    is not ``rated`` only rank them. ``binary`` rewards are verdicts and become 1 and 0; those of
+    the column ``verdicts`` may be. A layout that is not ``prompted`` holds its prompt in the
+    response. Rewards that are ``texts`` are read as numbers: a csv file has no other.
     """
 
     name: str
@@ -51,15 +62,36 @@ class Layout:
     paired: bool = False
     rated: bool = True
     binary: bool = False
+    prompted: bool = True
+    verdicts: str | None = None
+    texts: bool = False
 
     def prompt_column(self, rows: Dataset) -> str:
+        """The column that tells which prompt a row answers."""
+        if not self.prompted:
+            return self.columns[0]
         return next(name for name in PROMPT_COLUMNS if name in rows.column_names)
+
+    def needed(self, rows: Dataset) -> list[str]:
+        """All columns that the rows are read from."""
+        return list(dict.fromkeys([self.prompt_column(rows), *self.columns]))
 
     def missing(self, rows: Dataset) -> list[str]:
         """The columns that ``rows`` would need, too, to have this layout."""
         have = set(rows.column_names)
-        prompt = [] if have.intersection(PROMPT_COLUMNS) else [" or ".join(PROMPT_COLUMNS)]
+        lacks = self.prompted and not have.intersection(PROMPT_COLUMNS)
+        prompt = [" or ".join(PROMPT_COLUMNS)] if lacks else []
         return prompt + [name for name in self.columns if name not in have]
+
+    def of(self, rows: Dataset) -> Layout:
+        """This layout as these rows have it: their first reward tells whether it is a verdict."""
+        found = dataclasses.replace(self, texts=holds_texts(rows))
+        if self.verdicts is None:
+            return found
+        head = rows.select_columns([self.verdicts]).select(range(min(len(rows), HEAD)))
+        values = (row[self.verdicts] for row in read_rows(head))
+        first = next((value for value in values if value is not None), None)
+        return dataclasses.replace(found, binary=is_verdict(first))
 
 
 def _nested(row: Row) -> Iterator[Answer]:
@@ -69,10 +101,6 @@ def _nested(row: Row) -> Iterator[Answer]:
             yield Answer(None, None, field, field, problem="is not a {text, reward} pair")
         else:
             yield Answer(item["text"], item["reward"], f"{field}.text", field)
-
-
-def _flat(row: Row) -> Iterator[Answer]:
-    yield Answer(row["response"], row["reward"], "response", "reward")
 
 
 def _pairs(*columns: str) -> Callable[[Row], Iterator[Answer]]:
@@ -91,12 +119,13 @@ def _preferences(row: Row) -> Iterator[Answer]:
     yield Answer(row["rejected"], 0.0, "rejected", "rejected")
 
 
-def _unpaired(row: Row) -> Iterator[Answer]:
-    label = row["label"]
-    if label in (True, False):
-        yield Answer(row["completion"], float(label), "completion", "label")
-    else:
-        yield Answer(None, None, "label", "label", f"is {label!r}: must be true or false")
+def _rated(text: str, reward: str) -> Callable[[Row], Iterator[Answer]]:
+    """One response, of these two columns."""
+
+    def answers(row: Row) -> Iterator[Answer]:
+        yield Answer(row[text], row[reward], text, reward)
+
+    return answers
 
 
 def _overall_score(row: Row) -> Iterator[Answer]:
@@ -149,15 +178,39 @@ LAYOUTS = {
         Layout("nested", ("responses",), _nested),
         Layout("ultrafeedback", ("completions",), _overall_score),
         Layout("ultrafeedback_mean_rating", ("completions",), _mean_ratings),
-        Layout("flat", ("response", "reward"), _flat),
+        Layout("flat", ("response", "reward"), _rated("response", "reward"), verdicts="reward"),
         _pair_layout("pairs", *_SIDES, *_CHOSEN_REWARD),
         _pair_layout("nemo", *_RESPONSES, *_CHOSEN_REWARD),
         _pair_layout("binarized", *_SIDES, *_SCORE_CHOSEN),
-        Layout("unpaired", ("completion", "label"), _unpaired, binary=True),
+        Layout("unpaired", ("completion", "label"), _rated("completion", "label"), binary=True),
+        Layout("thumbs", ("response", "label"), _rated("response", "label"), binary=True),
         Layout("preferences", _SIDES, _preferences, paired=True, rated=False, binary=True),
+        Layout(
+            "messages",
+            ("messages", "rating"),
+            _rated("messages", "rating"),
+            prompted=False,
+            verdicts="rating",
+        ),
     )
 }
 """By name; the first one whose columns are all there is the layout of a data set."""
+
+OTHER_NAMES = {
+    "prompt": ("question", "query", "input", "user", "request", "x"),
+    "response": ("answer", "output", "completion", "text", "reply", "assistant", "generation", "y"),
+    "reward": ("score", "rating", "feedback", "thumbs", "thumb", "vote", "value", "rank", "label"),
+    "messages": ("conversation", "conversations", "chat", "dialogue", "dialog", "turns"),
+    "chosen": ("preferred", "winner", "accepted", "better", "chosen_response", "response_j"),
+    "rejected": ("dispreferred", "loser", "worse", "rejected_response", "response_k"),
+}
+OTHER_NAMES |= {
+    "instruction": OTHER_NAMES["prompt"],
+    "completion": ("response", *OTHER_NAMES["response"]),
+    "rating": ("reward", *OTHER_NAMES["reward"]),
+    "label": ("thumbs", "thumb", "vote", "feedback", "like", "liked", "verdict"),
+}
+"""What logs call these columns."""
 
 
 def find_layout(rows: Dataset, source: str, *, name: str | None = None) -> Layout:
@@ -175,16 +228,56 @@ def find_layout(rows: Dataset, source: str, *, name: str | None = None) -> Layou
             raise UserError(
                 f"{source}: layout {name} needs the column {missing[0]} (columns: {have})"
             )
-        return LAYOUTS[name]
+        return LAYOUTS[name].of(rows)
+    found = told_layout(rows)
+    if found is None:
+        raise UserError(
+            f"{source}: no known layout of feedback (columns: {have}); {nearest_layout(rows)}"
+        )
+    return found.of(rows)
+
+
+def told_layout(rows: Dataset) -> Layout | None:
+    """The layout that the columns tell, if any. Pairs with half of their rewards have none."""
     rewards = {*_CHOSEN_REWARD, *_SCORE_CHOSEN}.intersection(rows.column_names)
-    for layout in LAYOUTS.values():
-        if not layout.missing(rows) and (layout.rated or not rewards):
-            return layout
-    raise UserError(
-        f"{source}: no known layout of feedback (columns: {have}); give prompt with responses, or "
-        "prompt, response, reward, or prompt, chosen, rejected with chosen_reward and "
-        "rejected_reward"
-    )
+    fitting = (x for x in LAYOUTS.values() if not x.missing(rows) and (x.rated or not rewards))
+    return next(fitting, None)
+
+
+def nearest_layout(rows: Dataset) -> str:
+    """The layout that lacks least, and the names that would give these columns that layout."""
+
+    def lacking(layout: Layout) -> tuple[int, int, int]:
+        renamed = _renaming(layout, rows.column_names)
+        missing = layout.missing(rows)
+        return len(missing) - len(renamed), len(missing), -len(layout.columns)
+
+    nearest = min(LAYOUTS.values(), key=lacking)
+    renamed = _renaming(nearest, rows.column_names)
+    lacks = [name for name in nearest.missing(rows) if name.partition(" or ")[0] not in renamed]
+    said = f"the nearest is {nearest.name}"
+    if lacks:
+        said += f", which lacks the column {' and '.join(lacks)}"
+    mapping = ",".join(f"{new}={old}" for new, old in renamed.items())
+    example = mapping or "prompt=question,response=answer,reward=score"
+    return f"{said}: name columns with data.columns{',' if lacks else ''} as in {example}"
+
+
+def _renaming(layout: Layout, names: Sequence[str]) -> dict[str, str]:
+    """{column of the layout: the column of ``names`` that may be it}."""
+    prompt = [] if not layout.prompted or set(PROMPT_COLUMNS) & set(names) else ["prompt"]
+    wanted = [name for name in (*prompt, *layout.columns) if name not in names]
+    free = [name for name in names if name not in layout.columns and name not in PROMPT_COLUMNS]
+    known = {column for each in LAYOUTS.values() for column in each.columns}
+    found: dict[str, str] = {}
+    for new in wanted:
+        near = [old for old in OTHER_NAMES.get(new, ()) if old in free]
+        unknown = [old for old in free if old not in known]
+        near += difflib.get_close_matches(new, unknown, 1, 0.8)
+        if near:
+            found[new] = near[0]
+            free.remove(near[0])
+    return found
 
 
 def require_rated(layout: Layout, source: str) -> None:
@@ -206,21 +299,53 @@ def read_prompt(value: object, where: Where) -> object:
     return require_text(value, source=where.source, row=where.row, field=where.field)
 
 
-def read_text(answer: Answer, *, source: str, row: int) -> str:
-    """The response as text."""
+def read_answer(answer: Answer, prompt: object, where: Where) -> tuple[object, str]:
+    """(prompt, response as text); turns of the response that come before it join the prompt.
+
+    ``prompt`` is the row's, None where the response holds it; ``where`` is the row's place.
+    """
     if answer.problem:
-        name = answer.field.partition(".")[0]
-        raise Where(source, row, name).error(f"{answer.problem}; repair or drop the row")
-    value: Any = answer.text
-    last = value[-1] if isinstance(value, list) and value else None
-    text = last.get("content") if isinstance(last, dict) else value
-    return require_text(text, source=source, row=row, field=answer.field)
+        field = answer.field.partition(".")[0]
+        raise Where(where.source, where.row, field).error(
+            f"{answer.problem}; repair or drop the row"
+        )
+    return split_conversation(prompt, answer.text, Where(where.source, where.row, answer.field))
 
 
-def read_reward(answer: Answer, *, source: str, row: int) -> float:
-    """The reward as a finite number."""
+def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
+    """The reward as a number of float32, or 1 or 0 of a verdict."""
     value = answer.reward
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        where = Where(source, row, answer.reward_field)
-        raise where.error(f"has reward {value!r}: must be a finite number; repair or drop the row")
-    return float(value)
+    where = Where(where.source, where.row, answer.reward_field)
+    if layout.binary:
+        found = verdict(value)
+        if found is None:
+            raise where.error(
+                f"is {value!r:.60}: must be true or false (or yes and no, up and down, 1 and 0, "
+                "+1 and -1); repair or drop the row"
+            )
+        return float(found)
+    number = _number(value, from_text=layout.texts)
+    if number is None or not math.isfinite(number):
+        raise where.error(
+            f"has reward {value!r:.60}: must be a finite number; repair or drop the row"
+        )
+    if abs(number) > MAX_REWARD:
+        raise where.error(
+            f"has reward {value!r:.60}, which is infinite in float32: scale the rewards, or repair "
+            "or drop the row"
+        )
+    return number
+
+
+def _number(value: object, *, from_text: bool) -> float | None:
+    """None of what is no number; infinity where it is beyond float64."""
+    if isinstance(value, bool) or not isinstance(value, int | float | (str if from_text else int)):
+        return None
+    if isinstance(value, str) and "_" in value:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except ValueError:
+        return None

@@ -2,106 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rto.data.examples import Limit, Pair
+from rto.data.conversations import split_conversation
+from rto.data.examples import Example, Limit, Pair, read_responses
 from rto.data.feedback import load_feedback
 from rto.data.groups import Groups, read_groups, read_pair
 from rto.data.sources import load_rows, numbered_rows, require_text
-from rto.data.templates import Template, Where, check_messages
+from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.sections import Data
 
 
 @dataclass(frozen=True)
 class PairDataset:
-    """The pairs that fit, and how many rows were dropped because their prompt did not."""
+    """The pairs that can be used. Dropped are rows whose prompt leaves no room, and those whose
+    two responses are the same tokens, for they prefer none."""
 
     pairs: Groups[Pair]
     num_too_long: int
+    num_equal: int
 
 
 def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
     """Pairs of ``data.dataset``, or of ``data.feedback`` where that is not given."""
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
         parts = [_rated(data.feedback, data, template, limit)]
     else:
         raise UserError("no pairs: set data.dataset (or data.feedback)")
-    found = read_groups(parts, read_pair, data, seed=seed)
-    pairs = found.select(np.flatnonzero(found.sizes))
+    found = read_groups([map(_distinct, part) for part in parts], read_pair, data, seed=seed)
+    pairs = found.select(np.flatnonzero(found.sizes == 2))
+    num_too_long, num_equal = (int((found.sizes == size).sum()) for size in (0, 1))
     if not pairs:
-        raise UserError(f"no pair is left of {len(found)} rows: raise data.max_len")
-    return PairDataset(pairs=pairs, num_too_long=len(found) - len(pairs))
+        raise UserError(
+            f"{', '.join(data.dataset) or data.feedback}: no pair is left of {len(found)} rows: "
+            f"{num_too_long} have a prompt too long for data.max_len, {num_equal} have "
+            "equal chosen and rejected"
+        )
+    return PairDataset(pairs, num_too_long, num_equal)
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     columns = [data.chosen_key, data.rejected_key]
     if data.prompt_key is not None:
         columns.append(data.prompt_key)
     for number, row in numbered_rows(rows, columns, source=source):
-        where = Where(source, number, data.prompt_key or data.chosen_key)
         chosen, rejected = row[data.chosen_key], row[data.rejected_key]
-        if data.prompt_key is not None:
-            prompt = row[data.prompt_key]
-            texts = (
-                _answer(chosen, Where(source, number, data.chosen_key)),
-                _answer(rejected, Where(source, number, data.rejected_key)),
-            )
-        elif isinstance(chosen, list):
-            prompt, *texts = _conversations(chosen, rejected, where)
-        else:
+        if data.prompt_key is None and not isinstance(chosen, list):
+            where = Where(source, number, data.chosen_key)
             yield _whole_texts(chosen, rejected, data, template, limit, where)
             continue
-        yield _pair(prompt, texts[0], texts[1], template, limit, where)
+        asked = None if data.prompt_key is None else row[data.prompt_key]
+        sides = [
+            split_conversation(asked, value, Where(source, number, name))
+            for name, value in ((data.chosen_key, chosen), (data.rejected_key, rejected))
+        ]
+        where = Where(source, number, data.prompt_key or data.chosen_key)
+        if sides[0][0] != sides[1][0]:
+            raise Where(source, number, data.chosen_key).error(
+                f"and '{data.rejected_key}' answer different prompts: repair or drop the row"
+            )
+        yield _pair(sides[0][0], sides[0][1], sides[1][1], template, limit, where)
 
 
 def _rated(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
     """The best response against each one with a lower reward."""
-    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+    for row in load_feedback(source, split=data.dataset_split, data=data, keep_pairs=True):
         best, highest = row.responses[0]
         for text, reward in row.responses[1:]:
-            if reward < highest:
+            if reward < highest and text != best:
                 yield _pair(row.prompt, best, text, template, limit, row.where)
 
 
 def _pair(
     prompt: object, chosen: str, rejected: str, template: Template, limit: Limit, where: Where
 ) -> Pair | None:
-    prompt_ids = template.prompt_ids(template.prompt(prompt, where))
-    if not limit.admits(prompt_ids, where):
-        return None
-    eos = template.eos_token_id
-    sides = [
-        limit.example(
-            prompt_ids, template.response_ids(template.response(prompt, text, where)), eos=eos
-        )
-        for text in (chosen, rejected)
-    ]
-    return Pair(*sides)
+    sides = read_responses(prompt, [chosen, rejected], template, limit, where)
+    return Pair(*sides) if sides else None
 
 
-def _answer(value: object, where: Where) -> str:
-    """A response as text; a list of messages must be the one assistant turn, or end in it."""
-    if isinstance(value, list):
-        value = check_messages(value, where)[-1]["content"]
-    return require_text(value, source=where.source, row=where.row, field=where.field)
-
-
-def _conversations(chosen: object, rejected: object, where: Where) -> tuple[object, str, str]:
-    """Two message lists with the same prompt, each ending with the assistant's answer."""
-    ours, theirs = check_messages(chosen, where), check_messages(rejected, where)
-    if ours[:-1] != theirs[:-1]:
-        raise where.error("and its rejected counterpart answer different prompts")
-    if len(ours) < 2 or {ours[-1]["role"], theirs[-1]["role"]} != {"assistant"}:
-        raise where.error("is not a prompt with an assistant turn at its end")
-    return ours[:-1], ours[-1]["content"], theirs[-1]["content"]
+def _distinct(pair: Pair | None) -> Sequence[Example] | None:
+    """A pair of the same tokens as a group of one."""
+    return pair[:1] if pair is not None and pair.chosen == pair.rejected else pair
 
 
 def _whole_texts(
@@ -118,9 +107,7 @@ def _whole_texts(
         require_text(value, source=where.source, row=where.row, field=name)
         for value, name in zip((chosen, rejected), names, strict=True)
     ]
-    ours, theirs = (template.prompt_ids(text) for text in texts)
-    if ours == theirs:
-        raise where.error(f"equals '{data.rejected_key}'")
+    ours, theirs = (template.demand_tokens(template.whole_ids(x), where) for x in texts)
     common = next(
         (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
         min(len(ours), len(theirs)),

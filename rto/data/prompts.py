@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.data.arrow import Lazy, cache_home, lengths, write_table
 from rto.data.feedback import load_feedback
-from rto.data.sources import load_rows, mix, numbered_rows
+from rto.data.sources import label_text, load_rows, mix, numbered_rows
 from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.sections import Data
@@ -96,7 +96,7 @@ def _fitting(table: pa.Table, order: np.ndarray, max_prompt_len: int, data: Data
 
 
 def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any]]:
-    rows = load_rows(source, split=data.prompt_split)
+    rows = load_rows(source, data, split=data.prompt_split)
     columns = [data.input_key] if data.label_key is None else [data.input_key, data.label_key]
     for number, row in numbered_rows(rows, columns, source=source):
         where = Where(source, number, data.input_key)
@@ -105,15 +105,15 @@ def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any
 
 
 def _rated(source: str, data: Data, template: Template) -> Iterator[dict[str, Any]]:
-    for row in load_feedback(source, split=data.prompt_split, layout=data.layout):
+    for row in load_feedback(source, split=data.prompt_split, data=data):
         yield _row(row.prompt, row.where, template, label=None)
 
 
 def _row(value: object, where: Where, template: Template, *, label: object) -> dict[str, Any]:
     text = template.prompt(value, where)
     return {
-        "token_ids": template.prompt_ids(text),
+        "token_ids": template.demand_tokens(template.prompt_ids(text), where),
         "text": text,
-        "label": None if label is None else str(label),
+        "label": label_text(label),
         "source": where.source,
     }

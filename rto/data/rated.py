@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +14,31 @@ import torch
 from torch import Tensor
 
 from rto.data.arrow import Lazy, cache_home
-from rto.data.examples import Example, Limit, Rated, RatedGroup
-from rto.data.feedback import Feedback, load_feedback
+from rto.data.examples import Example, Limit, Rated, RatedGroup, read_responses
+from rto.data.feedback import Feedback, Source, read_feedback
 from rto.data.groups import Groups, read_rated, write_groups
 from rto.data.keys import numbered
+from rto.data.layouts import require_rated
 from rto.data.templates import Template
 from rto.errors import UserError
 from rto.protocols import RewardScaling
 from rto.sections import Data
 from rto.types import TokenBatch
 
+ONE_RESPONSE = "with one response to a prompt, rto fit --algo kto and --algo dro can learn from it"
+
 
 @dataclass(frozen=True)
 class RatedDataset:
-    """All responses of each prompt that fit; how many prompts were dropped, and why."""
+    """All responses of each prompt that fit; how many prompts were dropped, and why.
+
+    ``num_merged`` responses of the prompts that are left repeated another one.
+    """
 
     groups: Groups[RatedGroup]
     num_too_long: int
     num_too_few: int
+    num_merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,29 +60,38 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     Raises:
         UserError: no usable prompt, or one with too few responses where that is an error.
     """
-    sources = data.dataset or ([data.feedback] if data.feedback is not None else [])
-    if not sources:
+    names = data.dataset or ([data.feedback] if data.feedback is not None else [])
+    if not names:
         raise UserError("no rated responses: set data.feedback (or data.dataset)")
-    limit = Limit(data.max_len, data.on_long_prompt)
-    read = functools.partial(load_feedback, *sources, split=data.dataset_split, layout=data.layout)
-    rows = itertools.islice(read(), data.max_samples)
-    tokens = (_tokens(row, template, limit) for row in rows)
-    found = Groups.of([write_groups(tokens, cache_home(data.cache_dir))], read_rated)
+    sources = [Source.open(name, data, split=data.dataset_split) for name in names]
+    for source in sources:
+        require_rated(source.layout, source.name)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
+    merged = array("q")
+
+    def tokens() -> Iterator[RatedGroup]:
+        for row in itertools.islice(read_feedback(sources), data.max_samples):
+            merged.append(row.num_merged)
+            yield _tokens(row, template, limit)
+
+    found = Groups.of([write_groups(tokens(), cache_home(data.cache_dir))], read_rated)
     fits, few = found.sizes > 0, (found.sizes > 0) & (found.sizes < min_responses)
     if few.any() and data.on_few_responses == "error":
-        first = next(itertools.islice(read(), int(few.argmax()), None))
+        first = next(itertools.islice(read_feedback(sources), int(few.argmax()), None))
         raise first.where.error(
             f"has {len(first.responses)} rated responses, this method compares {min_responses}: "
             "add some or set data.on_few_responses to filter"
         )
-    groups = found.select(np.flatnonzero(fits & ~few))
+    kept = np.flatnonzero(fits & ~few)
     num_too_long, num_too_few = int((~fits).sum()), int(few.sum())
-    if not groups:
+    if not len(kept):
+        remedy = f"; {ONE_RESPONSE}" if num_too_few else ""
         raise UserError(
-            f"no usable prompt of {len(found)}: {num_too_long} are too long for data.max_len, "
-            f"{num_too_few} have fewer than {min_responses} responses"
+            f"{names[0]}: no usable prompt of {len(found)}: {num_too_long} are too long for "
+            f"data.max_len, {num_too_few} have fewer than {min_responses} responses{remedy}"
         )
-    return RatedDataset(groups, num_too_long, num_too_few)
+    num_merged = int(np.asarray(merged)[kept].sum())
+    return RatedDataset(found.select(kept), num_too_long, num_too_few, num_merged)
 
 
 def reward_scale(groups: Groups[RatedGroup], scaling: RewardScaling) -> RewardScale:
@@ -162,15 +178,12 @@ def with_unrelated_responses(tokens: TokenBatch) -> TokenBatch:
 
 
 def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:
-    prompt_ids = template.prompt_ids(template.prompt(row.prompt, row.where))
-    if not limit.admits(prompt_ids, row.where):
-        return ()
-    rated: list[Rated] = []
-    for text, reward in row.responses:
-        response_ids = template.response_ids(template.response(row.prompt, text, row.where))
-        example = limit.example(prompt_ids, response_ids, eos=template.eos_token_id)
-        rated.append(Rated(example.prompt_ids, example.response_ids, example.finished, reward))
-    return tuple(rated)
+    texts = [text for text, _ in row.responses]
+    examples = read_responses(row.prompt, texts, template, limit, row.where)
+    return tuple(
+        Rated(example.prompt_ids, example.response_ids, example.finished, reward)
+        for example, (_, reward) in zip(examples, row.responses, strict=bool(examples))
+    )
 
 
 def _prompt_means(rewards: Tensor, sizes: Tensor) -> Tensor:

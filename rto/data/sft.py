@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rto.data.arrow import cache_home
-from rto.data.examples import Example, Limit
+from rto.data.conversations import split_conversation
+from rto.data.examples import Example, Limit, read_responses
 from rto.data.feedback import load_feedback
 from rto.data.groups import Groups, read_examples, read_groups, write_groups
 from rto.data.sources import load_rows, numbered_rows, require_text
-from rto.data.templates import Template, Where, check_messages
+from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.sections import Data
 
@@ -27,7 +28,7 @@ class ExampleDataset:
 
 def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDataset:
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
-    limit = Limit(data.max_len, data.on_long_prompt)
+    limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
@@ -44,7 +45,7 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
 
 def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:
     """Plain text for the ptx loss: column ``data.input_key`` of ``source``, cut to data.max_len."""
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     limit = Limit(data.max_len, data.on_long_prompt)
     texts = (
         (_text(row[data.input_key], template, limit, Where(source, number, data.input_key)),)
@@ -54,47 +55,39 @@ def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Exam
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    rows = load_rows(source, split=data.dataset_split)
+    rows = load_rows(source, data, split=data.dataset_split)
     columns = [data.input_key] if data.output_key is None else [data.input_key, data.output_key]
     for number, row in numbered_rows(rows, columns, source=source):
         where = Where(source, number, data.input_key)
         value = row[data.input_key]
         if data.output_key is not None:
-            answer = require_text(
-                row[data.output_key], source=source, row=number, field=data.output_key
-            )
-            yield _answered(value, answer, template, limit, where)
+            at = Where(source, number, data.output_key)
+            prompt, answer = split_conversation(value, row[data.output_key], at)
         elif isinstance(value, list):
-            *prompt, last = check_messages(value, where)
-            if not prompt or last["role"] != "assistant":
-                raise where.error("is not a prompt with an assistant turn at its end")
-            yield _answered(prompt, last["content"], template, limit, where)
+            prompt, answer = split_conversation(None, value, where)
         else:
             yield _text(value, template, limit, where)
+            continue
+        yield _answered(prompt, answer, template, limit, where)
 
 
 def _best(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    for row in load_feedback(source, split=data.dataset_split, layout=data.layout):
+    for row in load_feedback(source, split=data.dataset_split, data=data):
         yield _answered(row.prompt, row.responses[0][0], template, limit, row.where)
 
 
 def _answered(
     prompt: object, answer: str, template: Template, limit: Limit, where: Where
 ) -> Example | None:
-    prompt_ids = template.prompt_ids(template.prompt(prompt, where))
-    if not limit.admits(prompt_ids, where):
-        return None
-    response_ids = template.response_ids(template.response(prompt, answer, where))
-    return limit.example(prompt_ids, response_ids, eos=template.eos_token_id)
+    found = read_responses(prompt, [answer], template, limit, where)
+    return found[0] if found else None
 
 
 def _text(value: object, template: Template, limit: Limit, where: Where) -> Example:
     """A text without a prompt: BoS, or else its first token, stands in for one."""
     template.demand_prompt(where, "set data.output_key")
     text = require_text(value, source=where.source, row=where.row, field=where.field)
-    ids = template.response_ids(text)
+    ids = template.demand_tokens(template.text_ids(text), where)
     bos = template.bos_token_id
     prompt, response = ((bos,), ids) if bos is not None else (ids[:1], ids[1:])
-    if response[:1] == (bos,):
-        response = response[1:]
     return limit.example(prompt, response, eos=template.eos_token_id)

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset, DatasetDict, interleave_datasets, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from rto.errors import UserError
+from rto.data.arrow import cache_home
+from rto.data.files import FILE_TYPES, read_file
+from rto.errors import UserError, foreign
+from rto.sections import Data
+from rto.text import one_line
 
 READ = 64
-LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def load_rows(source: str, *, split: str = "train") -> Dataset:
-    """The rows of ``source``: a file (also .gz), a directory of ``save_to_disk``, or a hub id."""
-    path = Path(source)
-    if path.is_dir():
-        rows = _from_directory(path, split)
-    elif path.is_file():
-        rows = _from_file(path)
-    elif path.suffix in LOADERS or source.endswith(".gz") or source.startswith(("/", ".", "~")):
-        raise UserError(f"{source}: no such file")
-    else:
-        rows = _from_hub(source, split)
-    if len(rows) == 0:
-        raise UserError(f"{source}: the dataset is empty")
-    return rows
+def load_rows(source: str, data: Data | None = None, *, split: str = "train") -> Dataset:
+    """The rows of ``source``: a file (also .gz), a directory of ``save_to_disk``, or a hub id.
+
+    Of ``data`` are the names of the columns, a hub set's configuration, and where rows are kept.
+
+    Raises:
+        UserError: whatever keeps them from being read, in one line that names the source.
+    """
+    data = data or Data()
+    path = Path(os.path.expanduser(source))
+    with foreign(f"{source}: cannot read it"):
+        if path.is_dir():
+            rows = _from_directory(path, split)
+        elif path.is_file():
+            rows = read_file(path, cache_home(data.cache_dir))
+        elif path.exists():
+            raise UserError(f"{source}: not a regular file; write its rows to one")
+        elif source.lower().endswith((*FILE_TYPES, ".gz")) or source.startswith(("/", ".", "~")):
+            raise UserError(f"{source}: no such file")
+        else:
+            rows = _from_hub(source, split, data.config_name)
+        if len(rows) == 0:
+            raise UserError(f"{source}: the dataset is empty")
+        return _renamed(rows, data.columns, source)
 
 
 def read_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
@@ -47,7 +61,8 @@ def numbered_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 0, {column: value}) of the columns asked for, all of which must exist."""
     _require_columns(rows, columns, source=source)
-    yield from enumerate(read_rows(rows.select_columns(list(columns))))
+    with foreign(f"{source}: cannot read a row"):
+        yield from enumerate(read_rows(rows.select_columns(list(columns))))
 
 
 def _require_columns(rows: Dataset, names: Sequence[str], *, source: str) -> None:
@@ -90,35 +105,39 @@ def mix(sizes: Sequence[int], *, probs: Sequence[float] | None, seed: int) -> np
     return np.asarray(order.with_format("numpy")[:]["row"])
 
 
+def label_text(value: object) -> str | None:
+    """A label as a reward function is given it: text as it stands, else the JSON of the value."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _renamed(rows: Dataset, columns: Sequence[str], source: str) -> Dataset:
+    """``columns`` are "new=old"; a column that had a new name before makes room for it."""
+    pairs = [column.partition("=") for column in columns]
+    new = {old: name for name, _, old in pairs}
+    _require_columns(rows, list(new), source=source)
+    rows = rows.remove_columns([n for n in rows.column_names if n in new.values() and n not in new])
+    return rows.rename_columns({old: name for old, name in new.items() if old != name})
+
+
 def _from_directory(path: Path, split: str) -> Dataset:
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise UserError(f"{path}: not a saved dataset; give a file, or a save_to_disk directory")
     return _pick(load_from_disk(str(path)), split, str(path))
 
 
-def _from_file(path: Path) -> Dataset:
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix not in LOADERS:
-        known = ", ".join(LOADERS)
-        raise UserError(f"{path}: unknown file type '{suffix}' (known: {known}, each also as .gz)")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
-    try:
-        rows = load_dataset(LOADERS[suffix], data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise UserError(f"{path}: cannot read it as {suffix}: {_first_line(cause)}") from error
-    assert isinstance(rows, Dataset)
-    return rows
-
-
-def _from_hub(source: str, split: str) -> Dataset:
-    try:
-        return _pick(load_dataset(source), split, source)
-    except (DatasetNotFoundError, OSError) as error:
-        raise UserError(
-            f"{source}: neither a local path nor a reachable dataset: {_first_line(error)}"
-        ) from error
+def _from_hub(source: str, split: str, config_name: str | None) -> Dataset:
+    with foreign(f"{source}: neither a local path nor a reachable dataset"):
+        try:
+            return _pick(load_dataset(source, config_name), split, source)
+        except ValueError as error:
+            if isinstance(error, UserError) or "config" not in str(error):
+                raise
+            said = one_line(str(error), 600)
+            raise UserError(f"{source}: {said}; name one with data.config_name") from error
 
 
 def _pick(loaded: Any, split: str, source: str) -> Dataset:
@@ -127,7 +146,3 @@ def _pick(loaded: Any, split: str, source: str) -> Dataset:
             raise UserError(f"{source}: no split '{split}' (splits: {', '.join(map(str, loaded))})")
         return loaded[split]
     return loaded
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

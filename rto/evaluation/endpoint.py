@@ -24,8 +24,9 @@ from tenacity import (
 )
 
 from rto.data.templates import Message
-from rto.errors import JudgeError, UserError
-from rto.scoring.http import PassingFault, asked_wait, check_passing, passing_faults
+from rto.errors import JudgeError, UserError, foreign
+from rto.scoring.http import PassingFault, check_passing, check_url, next_wait, passing_faults
+from rto.secrets import shown_url, without
 from rto.tracking.run_folder import write_atomic
 
 LONGEST_WAIT = 60.0
@@ -58,7 +59,7 @@ Progress = Callable[[int, int, Usage], None]
 class Endpoint:
     """``options`` join the body of each request; ``timeout`` bounds one attempt, in seconds."""
 
-    url: str
+    url: str = field(repr=False)
     model: str
     key: str | None = field(repr=False)
     key_env: str = "OPENAI_API_KEY"
@@ -69,12 +70,7 @@ class Endpoint:
     backoff: float = 1.0
 
     def __post_init__(self) -> None:
-        url = httpx.URL(self.url)
-        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-            raise UserError(
-                "--judge_url: needs http:// or https:// and a host, and no credentials: the key "
-                f"is read from {self.key_env}"
-            )
+        self._address()
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
             raise UserError(f"the key in {self.key_env} holds characters that no HTTP header can")
         if self.timeout <= 0 or self.concurrency < 1 or self.attempts < 1:
@@ -82,9 +78,14 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """As messages show it: without a query string."""
-        url = httpx.URL(self.url).copy_with(query=None, fragment=None)
-        return f"judge {self.model} at {url}"
+        """As messages show it: without the values of its query string."""
+        return f"judge {self.model} at {shown_url(self.url)}"
+
+    def _address(self) -> httpx.URL:
+        """Where completions are asked for; a query (as Azure's api-version) stays at its end."""
+        remedy = f"the key is read from {self.key_env}"
+        url = httpx.URL(check_url(self.url, setting="--judge_url", remedy=remedy))
+        return url.copy_with(path=f"{url.path.rstrip('/')}/chat/completions")
 
     def ask(
         self, conversations: Sequence[list[Message]], *, kept: Path, progress: Progress
@@ -143,7 +144,7 @@ class Endpoint:
     async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
         with passing_faults(self.timeout):
             async with asyncio.timeout(self.timeout):
-                response = await client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
+                response = await client.post(self._address(), json=body)
         self._check_status(response)
         return _read(response)
 
@@ -163,13 +164,11 @@ class Endpoint:
     def _shown(self, text: str) -> str:
         """What the server said on one line, without the key, should it repeat that."""
         shown = ascii(text)[1:-1]
-        return shown.replace(self.key, "[key]") if self.key else shown
+        return without(shown, self.key)
 
     def _wait(self, state: RetryCallState) -> float:
-        asked = asked_wait(state)
-        if asked is not None:
-            return min(asked, LONGEST_WAIT)
-        return wait_random_exponential(multiplier=self.backoff, max=LONGEST_WAIT)(state)
+        backoff = wait_random_exponential(multiplier=self.backoff, max=LONGEST_WAIT)
+        return min(next_wait(state, backoff), LONGEST_WAIT)
 
 
 class _Kept:
@@ -178,14 +177,19 @@ class _Kept:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._texts: dict[str, str] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole, _, cut = text.rpartition("\n")
-        for line in whole.splitlines():
-            row = json.loads(line)
-            self._texts[row["asked"]] = row["text"]
+        whole, cut = self._read() if path.is_file() else ("", "")
         if cut:
             # A crash ended the last line: what it answered is asked again.
             write_atomic(path, f"{whole}\n" if whole else "")
+
+    def _read(self) -> tuple[str, str]:
+        """Take the answers of the file; its whole lines, and what stands after them."""
+        with foreign(f"{self._path}: damaged", "remove it, and what it holds is asked again"):
+            whole, _, cut = self._path.read_text(encoding="utf-8").rpartition("\n")
+            for line in whole.splitlines():
+                row = json.loads(line)
+                self._texts[str(row["asked"])] = str(row["text"])
+        return whole, cut
 
     def get(self, mark: str) -> str | None:
         return self._texts.get(mark)

@@ -1,7 +1,8 @@
 """Answers of a policy in the formats of the benchmarks' own tools.
 
 AlpacaEval 2 reads ``model_outputs.json``, Arena-Hard and MT-Bench a JSON line per question in
-their ``model_answer`` folder. Read back are ``model_outputs.json`` and lines of any of them.
+their ``model_answer`` folder. Read back are ``model_outputs.json``, lines of any of them, and those
+of `rto generate --out`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.evaluation.questions import Question
 from rto.tracking.run_folder import write_atomic
 
@@ -28,6 +29,18 @@ class Answers:
     name: str
     turns: Sequence[tuple[str, ...]]
     finished: Sequence[bool]
+
+
+Key = Literal["turn", "id"]
+"""What tells the question of a stored answer: its first turn, or its id."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A stored answer to one question."""
+
+    turns: tuple[str, ...]
+    finished: bool = True
 
 
 def write_answers(
@@ -90,25 +103,26 @@ def read_answers(path: str, questions: Sequence[Question], *, name: str) -> Answ
     Raises:
         UserError: the file is none of the formats, or a question has no answer in it.
     """
-    rows = _rows(path)
-    by_turn: dict[str, tuple[str, ...]] = {}
-    by_id: dict[str, tuple[str, ...]] = {}
-    for number, row in enumerate(rows):
-        keys, key, turns = _read_row(row, by_turn, by_id, path, number)
-        if key in keys and keys[key] != turns:
-            raise UserError(f"{path}: row {number}: a second answer to {key!r:.60}: keep one")
-        keys[key] = turns
-    found = [by_turn.get(q.turns[0]) or by_id.get(str(q.id)) for q in questions]
-    kept: list[tuple[str, ...]] = []
-    for question, turns in zip(questions, found, strict=True):
-        if turns is None or len(turns) != len(question.turns):
-            got = "no answer" if turns is None else f"{len(turns)} answers"
+    given: dict[tuple[Key, str], _Given] = {}
+    for number, row in enumerate(_rows(path)):
+        with foreign(
+            f"{path}: row {number}: no answer in a known format",
+            "give instruction and output, prompt and response, or lines of Arena-Hard or MT-Bench",
+        ):
+            key, answer = _read_row(row)
+        if given.setdefault(key, answer) != answer:
+            raise UserError(f"{path}: row {number}: a second answer to {key[1]!r:.60}: keep one")
+    found = [given.get(("turn", q.turns[0])) or given.get(("id", str(q.id))) for q in questions]
+    kept: list[_Given] = []
+    for question, answer in zip(questions, found, strict=True):
+        if answer is None or len(answer.turns) != len(question.turns):
+            got = "no answer" if answer is None else f"{len(answer.turns)} answers"
             raise UserError(
                 f"{path}: {got} to question {question.id} of {len(question.turns)} turns "
                 f"({question.turns[0]!r:.60}): give the answers to these prompts"
             )
-        kept.append(turns)
-    return Answers(name, kept, [True] * len(kept))
+        kept.append(answer)
+    return Answers(name, [each.turns for each in kept], [each.finished for each in kept])
 
 
 def style(answer: str) -> dict[str, Any]:
@@ -133,42 +147,30 @@ def _id(question: Question, turns: Sequence[str], name: str) -> str:
 
 
 def _rows(path: str) -> list[dict[str, Any]]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
+    with foreign(f"{path}: neither a JSON list nor JSON lines"):
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         if text.lstrip().startswith("["):
             rows = json.loads(text)
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: neither a JSON list nor JSON lines: {error}") from error
+            # Not splitlines: a text may hold other line breaks, which JSON does not escape.
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: holds no answers: expected objects, one per question")
     return rows
 
 
-def _read_row(
-    row: Mapping[str, Any],
-    by_turn: dict[str, tuple[str, ...]],
-    by_id: dict[str, tuple[str, ...]],
-    path: str,
-    number: int,
-) -> tuple[dict[str, tuple[str, ...]], str, tuple[str, ...]]:
-    """(where the row belongs, its key there, its answers)."""
-    try:
-        if "choices" in row:
-            answered = [_text(turn) for turn in row["choices"][0]["turns"]]
-            return by_id, str(row["question_id"]), tuple(answered)
-        if "messages" in row:
-            said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
-            return by_id, str(row["uid"]), tuple(_text(content) for content in said)
-        return by_turn, _text(row["instruction"]), (_text(row["output"]),)
-    except (KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f"{path}: row {number}: no answer in a known format ({type(error).__name__}: {error}); "
-            "give instruction and output, or lines of Arena-Hard or MT-Bench"
-        ) from error
+def _read_row(row: Mapping[str, Any]) -> tuple[tuple[Key, str], _Given]:
+    """What the row answers, and its answers."""
+    if "choices" in row:
+        answered = [_text(turn) for turn in row["choices"][0]["turns"]]
+        return ("id", str(row["question_id"])), _Given(tuple(answered))
+    if "messages" in row:
+        said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+        return ("id", str(row["uid"])), _Given(tuple(_text(content) for content in said))
+    if "response" in row:
+        finished = row.get("finished", True) is not False
+        return ("turn", _text(row["prompt"])), _Given((_text(row["response"]),), finished)
+    return ("turn", _text(row["instruction"])), _Given((_text(row["output"]),))
 
 
 def _text(value: object) -> str:

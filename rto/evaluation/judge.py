@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
 from rto.data.templates import Message
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.evaluation.statistics import Mean, bootstrap, win_rate
 
 Winner = Literal["model", "baseline", "tie"]
@@ -57,15 +58,13 @@ def load_judge_prompt(name: str) -> JudgePrompt:
     folder = resources.files("rto.evaluation") / "prompts"
     packaged = {file.name.removesuffix(".yaml"): file for file in folder.iterdir()}
     source = packaged.get(name) or Path(name)
-    if not source.is_file():
+    with foreign(f"--judge_prompt {name:.200}: cannot be read"):
+        exists = source.is_file()
+    if not exists:
         known = ", ".join(sorted(packaged))
         raise UserError(f"--judge_prompt {name}: no such file, nor one of {known}")
-    try:
+    with foreign(f"--judge_prompt {name}: not YAML"):
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--judge_prompt {name}: not YAML: {' '.join(str(error).split())}"
-        ) from error
     return _checked(name, content)
 
 
@@ -155,25 +154,35 @@ def _in_order(model: str, baseline: str, order: Order) -> tuple[str, str]:
 
 
 def _checked(name: str, content: object) -> JudgePrompt:
-    def fail(problem: str) -> UserError:
-        return UserError(f"--judge_prompt {name}: {problem}")
+    fields = content if isinstance(content, dict) else {}
+    problem = next(_problems(fields), None)
+    if problem is not None:
+        raise UserError(f"--judge_prompt {name}: {problem}")
+    return JudgePrompt(
+        Path(name).stem, fields.get("system") or "", fields["user"], dict(fields["verdicts"])
+    )
 
-    if not isinstance(content, dict) or not isinstance(content.get("user"), str):
-        raise fail("needs `user`, a text with {instruction}, {answer_a} and {answer_b}")
-    unknown = content.keys() - {"system", "user", "verdicts"}
-    if unknown:
-        raise fail(f"unknown key {min(map(str, unknown))}: it has system, user and verdicts")
-    missing = [field for field in FIELDS if f"{{{field}}}" not in content["user"]]
-    if missing:
-        raise fail(f"`user` has no {{{missing[0]}}}")
-    verdicts, system = content.get("verdicts"), content.get("system") or ""
-    marks = list(verdicts.values()) if isinstance(verdicts, dict) else []
+
+def _problems(content: Mapping[Any, Any]) -> Iterator[str]:
+    """What a pairwise judge's prompt lacks, the first thing first."""
+    user, verdicts = content.get("user"), content.get("verdicts")
+    if not isinstance(user, str):
+        yield "needs `user`, a text with {instruction}, {answer_a} and {answer_b}"
+        return
+    for unknown in sorted(map(str, content.keys() - {"system", "user", "verdicts"})):
+        yield f"unknown key {unknown}: it has system, user and verdicts"
+    for name in FIELDS:
+        if f"{{{name}}}" not in user:
+            yield f"`user` has no {{{name}}}"
     if not isinstance(verdicts, dict) or set(verdicts) != set(VERDICTS):
-        raise fail("`verdicts` needs the marks of a, b and tie")
-    if not all(isinstance(mark, str) and mark for mark in marks) or any(
-        x in y for i, x in enumerate(marks) for j, y in enumerate(marks) if i != j
-    ):
-        raise fail("`verdicts`: each mark is a text that is no part of another one")
-    if not isinstance(system, str):
-        raise fail("`system` is not text")
-    return JudgePrompt(Path(name).stem, system, content["user"], dict(verdicts))
+        yield "`verdicts` needs the marks of a, b and tie"
+    elif not _told_apart(list(verdicts.values())):
+        yield "`verdicts`: each mark is a text that is no part of another one"
+    if not isinstance(content.get("system") or "", str):
+        yield "`system` is not text"
+
+
+def _told_apart(marks: Sequence[object]) -> bool:
+    texts = [mark for mark in marks if isinstance(mark, str) and mark]
+    apart = all(a not in b for a, b in itertools.permutations(texts, 2))
+    return apart and len(texts) == len(marks)

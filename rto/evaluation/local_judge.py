@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rto.config import RunConfig
-from rto.data.templates import Message, Template, Where
+from rto.data.templates import Message, Where, load_template
 from rto.errors import UserError
 from rto.models.device import with_dtype
-from rto.models.load import load_config, load_tokenizer
+from rto.models.load import load_config
 from rto.rollout.requests import SampleRequest, Sampling
 
 
@@ -22,10 +23,9 @@ def ask_local(
     """
     from rto.rollout.vllm import VllmEngine
 
-    tokenizer = load_tokenizer(path)
-    if not tokenizer.chat_template:
+    template = load_template(path, replace(config.data, input_template=None))
+    if not template.apply_chat_template:
         raise UserError(f"--judge vllm:{path}: the tokenizer has no chat template to ask it with")
-    template = Template(tokenizer, None, True)
     texts = [
         template.prompt(talk, Where(path, row, "judgement"))
         for row, talk in enumerate(conversations)
@@ -50,5 +50,6 @@ def ask_local(
     )
     engine.accept(0)
     requests = [SampleRequest(ids, config.train.seed) for ids in token_ids]
-    samples = engine.generate(requests, Sampling(max_new_tokens, temperature=0.0), 0)
+    sampling = Sampling(max_new_tokens, temperature=0.0, stop_token_ids=template.stop_token_ids)
+    samples = engine.generate(requests, sampling, 0)
     return [sample.text for sample in samples]

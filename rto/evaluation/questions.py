@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rto.data.feedback import load_feedback
-from rto.data.layouts import LAYOUTS
+from rto.data.layouts import told_layout
 from rto.data.sources import load_rows, numbered_rows, require_text
 from rto.data.templates import Message, Template, Where
 from rto.errors import UserError
@@ -47,9 +47,7 @@ def load_questions(
     rows = load_rows(source, split=split)
     if prompt_key is None and "turns" in rows.column_names:
         found = list(_turns(rows, source))
-    elif prompt_key is None and any(
-        layout.rated and not layout.missing(rows) for layout in LAYOUTS.values()
-    ):
+    elif prompt_key is None and (layout := told_layout(rows)) is not None and layout.rated:
         found = [
             Question(row.where.row, (_one_turn(row.prompt, row.where),), row.responses[0][0])
             for row in load_feedback(source, split=split)

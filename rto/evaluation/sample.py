@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from rto.cluster.evaluate import Evaluator, evaluator
 from rto.config import RunConfig
 from rto.data.templates import Template
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.evaluation.formats import Answers
 from rto.evaluation.questions import Question, rendered
-from rto.models.load import assert_same_tokenizer, load_config, load_tokenizer
+from rto.models.load import assert_same_tokenizer, generation_stops, load_config, load_tokenizer
 from rto.rollout.requests import Sampling
 from rto.types import Prompt
 
@@ -32,10 +33,27 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     context: int | None
     architecture: Mapping[str, object]
+    stops: tuple[int, ...] = ()
 
     @property
+    def encoder_decoder(self) -> bool:
+        """transformers samples from these, vLLM from the others."""
+        return bool(self.architecture.get("is_encoder_decoder"))
+
+    @property
+    def engine(self) -> str:
+        return "transformers" if self.encoder_decoder else "vLLM"
+
+    @functools.cached_property
     def template(self) -> Template:
-        return Template(self.tokenizer, None, bool(self.tokenizer.chat_template))
+        """Its chat template is applied where it has one."""
+        return Template(
+            self.tokenizer,
+            None,
+            bool(self.tokenizer.chat_template),
+            encoder_decoder=self.encoder_decoder,
+            stops=self.stops,
+        )
 
     def shares_engine(self, other: Policy) -> bool:
         """One engine can take the weights of both and reads the same token ids."""
@@ -52,28 +70,29 @@ class Sampled:
     kl: np.ndarray | None
 
 
-def load_policy(name: str, path: str) -> Policy:
+def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Policy:
     """What can be checked of a policy before an engine starts; a hub id is fetched.
 
+    ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
+
     Raises:
-        UserError: no decoder-only model, or one without safetensors.
+        UserError: no model, or one without safetensors.
     """
     found = load_config(path).to_dict()
-    if found.get("is_encoder_decoder"):
-        raise UserError(
-            f"{path}: an encoder-decoder model ({found.get('model_type')}); this command samples "
-            "from decoder-only models, give its responses with --outputs"
-        )
     folder = _local(path)
     if not any(Path(folder).glob("*.safetensors")):
         raise UserError(f"{path}: no *.safetensors in it: save the model with save_pretrained")
-    return Policy(
+    policy = Policy(
         name=name,
         path=folder,
-        tokenizer=load_tokenizer(path),
+        tokenizer=load_tokenizer(path, chat_template=chat_template),
         context=found.get("max_position_embeddings"),
         architecture={k: v for k, v in found.items() if k not in NOT_ARCHITECTURE},
+        stops=generation_stops(path),
     )
+    # Several templates without a choice are refused here.
+    assert policy.template.tokenizer is policy.tokenizer
+    return policy
 
 
 def sample(
@@ -122,8 +141,8 @@ def _converse(
     kl = np.zeros(len(questions))
     pad = int(str(policy.tokenizer.pad_token_id))
     while prompts:
-        _check_room(prompts, max_len, source)
-        result = held.answer(prompts, pad_token_id=pad)
+        _check_room(prompts, min(max_len, policy.context or max_len), source)
+        result = held.answer(prompts, pad_token_id=pad, stops=policy.template.stop_token_ids)
         for rollout in result.rollouts:
             turns[rollout.prompt.id] += (rollout.text,)
             finished[rollout.prompt.id] = rollout.finished
@@ -170,11 +189,13 @@ def _max_len(
     questions: Sequence[Question],
     sampling: Sampling,
 ) -> int:
-    """What the longest conversation can need, within the model's context."""
+    """What the longest conversation can need, within the model's context, which an encoder and its
+    decoder have each for itself."""
     longest = max(len(prompt.token_ids) for prompt in itertools.chain(*prompts.values()))
     rounds = max(len(question.turns) for question in questions)
     needed = rounds * (longest + sampling.max_new_tokens)
-    return min(needed, policy.context or needed)
+    context = policy.context or needed
+    return min(needed, 2 * context if policy.encoder_decoder else context)
 
 
 def _check_room(prompts: Sequence[Prompt], max_len: int, source: str) -> None:
@@ -191,4 +212,6 @@ def _local(path: str) -> str:
         return path
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(path, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt"])
+    files = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    with foreign(f"{path}: cannot be fetched from the hub", "give a directory"):
+        return snapshot_download(path, allow_patterns=files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,29 +66,44 @@ def measure(
     return Figures(found, missing)
 
 
-def reward_scores(path: str, questions: Sequence[Question], answers: Answers) -> np.ndarray:
+def reward_scores(
+    path: str,
+    questions: Sequence[Question],
+    answers: Answers,
+    *,
+    chat_template: str | None = None,
+) -> np.ndarray:
     """Raw scores [N] of the last response of each conversation by a reward model.
 
-    It reads the conversation through its own chat template where it has one, and EoS after a
-    response that ended.
+    It reads the conversation through its own chat template where it has one, and the end of turn
+    after a response that ended. ``chat_template`` chooses one of several.
     """
-    from rto.models.load import load_tokenizer
     from rto.scoring.server import RewardModel
 
-    tokenizer = load_tokenizer(path)
-    template = Template(tokenizer, None, bool(tokenizer.chat_template))
-    queries: list[str] = []
-    for question, turns, finished in zip(questions, answers.turns, answers.finished, strict=True):
-        asked = (
-            template.prompt(messages(question, turns[:-1]), Where(path, 0, str(question.id)))
-            if template.apply_chat_template
-            else "\n".join(
-                [t for pair in zip(question.turns, turns, strict=True) for t in pair][:-1]
-            )
+    model = RewardModel(path, max_batch=16, chat_template=chat_template)
+    has_chat = bool(model.template.tokenizer.chat_template)
+    template = replace(model.template, apply_chat_template=has_chat)
+    rows = [
+        template.pair_ids(
+            *_as_read(question, turns, template, Where(path, number, str(question.id))),
+            finished=finished,
         )
-        queries.append(asked + turns[-1] + str(tokenizer.eos_token) * finished)
-    scores = RewardModel(path, max_batch=16)(queries, queries, [None] * len(queries))
-    return np.array(scores)
+        for number, (question, turns, finished) in enumerate(
+            zip(questions, answers.turns, answers.finished, strict=True)
+        )
+    ]
+    return np.array(model.scores(rows))
+
+
+def _as_read(
+    question: Question, turns: Sequence[str], template: Template, where: Where
+) -> tuple[str, str]:
+    """The texts of a conversation up to its last answer, and of that answer."""
+    if not template.apply_chat_template:
+        told = [text for pair in zip(question.turns, turns, strict=True) for text in pair]
+        return "\n".join(told[:-1]), told[-1]
+    asked = messages(question, turns[:-1])
+    return template.prompt(asked, where), template.response(asked, turns[-1].strip(), where)
 
 
 def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> list[Pair]:

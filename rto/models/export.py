@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ def save_pretrained(
         skeleton.generation_config = model.generation_config
     skeleton.save_pretrained(directory, state_dict=weights)
     tokenizer.save_pretrained(directory)
+    follow_umask(Path(directory))
+
+
+def follow_umask(directory: Path) -> None:
+    """Give the files the rights that the user's umask leaves: safetensors writes them for the
+    owner alone."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def _with_own_head(config: PreTrainedConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,41 +26,96 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils.hub import cached_file
 
-from rto.errors import UserError
+from rto.errors import UserError, foreign
+from rto.models.adapters import some, with_adapters
+from rto.models.rope import fix_frequencies
+from rto.models.source import check_type, reading, source
 from rto.sections_runtime import Lora
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-DROPOUTS = ("dropout", "pdrop", "dropout_rate", "layerdrop")
-"""Endings of the names that config.json has for them."""
+DROPOUTS = ("dropout", "pdrop", "dropout_rate", "layerdrop", "jitter_noise")
+"""Endings of the names that config.json has for them; the noise of a MoE router is one more."""
 SCALE = "scale_decoder_outputs"
 """Whether a T5 scales its decoder's states before its head."""
 NEW_HEADS = {"score.weight", "classifier.weight", "classifier.bias"}
 RESERVED = "reserved_special_token"
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+NUMBER = re.compile(r"\d+")
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, with EoS as padding where it has no padding token of its own."""
-    with _named(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+def load_tokenizer(path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, with EoS as padding where it has no padding token of its own.
+
+    ``chat_template`` is the name of one of its templates, or a file that holds one.
+    """
+    with reading(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **source(path))
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: the tokenizer has no eos_token; set one in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if chat_template is not None:
+        tokenizer.chat_template = _chosen_template(tokenizer, chat_template)
     return tokenizer
+
+
+def generation_stops(path: str) -> tuple[int, ...]:
+    """The tokens that end a response by generation_config.json, or by config.json without one."""
+    local = source(path)["local_files_only"]
+    with foreign(f"{path}: cannot read generation_config.json", "repair it"):
+        file = cached_file(
+            path,
+            GENERATION_CONFIG_NAME,
+            local_files_only=local,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        if file is None:
+            ends = load_config(path).to_dict().get("eos_token_id")
+        else:
+            ends = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
+    found = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in found):
+        raise UserError(f"{path}: eos_token_id of its generation config is {ends!r}: give ids")
+    return tuple(found)
+
+
+def _chosen_template(tokenizer: PreTrainedTokenizerBase, choice: str) -> str:
+    held = tokenizer.chat_template
+    names = sorted(held) if isinstance(held, dict) else []
+    if isinstance(held, dict) and choice in names:
+        return held[choice]
+    file = Path(choice).expanduser()
+    if not file.is_file():
+        known = f"its templates are {', '.join(names)}" if names else "it has no named templates"
+        raise UserError(
+            f"data.chat_template {choice}: no such file, nor a template of "
+            f"{tokenizer.name_or_path}: {known}"
+        )
+    with foreign(f"data.chat_template {choice}: cannot be read", "give a jinja template in UTF-8"):
+        text = file.read_text(encoding="utf-8")
+    if not text.strip():
+        raise UserError(f"data.chat_template {choice}: the file is empty")
+    return text
 
 
 def load_config(path: str) -> PreTrainedConfig:
     """The model's config with every dropout off: a ratio of two forwards must start at 1."""
-    with _named(path):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        written, _ = PreTrainedConfig.get_config_dict(path)
+    with reading(path):
+        written, _ = PreTrainedConfig.get_config_dict(path, **source(path))
+    check_type(path, written)
+    with reading(path):
+        config = AutoConfig.from_pretrained(path, **source(path))
     if SCALE in written:
         # transformers 5 writes it and, reading, puts tie_word_embeddings in its place.
         setattr(config, SCALE, written[SCALE])
+    return without_dropout(config)
+
+
+def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
     for name, value in config.to_dict().items():
         if name.endswith(DROPOUTS) and isinstance(value, float):
             setattr(config, name, 0.0)
@@ -73,27 +132,22 @@ def load_language_model(
     *,
     dtype: torch.dtype,
     attn_implementation: str,
+    max_len: int | None = None,
     lora: Lora | None = None,
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """A causal or an encoder-decoder LM, as its config says; with peft adapters on it when
-    ``lora.rank`` is above 0."""
-    config = load_config(path)
-    auto, task = (
-        (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM")
-        if config.is_encoder_decoder
-        else (AutoModelForCausalLM, "CAUSAL_LM")
-    )
+    ``lora.rank`` is above 0. ``max_len``: see ``rto.models.rope.fix_frequencies``."""
+    wanted = language_model(path)
     model = _load(
-        auto,
-        path,
-        config,
+        wanted,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        max_len=max_len,
         load_in_4bit=load_in_4bit,
     )
-    return _prepared(model, lora, task, gradient_checkpointing)
+    return _prepared(model, lora, wanted.task, gradient_checkpointing)
 
 
 def load_scalar_model(
@@ -102,6 +156,7 @@ def load_scalar_model(
     dtype: torch.dtype,
     attn_implementation: str,
     new_head: bool,
+    max_len: int | None = None,
     lora: Lora | None = None,
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
@@ -111,20 +166,15 @@ def load_scalar_model(
     ``new_head`` allows a checkpoint without the head (a causal LM) and initialises it; without
     it such a checkpoint is an error, for a random head would pass as a reward model.
     """
-    config = load_config(path)
-    config.num_labels = 1
-    if config.pad_token_id is None:
-        config.pad_token_id = load_tokenizer(path).pad_token_id
+    wanted = scalar_model(path, new_head=new_head)
     model = _load(
-        AutoModelForSequenceClassification,
-        path,
-        config,
+        wanted,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        max_len=max_len,
         load_in_4bit=load_in_4bit,
-        new_head=new_head,
     )
-    return _prepared(model, lora, "SEQ_CLS", gradient_checkpointing)
+    return _prepared(model, lora, wanted.task, gradient_checkpointing)
 
 
 def load_value_model(
@@ -132,6 +182,7 @@ def load_value_model(
     *,
     dtype: torch.dtype,
     attn_implementation: str,
+    max_len: int | None = None,
     lora: Lora | None = None,
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
@@ -140,6 +191,61 @@ def load_value_model(
 
     A new head starts at 0, which is the mean of the rewards that DRO regresses on.
     """
+    wanted = value_model(path)
+    model = _load(
+        wanted,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        max_len=max_len,
+        load_in_4bit=load_in_4bit,
+    )
+    return _prepared(model, lora, wanted.task, gradient_checkpointing)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read a checkpoint as: a class of transformers, peft's name for its task."""
+
+    path: str
+    auto: type[Any]
+    config: PreTrainedConfig
+    task: str
+    new_head: bool = False
+    """A head that the weights do not hold is allowed, and new."""
+
+
+def language_model(path: str) -> Wanted:
+    """A policy, a reference, a DPO model."""
+    config = load_config(path)
+    auto, known, task = (
+        (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, "SEQ_2_SEQ_LM")
+        if config.is_encoder_decoder
+        else (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING, "CAUSAL_LM")
+    )
+    if type(config) not in known:
+        raise UserError(
+            f"{path}: model type {config.model_type} is not a language model that generates: "
+            "transformers has no class for it"
+        )
+    return Wanted(path, auto, config, task)
+
+
+def scalar_model(path: str, *, new_head: bool) -> Wanted:
+    """A reward model, or the critic of a decoder-only policy."""
+    config = load_config(path)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"{path}: model type {config.model_type} has no sequence-classification class in "
+            "transformers: take another reward model or critic"
+        )
+    config.num_labels = 1
+    if config.pad_token_id is None:
+        config.pad_token_id = load_tokenizer(path).pad_token_id
+    return Wanted(path, AutoModelForSequenceClassification, config, "SEQ_CLS", new_head)
+
+
+def value_model(path: str) -> Wanted:
+    """The critic of an encoder-decoder policy."""
     config = load_config(path)
     if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
         raise UserError(
@@ -147,16 +253,7 @@ def load_value_model(
             "token-classification class in transformers; take a method without a critic"
         )
     config.num_labels = 1
-    model = _load(
-        AutoModelForTokenClassification,
-        path,
-        config,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        load_in_4bit=load_in_4bit,
-        new_head=True,
-    )
-    return _prepared(model, lora, "TOKEN_CLS", gradient_checkpointing)
+    return Wanted(path, AutoModelForTokenClassification, config, "TOKEN_CLS", new_head=True)
 
 
 def reward_constants(config: PreTrainedConfig, *, path: str) -> tuple[float, float]:
@@ -214,41 +311,78 @@ def assert_same_tokenizer(
 
 
 def _load(
-    auto: type[Any],
-    path: str,
-    config: PreTrainedConfig,
+    wanted: Wanted,
     *,
     dtype: torch.dtype,
     attn_implementation: str,
+    max_len: int | None,
     load_in_4bit: bool,
-    new_head: bool = False,
 ) -> PreTrainedModel:
-    quantization = _four_bit(dtype) if load_in_4bit else None
-    with _named(path):
-        loaded: Any = auto.from_pretrained(
-            path,
-            config=config,
+    refuse_quantised(wanted, load_in_4bit=load_in_4bit)
+    with reading(wanted.path):
+        loaded: Any = wanted.auto.from_pretrained(
+            wanted.path,
+            config=wanted.config,
             dtype=dtype,
             attn_implementation=attn_implementation,
-            quantization_config=quantization,
-            trust_remote_code=False,
+            quantization_config=_four_bit(dtype) if load_in_4bit else None,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **source(wanted.path),
         )
     model, info = loaded
-    missing = set(info["missing_keys"]) - (NEW_HEADS if new_head else set())
-    if missing:
-        raise UserError(
-            f"{path}: the checkpoint has no weights for {', '.join(sorted(missing))}"
-            + (": it is not a reward model" if "score.weight" in missing else "")
-        )
-    if auto is AutoModelForSequenceClassification and "score" not in dict(model.named_children()):
-        raise UserError(f"{path}: {type(model).__name__} has no head named score: use a decoder")
-    if auto is AutoModelForTokenClassification and "classifier.weight" in info["missing_keys"]:
+    check_loaded(wanted, model, info)
+    if wanted.task == "TOKEN_CLS" and "classifier.weight" in info["missing_keys"]:
         for parameter in model.get_submodule("classifier").parameters():
             torch.nn.init.zeros_(parameter)
+    fix_frequencies(model, max_len=max_len)
     if load_in_4bit:
         _disable_avx512(model)
     return model
+
+
+def check_loaded(wanted: Wanted, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
+    """Refuse a model that transformers filled up with random weights, or cut.
+
+    Raises:
+        UserError: weights are missing, do not fit, or belong to layers that the config lacks.
+    """
+    path, unexpected = wanted.path, set(info["unexpected_keys"])
+    if wanted.task == "CAUSAL_LM" and any(name.startswith("score.") for name in unexpected):
+        raise UserError(f"{path}: a reward model (its head is score), not a language model")
+    if wanted.task == "SEQ_CLS" and "score" not in dict(model.named_children()):
+        raise UserError(f"{path}: {type(model).__name__} has no head named score: use a decoder")
+    if info["mismatched_keys"]:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        what = (
+            f"a head of {found[0]} labels, a reward model has 1"
+            if name == "score.weight"
+            else f"{name} has shape {list(found)} in the weights, config.json asks for "
+            f"{list(expected)}"
+        )
+        raise UserError(f"{path}: {what}: take weights and config.json of one model")
+    missing = set(info["missing_keys"]) - (NEW_HEADS if wanted.new_head else set())
+    if missing:
+        kind = ": it is not a reward model" if "score.weight" in missing else ""
+        raise UserError(f"{path}: the checkpoint has no weights for {some(missing)}{kind}")
+    layers = {NUMBER.sub("*", name) for name, _ in model.named_parameters()}
+    cut = {name for name in unexpected if NUMBER.sub("*", name) in layers}
+    if cut:
+        raise UserError(
+            f"{path}: the checkpoint has weights for {some(cut)}, which config.json leaves out: "
+            "take weights and config.json of one model"
+        )
+
+
+def refuse_quantised(wanted: Wanted, *, load_in_4bit: bool) -> None:
+    """Weights stored in fewer bits can be served, not trained or proven equal to an engine's."""
+    stored = wanted.config.to_dict().get("quantization_config") or {}
+    method = stored.get("quant_method", "unknown") if isinstance(stored, Mapping) else "unknown"
+    if stored and not (load_in_4bit and method == "bitsandbytes"):
+        raise UserError(
+            f"{wanted.path}: its weights are quantised ({method}): take the model that it was made "
+            "from (ds.load_in_4bit quantises at loading)"
+        )
 
 
 def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -276,43 +410,4 @@ def _prepared(
     """With adapters where they are asked for. Importing peft takes seconds: only then."""
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if lora is None or lora.rank == 0:
-        return model
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=_target_modules(lora.target_modules),
-        task_type=task,
-    )
-    adapted = get_peft_model(model, config)
-    assert isinstance(adapted, PeftModel)
-    return adapted
-
-
-def _target_modules(names: str) -> str | list[str]:
-    return [name.strip() for name in names.split(",")] if "," in names else names
-
-
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Loading errors as one line that names the path and says what it should have been."""
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{path}: no config.json in this directory: not a saved model")
-    elif not HUB_ID.fullmatch(path):
-        raise UserError(f"{path}: neither a directory that exists nor a hub id")
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        kind = "directory" if folder.is_dir() else "hub id (no such directory here)"
-        raise UserError(f"{path}: cannot load this {kind}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return model if lora is None or lora.rank == 0 else with_adapters(model, lora, task)

@@ -135,10 +135,11 @@ def judge(root: Path, config: RunConfig) -> dict[str, Evaluated]:
     from rto.cluster.evaluate import evaluate_policies
     from rto.cluster.stages import reward_sources
     from rto.data.prompts import load_prompts
-    from rto.models.load import load_tokenizer
+    from rto.data.templates import load_template
 
     print("\n== evaluation", flush=True)
-    tokenizer = load_tokenizer(str(root / "base"))
+    template = load_template(str(root / "base"), config.data, chat=config.data.apply_chat_template)
+    tokenizer = template.tokenizer
     held_out = str(root / "data" / "eval_prompts.jsonl")
     # The label carries the request as it was written, which the gold reward reads.
     data = replace(config.data, prompt_dataset=[held_out], label_key="prompt")
@@ -147,9 +148,10 @@ def judge(root: Path, config: RunConfig) -> dict[str, Evaluated]:
         {name: str(root / name / "last") for name in JUDGED},
         prompts,
         config=config,
-        rewards=reward_sources(config, eos_text=str(tokenizer.eos_token)),
+        rewards=reward_sources(config, template),
         samples_per_prompt=SAMPLES_PER_PROMPT,
         pad_token_id=int(str(tokenizer.pad_token_id)),
+        stops=template.stop_token_ids,
         logs=root / "logs",
     )
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rto.errors import UserError
+from rto.report.files import read_about, read_config, read_json, read_metrics, shown_text
+from rto.secrets import hide
 
 MARKS = ("config.yaml", "metrics.jsonl")
 """A folder with one of these is a run folder."""
+
+
+YEAR_2200 = 7_258_118_400.0
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Run:
     """One run folder, read.
 
     ``config`` is flat: dotted name -> value as text. ``metrics`` has one mapping per iteration,
-    in order, with ``iteration`` and ``time`` (seconds since 1970). ``about`` is ``run.json``:
-    command, method, status, data accounting and closing figures; empty for a folder without it.
+    in order, with ``iteration`` and, where a run wrote it, ``time`` (seconds since 1970).
+    ``about`` is ``run.json``: command, method, status, data accounting and closing
+    figures; empty for a folder without it.
     """
 
     name: str
@@ -50,6 +52,15 @@ class Run:
     @property
     def is_online(self) -> bool:
         return any("response/num" in row for row in self.metrics)
+
+    @property
+    def clock(self) -> tuple[float, float] | None:
+        """Seconds since 1970 of the begin and of the last metrics; None where they do not tell."""
+        if not self.metrics:
+            return None
+        first, last = self.metrics[0], self.metrics[-1]
+        began = first.get("time", -1.0) - first.get("time/iteration", 0.0)
+        return (began, last["time"]) if 0 <= began <= last.get("time", -1.0) < YEAR_2200 else None
 
     @property
     def keys(self) -> list[str]:
@@ -118,82 +129,15 @@ def read_run(path: Path, name: str) -> Run:
         )
         if not (path / mark).is_file()
     ]
-    metrics, cut = read_metrics(path / "metrics.jsonl")
-    if cut:
-        missing.append("metrics.jsonl: the last line was cut off, as a killed run leaves it")
+    metrics, said = read_metrics(path / "metrics.jsonl")
+    about, odd = read_about(path / "run.json")
+    versions = read_json(path / "versions.json")
     return Run(
-        name=name,
+        name=shown_text(name),
         path=path,
-        about=read_json(path / "run.json"),
+        about=about,
         config=read_config(path / "config.yaml"),
-        versions={key: str(value) for key, value in read_json(path / "versions.json").items()},
+        versions={shown_text(key): hide(shown_text(value)) for key, value in versions.items()},
         metrics=metrics,
-        missing=tuple(missing),
+        missing=(*missing, *said, *odd),
     )
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, float]], bool]:
-    """The rows of a metrics file, and whether a cut last line was left out. No file, no rows."""
-    rows: list[dict[str, float]] = []
-    for number, line in _numbered(path):
-        if not line.endswith("\n"):
-            return rows, True
-        row = _parse(line, f"{path}:{number}")
-        bad = [key for key, value in row.items() if not _is_number(value)]
-        if bad or "iteration" not in row:
-            named = bad[0] if bad else "iteration"
-            raise UserError(
-                f"{path}:{number}: {named} is {row.get(named)!r}, not a finite number: "
-                "correct or remove the line"
-            )
-        rows.append(row)
-    return rows, False
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file."""
-    return _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
-
-
-def read_config(path: Path) -> dict[str, str]:
-    """Settings by dotted name, values as text."""
-    if not path.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML ({said}): correct or remove it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a mapping of settings: correct or remove it")
-    return dict(flat(content))
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, value as text) of every leaf; a list is one leaf."""
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _numbered(path: Path) -> Iterator[tuple[int, str]]:
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            yield from enumerate(file, start=1)
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}): correct or remove it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: {type(content).__name__} instead of an object: remove it")
-    return content

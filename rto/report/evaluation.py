@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rto.report.collect import Run, read_json
+from rto.report.collect import Run
+from rto.report.files import is_number, read_json
 
 FILES = {"summary.json": "stages", "compare.json": "methods"}
 """File -> its table of figures by policy."""
@@ -54,22 +55,29 @@ def find_evaluations(runs: Sequence[Run]) -> list[Evaluation]:
 
 
 def read_evaluation(path: Path, content: Mapping[str, Any], part: str) -> Evaluation:
-    policies = {name: figures(entry) for name, entry in content[part].items()}
+    policies = {name: figures(entry) for name, entry in _mapping(content[part]).items()}
     beside = {name: value for name, value in content.items() if is_interval(value)}
-    return Evaluation(path, policies, figures({**beside, **content.get("differences", {})}))
+    return Evaluation(path, policies, figures({**beside, **_mapping(content.get("differences"))}))
 
 
-def figures(entry: Mapping[str, Any]) -> dict[str, Figure]:
+def figures(entry: object) -> dict[str, Figure]:
     """The numbers and intervals among the values; all else is left out."""
     found: dict[str, Figure] = {}
-    for name, value in entry.items():
+    for name, value in _mapping(entry).items():
         if is_interval(value):
             low, high = value["ci95"]
             found[name] = Figure(float(value["mean"]), (float(low), float(high)))
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        elif is_number(value):
             found[name] = Figure(float(value))
     return found
 
 
 def is_interval(value: object) -> bool:
-    return isinstance(value, Mapping) and {"mean", "ci95"} <= value.keys()
+    if not isinstance(value, Mapping) or not is_number(value.get("mean")):
+        return False
+    ends = value.get("ci95")
+    return isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

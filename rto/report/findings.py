@@ -10,6 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from rto.report.collect import Run
+from rto.secrets import hide
+from rto.tracking.quiet import escape_control
 
 CUT_SHARE = 0.1
 CLIP_SHARE = 0.3
@@ -18,6 +20,8 @@ OTHER_GAP = 0.1
 """Largest mean |engine - trainer| log-prob that passes as rounding, as the weight sync has it."""
 TAIL = 10
 """Iterations at the end of a run that a warning speaks of."""
+MAX_LOGS, MAX_LOG, MAX_LOG_LINE = 50, 8 << 20, 500
+"""Log files, characters of each and of a line that are looked at."""
 LEVELS = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) \d+ \S+: (.*)")
 
 
@@ -68,7 +72,9 @@ def warnings(run: Run) -> list[str]:
 
 def _ending(run: Run) -> Iterator[str]:
     if run.about and run.about.get("status") != "finished":
-        yield f"the run has not finished: {len(run.metrics)} iterations are there"
+        why = run.about.get("reason")
+        how = f" ({run.about['status']}: {why})" if why and "status" in run.about else ""
+        yield f"the run has not finished: {len(run.metrics)} iterations are there{how}"
     if run.versions.get("git_commit", "").endswith("-dirty"):
         yield "the code was not as committed: git_commit ends in -dirty"
 
@@ -100,8 +106,15 @@ def _figures(run: Run) -> Iterator[str]:
 def allowed_gap(config: Mapping[str, str]) -> float:
     given = config.get("vllm.logprob_tolerance", "null")
     if given != "null":
-        return float(given)
+        return number(given, OTHER_GAP)
     return GAP.get(config.get("ds.param_dtype", ""), OTHER_GAP)
+
+
+def number(text: str, default: float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return default
 
 
 def _tail(run: Run, key: str) -> float | None:
@@ -111,15 +124,18 @@ def _tail(run: Run, key: str) -> float | None:
 
 
 def _logged(run: Run) -> Iterator[str]:
-    for path in sorted((run.path / "logs").glob("*.log")):
+    for path in sorted((run.path / "logs").glob("*.log"))[:MAX_LOGS]:
+        if not path.is_file():
+            continue
         said = logged_problems(path)
         if said:
             times = "once" if len(said) == 1 else f"{len(said)} times"
-            yield f"logs/{path.name} warns {times}, first: {said[0][:200]}"
+            yield f"logs/{path.name} warns {times}, first: {hide(escape_control(said[0][:200]))}"
 
 
 def logged_problems(path: Path) -> Sequence[str]:
     """Messages of the warnings and errors in a log file of the run."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        found = (LEVELS.match(line) for line in file)
+        lines = file.read(MAX_LOG).splitlines()
+        found = (LEVELS.match(line[:MAX_LOG_LINE]) for line in lines)
         return [match[2] for match in found if match is not None]

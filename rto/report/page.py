@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rto.errors import foreign
 from rto.report import curves, findings, samples
 from rto.report.collect import Run, find_runs, read_runs
 from rto.report.evaluation import find_evaluations
@@ -45,8 +46,10 @@ def write_report(paths: Sequence[Path], target: Path) -> int:
     Raises:
         UserError: a path is no run folder, or a file in it is not what a run writes.
     """
-    text = render(read_runs(find_runs(paths)))
-    write_atomic(target, text)
+    with foreign("no report can be made of these folders", "remove what no run wrote"):
+        text = render(read_runs(find_runs(paths)))
+    with foreign(f"{target}: the report cannot be written", "name another --output"):
+        write_atomic(target, text)
     return len(text.encode())
 
 
@@ -118,7 +121,7 @@ def security_policy(style: str, script: str) -> str:
 
 def embedded(payload: Mapping[str, Any]) -> str:
     """JSON that is safe inside a script element: no character of it can end the element."""
-    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text
@@ -138,14 +141,15 @@ def overview(runs: Sequence[Run]) -> list[Row]:
 def summary(run: Run) -> dict[str, str]:
     found = {"method": run.about.get("title", run.kind) or "–"}
     if "command" in run.about:
-        found |= {"command": f"rto {run.about['command']}", "status": run.about["status"]}
+        found |= {"command": f"rto {run.about['command']}", "status": run.about.get("status", "–")}
     found["model"] = run.config.get("actor.model_name_or_path", "–")
     if run.metrics:
         unit = "iterations" if run.is_online else "steps"
-        began = run.metrics[0]["time"] - run.metrics[0].get("time/iteration", 0.0)
-        found["began"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
         found["length"] = f"{len(run.metrics):,} {unit}"
-        found["training time"] = duration(run.metrics[-1]["time"] - began)
+    if run.clock is not None:
+        began, ended = run.clock
+        found["began"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
+        found["training time"] = duration(ended - began)
     for key in CLOSING:
         values = run.column(key)[1]
         if values:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rto.errors import UserError
+from rto.errors import UserError, foreign
 from rto.report.collect import Run
 from rto.tracking.quiet import escape_control
 
@@ -24,6 +23,8 @@ MAX_PROMPT = 4000
 """Characters of a prompt."""
 SCAN_BYTES = 32 * 2**20
 """Of rollout files between the first and the last, compressed, that are searched for prompts."""
+UNPACKED = 256 * 2**20
+"""Of one rollout file, in bytes."""
 SCALES = {
     "dpo": ("dpo", "dpo_reference", "reference"),
     "kl": ("policy", "reference"),
@@ -107,7 +108,8 @@ def first_and_last(run: Run, *, scan_bytes: int = SCAN_BYTES) -> dict[str, Befor
     A prompt of the first iteration that the last one does not have is looked for in the ones
     between, latest first, up to ``scan_bytes``. Of a group the first response counts.
     """
-    files = sorted((run.path / "rollouts").glob("iter_*.jsonl.gz"))
+    files = sorted((run.path / "rollouts").glob("iter_" + "[0-9]" * 6 + ".jsonl.gz"))
+    files = [file for file in files if file.is_file()]
     if not files:
         return {}
     first = _by_prompt(files[0])
@@ -130,24 +132,21 @@ def _by_prompt(path: Path, wanted: set[str] | None = None) -> dict[str, Response
     found: dict[str, Response] = {}
     iteration = int(path.name.removeprefix("iter_").split(".")[0]) + 1
     for number, row in _rows(path):
-        try:
+        with foreign(f"{path}:{number}: not a rollout", "remove the file"):
             text = clean(row["prompt"], MAX_PROMPT)
             if text not in found and (wanted is None or text in wanted):
                 found[text] = read_response(row, iteration)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}:{number}: not a rollout ({type(error).__name__}: {error}): remove the file"
-            ) from error
     return found
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, json.loads(line)
-    except (ValueError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}): remove the file") from error
+    with foreign(f"{path}: cannot be read", "remove the file"), gzip.open(path, "rb") as file:
+        left, number = UNPACKED, 0
+        while line := file.readline(left + 1):
+            number, left = number + 1, left - len(line)
+            if left < 0:
+                raise UserError(f"{path}: longer than {UNPACKED} bytes unpacked: remove the file")
+            yield number, json.loads(line)
 
 
 def choose(found: Sequence[Mapping[str, Before]], *, count: int, tokens: int) -> list[str]:
@@ -200,7 +199,9 @@ def find_tokenizer(run: Run) -> Tokenizer | None:
         if (folder / "tokenizer.json").is_file():
             from tokenizers import Tokenizer
 
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+            path = folder / "tokenizer.json"
+            with foreign(f"{path}: no tokenizer", "restore or remove it"):
+                return Tokenizer.from_file(str(path))
     return None
 
 

@@ -8,11 +8,21 @@ what the engine holds after an update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from rto.data.microbatch import plan_microbatches
 from rto.errors import ProofError
@@ -22,6 +32,7 @@ from rto.models.load import load_tokenizer
 from rto.models.policy import unwrapped
 from rto.models.seq2seq import decoder_start
 from rto.rollout.digest import WeightReceipt, tensor_digest
+from rto.rollout.draw import draw
 from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import pad
@@ -54,14 +65,17 @@ class HfEngine:
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
     ) -> list[Sample]:
-        """One sample per request, in order. EoS ends a sample and is kept.
+        """One sample per request, in order. A stop token ends a sample and is kept.
 
-        Up to rounding, a sample depends on (weights, prompt, seed) alone, not on its batch.
+        Up to rounding, a sample depends on (weights, prompt, seed) alone, not on its batch. It
+        ends where the decoder's positions do.
 
         Raises:
             ProofError: the engine does not hold ``policy_version``.
         """
         self._proven.require(policy_version)
+        longest = min(sampling.max_new_tokens, self._positions or sampling.max_new_tokens)
+        sampling = replace(sampling, max_new_tokens=longest)
         lengths = [len(r.prompt_token_ids) + sampling.max_new_tokens for r in requests]
         samples: dict[int, Sample] = {}
         for rows in plan_microbatches(lengths, max_tokens=self._max_tokens):
@@ -119,26 +133,51 @@ class HfEngine:
 
     def _draw(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
         sampler = _Sampler(sampling, [r.seed for r in requests], self._device)
+        spelt = _Stops(self._tokenizer, sampling.stop, len(requests))
+        ends = (self._eos, *sampling.stop_token_ids)
         self._run(
-            [r.prompt_token_ids for r in requests], sampler, max_new_tokens=sampling.max_new_tokens
+            [r.prompt_token_ids for r in requests],
+            sampler,
+            max_new_tokens=sampling.max_new_tokens,
+            eos=ends,
+            stops=[spelt] if sampling.stop else [],
         )
         ids, logprobs = sampler.drawn()
-        return [self._sample(*row) for row in zip(ids, logprobs, strict=True)]
+        rows = zip(ids, logprobs, spelt.lengths, strict=True)
+        return [self._sample(*row, ends, sampling) for row in rows]
 
-    def _sample(self, ids: list[int], logprobs: list[float]) -> Sample:
-        eos = self._eos
-        end = ids.index(eos) + 1 if eos in ids else len(ids)
+    def _sample(
+        self,
+        ids: list[int],
+        logprobs: list[float],
+        spelt: int | None,
+        ends: Sequence[int],
+        sampling: Sampling,
+    ) -> Sample:
+        """Of a row [T] as it was drawn, what stands before its end by a token of ``ends`` or by a
+        stop text."""
+        stops = [i + 1 for i, token in enumerate(ids) if token in ends]
+        end = min([*stops, len(ids)] if spelt is None else [*stops, spelt])
         return Sample(
             token_ids=tuple(ids[:end]),
             logprobs=tuple(logprobs[:end]),
-            text=str(self._tokenizer.decode(ids[:end], skip_special_tokens=True)),
-            finished=ids[end - 1] == eos,
+            text=sampling.until_stop(self._text(ids[:end])),
+            finished=spelt is not None or bool(stops),
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """A response of an encoder-decoder model is a text of its own."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _forced(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         forced = _Forced(response)
         self._run([prompt], forced, max_new_tokens=len(response), eos=None)
         return forced.logprobs
+
+    @property
+    def _positions(self) -> int | None:
+        """How many tokens the decoder can read; None where positions are relative, as in T5."""
+        return self._policy.config.to_dict().get("max_position_embeddings")
 
     @property
     def _eos(self) -> int:
@@ -152,7 +191,8 @@ class HfEngine:
         chooser: LogitsProcessor,
         *,
         max_new_tokens: int,
-        eos: int | None = -1,
+        eos: Sequence[int] | None,
+        stops: Sequence[StoppingCriteria] = (),
     ) -> None:
         """transformers' loop and cache; ``chooser`` leaves one token possible at each step.
 
@@ -164,7 +204,7 @@ class HfEngine:
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self._eos if eos == -1 else eos,
+            eos_token_id=None if eos is None else list(eos),
             pad_token_id=self._tokenizer.pad_token_id,
             decoder_start_token_id=decoder_start(model),
         )
@@ -174,6 +214,7 @@ class HfEngine:
             attention_mask=mask.to(self._device),
             generation_config=settings,
             logits_processor=LogitsProcessorList([chooser]),
+            stopping_criteria=StoppingCriteriaList(stops),
         )
 
 
@@ -188,13 +229,23 @@ class _Sampler(LogitsProcessor):
         ]
         self._uniforms = torch.stack(uniforms).to(device)
         self._sampling = sampling
+        self._penalties = LogitsProcessorList()
+        if sampling.repetition_penalty != 1:
+            self._penalties.append(
+                RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
+            )
+        if sampling.no_repeat_ngram_size:
+            self._penalties.append(NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size))
         self._ids: list[Tensor] = []
         self._logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
-        """``scores`` [B, V]: logits, and what comes back allows the drawn token alone."""
+        """``input_ids`` [B, 1 + T]: the decoder's start and the response so far; ``scores`` [B, V]:
+        logits. What comes back allows the drawn token alone."""
         uniforms = self._uniforms[:, len(self._ids)]
-        ids, logprobs = draw(scores.float(), uniforms, self._sampling)
+        # The start is no token of the response: it is neither penalised nor part of an n-gram.
+        logits: Any = self._penalties(input_ids[:, 1:], scores.float())  # pyright: ignore[reportArgumentType]
+        ids, logprobs = draw(logits, uniforms, self._sampling)
         self._ids.append(ids)
         self._logprobs.append(logprobs)
         return _only(scores, ids)
@@ -203,6 +254,29 @@ class _Sampler(LogitsProcessor):
         """Tokens and log-probs of each row, with what came after EoS."""
         ids, logprobs = torch.stack(self._ids, 1), torch.stack(self._logprobs, 1)
         return ids.tolist(), logprobs.tolist()
+
+
+class _Stops(StoppingCriteria):
+    """Ends a row where its response spells a stop text; ``lengths`` are the tokens until then."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], num_rows: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        # A token spells a byte or more; a few more, since the first ones may lose a space.
+        self._tail = max((len(text.encode()) for text in stop), default=0) + 8
+        self.lengths: list[int | None] = [None] * num_rows
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        """``input_ids`` [B, 1 + T]: the decoder's start and the responses so far."""
+        responses = input_ids[:, 1:]
+        tails = self._tokenizer.batch_decode(responses[:, -self._tail :], skip_special_tokens=True)
+        for row, tail in enumerate(tails):
+            if self.lengths[row] is None and any(text in tail for text in self._stop):
+                self.lengths[row] = responses.shape[1]
+        ended = [length is not None for length in self.lengths]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 class _Forced(LogitsProcessor):
@@ -216,32 +290,6 @@ class _Forced(LogitsProcessor):
         token = self._response[len(self.logprobs)]
         self.logprobs.append(float(scores[0].float().log_softmax(-1)[token]))
         return _only(scores, torch.tensor([token], device=scores.device))
-
-
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Tokens and their log-probs [B] under the distribution drawn from: logits [B, V] over the
-    temperature, cut to the nucleus and renormalised. Temperature 0 takes the likeliest token.
-
-    ``uniforms`` [B] in [0, 1): the token is the first whose cumulative probability exceeds it.
-    """
-    if sampling.temperature == 0:
-        logprobs = logits.log_softmax(-1)
-        ids = logprobs.argmax(-1)
-    else:
-        logprobs = nucleus((logits / sampling.temperature).log_softmax(-1), sampling.top_p)
-        cumulative = logprobs.double().exp().cumsum(-1)
-        ids = (cumulative <= uniforms.double()[:, None] * cumulative[:, -1:]).sum(-1)
-    return ids, logprobs.gather(-1, ids[:, None]).squeeze(-1)
-
-
-def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
-    """The fewest tokens whose probabilities reach ``top_p``, renormalised: [B, V] -> [B, V]."""
-    if top_p == 1:
-        return logprobs
-    ordered, places = logprobs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    kept = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, places, before < top_p)
-    return logprobs.masked_fill(~kept, -torch.inf).log_softmax(-1)
 
 
 def _only(scores: Tensor, ids: Tensor) -> Tensor:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
+
+from rto.errors import UserError
+from rto.sections_runtime import Decoding
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Prompts with a response each, as token ids."""
@@ -11,11 +15,40 @@ Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings of one call."""
+    """How the responses of one call are drawn; what each setting means is told by ``Decoding``."""
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sample beside the tokenizer's EoS."""
+
+    @classmethod
+    def of(cls, decoding: Decoding, *, stop_token_ids: tuple[int, ...] = ()) -> Self:
+        """The same settings, without those of a command, for a model with these stop tokens."""
+        given = {f.name: vars(decoding)[f.name] for f in fields(cls) if f.name != "stop_token_ids"}
+        return cls(**{**given, "stop": tuple(decoding.stop)}, stop_token_ids=stop_token_ids)
+
+    def check_vllm(self) -> None:
+        """
+        Raises:
+            UserError: a setting that vLLM, which serves decoder-only models, does not have.
+        """
+        if self.no_repeat_ngram_size:
+            raise UserError(
+                f"no_repeat_ngram_size is {self.no_repeat_ngram_size}: vLLM, which samples from "
+                "decoder-only models, has no such setting: leave it out, or take repetition_penalty"
+            )
+
+    def until_stop(self, text: str) -> str:
+        """The text up to the first place where one of the stop texts begins."""
+        found = [text.find(stop) for stop in self.stop if stop in text]
+        return text[: min(found)] if found else text
 
 
 @dataclass(frozen=True)
@@ -26,7 +59,11 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled response; ``token_ids`` end in EoS exactly when ``finished``."""
+    """One sampled response.
+
+    ``finished``: ``token_ids`` end in a stop token, or spell a stop text, which ``text`` leaves
+    out. ``text`` goes on from the prompt's and is without special tokens.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]

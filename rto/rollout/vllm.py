@@ -41,6 +41,7 @@ from vllm.platforms import current_platform
 from vllm.utils.network_utils import get_open_port
 
 from rto.errors import ProofError, UserError
+from rto.models.continuation import Continuation
 from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt, first_difference
 from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
@@ -109,7 +110,7 @@ class VllmEngine:
             weight_transfer_config=transfer,
             use_tqdm_on_load=False,
         )
-        self._tokenizer = self._llm.get_tokenizer()
+        self._continuation = Continuation(cast(Any, self._llm.get_tokenizer()))
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
@@ -118,14 +119,16 @@ class VllmEngine:
 
         Raises:
             ProofError: the engine does not hold ``policy_version``.
+            UserError: a setting that vLLM does not have.
         """
+        sampling.check_vllm()
         self._proven.require(policy_version)
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests],
             [_sampling_params(sampling, seed=r.seed) for r in requests],
             use_tqdm=False,
         )
-        return [self._sample(output.outputs[0]) for output in outputs]
+        return [self._sample(output.outputs[0], sampling) for output in outputs]
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
         """Log-prob, at temperature 1, of each token of each (prompt, response)'s response.
@@ -204,14 +207,14 @@ class VllmEngine:
         if self._can_sleep:
             self._llm.wake_up(None if tag is None else [tag])
 
-    def _sample(self, completion: CompletionOutput) -> Sample:
+    def _sample(self, completion: CompletionOutput, sampling: Sampling) -> Sample:
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a request with '{completion.finish_reason}'")
         token_ids = list(completion.token_ids)
         return Sample(
             token_ids=tuple(token_ids),
             logprobs=tuple(cast(FlatLogprobs, completion.logprobs).logprobs),
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=sampling.until_stop(self._continuation.decode(token_ids)),
             finished=completion.finish_reason == "stop",
         )
 
@@ -382,9 +385,14 @@ def _sampling_params(sampling: Sampling, *, seed: int) -> SamplingParams:
         max_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
         seed=seed,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=False,
+        detokenize=bool(sampling.stop),
         skip_clone=True,
     )

@@ -25,13 +25,15 @@ class FrozenOptions:
     """How frozen models are held and run.
 
     ``offload`` keeps them in host memory and moves one at a time to ``device``; ``max_tokens`` is
-    the budget of one forward, padding, where the model reads any, included.
+    the budget of one forward, padding, where the model reads any, included. ``max_len`` is the
+    longest row (``rto.models.rope``).
     """
 
     dtype: torch.dtype
     device: torch.device
     attn_implementation: str = "sdpa"
     max_tokens: int = 16384
+    max_len: int | None = None
     temperature: float = 1.0
     offload: bool = False
 
@@ -126,6 +128,7 @@ class FrozenScorer:
             path,
             dtype=self._options.dtype,
             attn_implementation=self._options.attn_implementation,
+            max_len=self._options.max_len,
         )
         return _frozen(policy, self._home)
 
@@ -134,6 +137,7 @@ class FrozenScorer:
             path,
             dtype=self._options.dtype,
             attn_implementation=self._options.attn_implementation,
+            max_len=self._options.max_len,
             new_head=False,
         )
         return _frozen(SequenceReward(model), self._home)

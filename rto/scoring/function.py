@@ -7,11 +7,15 @@ list, tensor or array, or a mapping that holds them under ``rewards`` (``scores`
 
 from __future__ import annotations
 
+import ast
+import difflib
 import hashlib
 import importlib.abc
 import importlib.util
+import inspect
 import stat
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,9 @@ from typing import Any
 import numpy
 import torch
 
-from rto.errors import RewardProtocolError, UserError
+from rto.errors import RewardProtocolError, RtoError, UserError, foreign
 from rto.scoring.combine import finite_rewards
+from rto.secrets import shown_url
 
 
 class RewardFunction:
@@ -41,21 +46,46 @@ class RewardFunction:
         """One finite reward per query; ``queries`` are prompt plus response.
 
         Raises:
-            RewardProtocolError: the function returned something else.
+            RewardProtocolError: the function raised, ended the program, or returned something
+                else; names the file, and the line where there is one.
         """
-        returned = self._function(list(queries), list(prompts), list(labels))
-        if isinstance(returned, Mapping):
-            if "rewards" not in returned:
-                raise RewardProtocolError(f"{self.path}: returned a mapping without 'rewards'")
-            returned = returned["rewards"]
-        return finite_rewards(_plain(returned), count=len(queries), source=str(self.path))
+        with in_file(self.path, "", error=RewardProtocolError):
+            returned = self._function(list(queries), list(prompts), list(labels))
+            if isinstance(returned, Mapping):
+                if "rewards" not in returned:
+                    raise RewardProtocolError(f"{self.path}: returned a mapping without 'rewards'")
+                returned = returned["rewards"]
+            return finite_rewards(_plain(returned), count=len(queries), source=str(self.path))
+
+
+class in_file(foreign):
+    """The guard around code of one file: its message names the file's last line that ran."""
+
+    def __init__(self, path: Path, setting: str, *, error: type[RtoError] = UserError) -> None:
+        super().__init__(f"{setting}{path}", error=error)
+        self._path = str(path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
+    ) -> None:
+        if cause is not None and (line := self._line(cause)):
+            self.problem = f"{self.problem}:{line}"
+        super().__exit__(kind, cause, trace)
+
+    def _line(self, cause: BaseException) -> int | None:
+        if isinstance(cause, SyntaxError) and cause.filename == self._path:
+            return cause.lineno
+        frames = traceback.extract_tb(cause.__traceback__)
+        return next((f.lineno for f in reversed(frames) if f.filename == self._path), None)
 
 
 def _checked_path(path: str) -> Path:
     if "://" in path:
-        raise UserError(f"reward.func_path {path}: must be a local file, not a URL")
-    resolved = Path(path).expanduser().resolve()
-    if not resolved.is_file():
+        raise UserError(f"reward.func_path {shown_url(path)}: must be a local file, not a URL")
+    with foreign(f"reward.func_path {path!a}", "name a Python file"):
+        resolved = Path(path).expanduser().resolve()
+        is_file = resolved.is_file()
+    if not is_file:
         raise UserError(f"reward.func_path {resolved}: no such file")
     for place in (resolved, resolved.parent):
         if place.stat().st_mode & stat.S_IWOTH:
@@ -88,16 +118,73 @@ def _load(path: Path, code: bytes, sha256: str) -> Callable[..., Any]:
     # Dataclasses and pickles of the file look their module up by name.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
+        with in_file(path, "reward.func_path "):
+            spec.loader.exec_module(module)
+        return _checked_function(path, vars(module), ast.parse(code))
+    except UserError:
         del sys.modules[name]
-        raise UserError(f"reward.func_path {path}: cannot be loaded: {error}") from error
-    function = vars(module).get("reward_func")
-    if not callable(function):
+        raise
+
+
+def _checked_function(
+    path: Path, names: Mapping[str, Any], source: ast.Module
+) -> Callable[..., Any]:
+    """``reward_func`` among the names of the file.
+
+    Raises:
+        UserError: there is none, or it does not take three lists and return a value.
+    """
+    function = names.get("reward_func")
+    if function is None:
+        defined = [node.name for node in source.body if isinstance(node, ast.FunctionDef)]
+        near = difflib.get_close_matches("reward_func", defined, 1, 0.4)
+        hint = f": rename {near[0]}" if near else ""
         raise UserError(
-            f"reward.func_path {path}: defines no reward_func(queries, prompts, labels)"
+            f"reward.func_path {path}: defines no reward_func(queries, prompts, labels){hint}"
+        )
+    problem = _problem(function)
+    if problem is not None:
+        raise UserError(
+            f"reward.func_path {path}:{_line_of_definition(source)}: reward_func {problem}: write "
+            "def reward_func(queries, prompts, labels) that returns one number per query"
         )
     return function
+
+
+def _problem(function: Any) -> str | None:
+    """Why the value called reward_func is no reward function; None where it may be one."""
+    if inspect.isclass(function):
+        return "is a class"
+    if not callable(function):
+        return f"is no function but a {type(function).__name__}"
+    for each in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            return "is async"
+        if inspect.isgeneratorfunction(each):
+            return "yields"
+    try:
+        inspect.signature(function).bind([], [], [])
+    except TypeError as error:
+        return f"cannot be called with queries, prompts and labels ({error})"
+    except ValueError:
+        # A compiled function that does not tell its arguments.
+        return None
+    return None
+
+
+def _line_of_definition(source: ast.Module) -> int:
+    """Where the file binds reward_func last."""
+    lines = [1]
+    for node in ast.walk(source):
+        match node:
+            case (
+                ast.FunctionDef(name="reward_func")
+                | ast.AsyncFunctionDef(name="reward_func")
+                | ast.ClassDef(name="reward_func")
+                | ast.Name(id="reward_func", ctx=ast.Store())
+            ):
+                lines.append(node.lineno)
+    return lines[-1]
 
 
 def _plain(rewards: object) -> object:

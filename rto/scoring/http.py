@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 from tenacity import (
@@ -24,8 +25,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from rto.errors import RewardProtocolError, UserError
+from rto.errors import RewardProtocolError, UserError, told
 from rto.scoring.combine import finite_rewards
+from rto.secrets import filled, holds_secret, shown_url, without
 
 RESPONSE_CAP = 1 << 20
 """Longest answer, in bytes."""
@@ -34,7 +36,7 @@ BACKOFF = wait_random_exponential(multiplier=0.25, max=15)
 
 
 class PassingFault(Exception):
-    """A fault that may be gone at the next try, and how long the server asked to wait."""
+    """A fault that may be gone at the next try, and how many seconds the server asked to wait."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -49,7 +51,7 @@ def passing_faults(limit: float) -> Iterator[None]:
     except (TimeoutError, httpx.TimeoutException) as error:
         raise PassingFault(f"no answer after {limit:g} s") from error
     except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-        raise PassingFault(f"{type(error).__name__}: {error}") from error
+        raise PassingFault(told(error)) from error
 
 
 def check_passing(response: httpx.Response) -> None:
@@ -60,10 +62,34 @@ def check_passing(response: httpx.Response) -> None:
         raise PassingFault(f"status {status}", wait)
 
 
-def asked_wait(state: RetryCallState) -> float | None:
-    """Seconds that the server asked for with its last fault."""
+def next_wait(state: RetryCallState, backoff: Callable[[RetryCallState], float]) -> float:
+    """Seconds until the next try: the backoff, or what the server asked for where that is longer.
+
+    A server that asks for none (``Retry-After: 0``, a date that has passed) is not asked at once.
+    """
     fault = _fault(state)
-    return fault.wait if isinstance(fault, PassingFault) else None
+    asked = fault.wait if isinstance(fault, PassingFault) else None
+    return max(asked or 0.0, backoff(state))
+
+
+def check_url(url: str, *, setting: str, remedy: str) -> str:
+    """The URL to ask: ``${NAME}`` in it stands for the environment variable of that name.
+
+    Raises:
+        UserError: no http(s) address, or one that holds a secret, which is not shown.
+    """
+    shown = shown_url(url)
+    try:
+        parsed = httpx.URL(filled(url))
+    except KeyError as error:
+        raise UserError(f"{setting} {shown}: {error.args[0]} is not set: export it") from error
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise UserError(f"{setting} {ascii(shown)}: {without(str(error))}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UserError(f"{setting} {shown}: needs http:// or https:// and a host")
+    if parsed.userinfo or holds_secret(url):
+        raise UserError(f"{setting} {shown}: put no credentials into the URL: {remedy}")
+    return str(parsed)
 
 
 @dataclass(frozen=True)
@@ -71,24 +97,16 @@ class RemoteReward:
     """A reward server. ``timeout`` bounds each request in seconds, its retries included.
 
     One attempt may take half of ``timeout``, so that a request lost by the server is sent again.
+    ``${NAME}`` in ``url`` stands for an environment variable.
     """
 
-    url: str
+    url: str = field(repr=False)
     token: str | None = field(repr=False)
     timeout: float
     batch_size: int
 
     def __post_init__(self) -> None:
-        url = _parse_url(self.url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise UserError(
-                f"reward.remote_url {_shown(url)}: needs http:// or https:// and a host"
-            )
-        if url.userinfo:
-            raise UserError(
-                f"reward.remote_url {_shown(url)}: put no credentials into the URL, give a bearer "
-                "token in the environment variable that reward.remote_token_env names"
-            )
+        self._address()
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise UserError("the reward server's token holds characters that no HTTP header can")
         if self.timeout <= 0 or self.batch_size < 1:
@@ -99,8 +117,19 @@ class RemoteReward:
 
     @property
     def name(self) -> str:
-        """The endpoint as messages show it: without its query string."""
-        return f"reward server {_shown(_parse_url(self.url))}"
+        """The endpoint as messages show it: without the values of its query string."""
+        return f"reward server {shown_url(self.url)}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def _address(self) -> str:
+        return check_url(
+            self.url,
+            setting="reward.remote_url",
+            remedy="write ?name=${VARIABLE} with an environment variable, or give a bearer token "
+            "in the one that reward.remote_token_env names",
+        )
 
     def __call__(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
@@ -134,12 +163,13 @@ class RemoteReward:
 
     async def _persist(self, client: httpx.AsyncClient, payload: bytes) -> bytes:
         """One request, tried until it is answered or its time is up."""
-        faults: list[str] = []
+        faults: list[PassingFault] = []
+        began = time.monotonic()
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PassingFault),
             wait=_wait,
             stop=stop_before_delay(self.timeout),
-            after=lambda state: faults.append(str(_fault(state))),
+            after=lambda state: _note(state, faults),
             reraise=True,
         )
         try:
@@ -147,16 +177,28 @@ class RemoteReward:
                 return await retrying(self._attempt, client, payload)
         except (PassingFault, TimeoutError) as error:
             raise RewardProtocolError(
-                f"{self.name}: no answer within reward.remote_timeout {self.timeout:g} s "
-                f"({len(faults)} failed attempts; last: {faults[-1] if faults else 'none ended'})"
+                f"{self.name}: {self._given_up(faults, time.monotonic() - began)}"
             ) from error
+
+    def _given_up(self, faults: Sequence[PassingFault], elapsed: float) -> str:
+        asked = faults[-1].wait if faults else None
+        if asked is not None and elapsed + asked >= self.timeout:
+            return (
+                f"{faults[-1]} after {elapsed:.1f} s, and it asks to wait {asked:g} s more: beyond "
+                f"reward.remote_timeout {self.timeout:g} s, so try later or raise that"
+            )
+        last = without(str(faults[-1]), self.token) if faults else "none ended"
+        return (
+            f"no answer within reward.remote_timeout {self.timeout:g} s "
+            f"({len(faults)} failed attempts; last: {last})"
+        )
 
     async def _attempt(self, client: httpx.AsyncClient, payload: bytes) -> bytes:
         limit = self.timeout / 2
         with passing_faults(limit):
             async with (
                 asyncio.timeout(limit),
-                client.stream("POST", self.url, content=payload) as response,
+                client.stream("POST", self._address(), content=payload) as response,
             ):
                 content = await self._read(response)
         self._check_status(response, content)
@@ -187,7 +229,8 @@ class RemoteReward:
                 f"{self.name}: status {status}, redirects are not followed: give the final URL"
             )
         if status != 200:
-            raise RewardProtocolError(f"{self.name}: status {status}: {ascii(content[:200])[2:-1]}")
+            said = without(ascii(content[:200])[2:-1], self.token, *_values(self._address()))
+            raise RewardProtocolError(f"{self.name}: status {status}: {said}")
 
 
 def retry_after(header: str | None, *, now: float) -> float | None:
@@ -206,28 +249,43 @@ def _fault(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
+def _note(state: RetryCallState, faults: list[PassingFault]) -> None:
+    fault = _fault(state)
+    if isinstance(fault, PassingFault):
+        faults.append(fault)
+
+
 def _wait(state: RetryCallState) -> float:
-    asked = asked_wait(state)
-    return BACKOFF(state) if asked is None else asked
+    return next_wait(state, BACKOFF)
+
+
+def _values(url: str) -> list[str]:
+    """The values of a URL's query, which a server may repeat."""
+    return [value for _, value in httpx.URL(url).params.multi_items()]
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads``: an object in which a key stands twice means two things.
+
+    Raises:
+        ValueError: names the key.
+    """
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {ascii(key)[:60]} stands twice")
+        found[key] = value
+    return found
 
 
 def _read_rewards(content: bytes, *, count: int, source: str, first: int) -> list[float]:
     try:
-        answer = json.loads(content)
+        answer = json.loads(content, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        start = ascii(content[:80])[2:-1]
-        raise RewardProtocolError(f"{source}: the answer is not JSON: {start!r}") from error
+        start = without(ascii(content[:80])[2:-1])
+        raise RewardProtocolError(
+            f"{source}: the answer is not JSON ({told(error)}): {start!r}"
+        ) from error
     if not isinstance(answer, dict) or "rewards" not in answer:
         raise RewardProtocolError(f"{source}: the answer holds no 'rewards'")
     return finite_rewards(answer["rewards"], count=count, source=source, first=first)
-
-
-def _parse_url(url: str) -> httpx.URL:
-    try:
-        return httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"reward.remote_url {ascii(url)}: {error}") from error
-
-
-def _shown(url: httpx.URL) -> str:
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None))

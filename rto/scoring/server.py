@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
-import os
+import json
 from collections.abc import Awaitable, Callable, Sequence
 
 import torch
@@ -18,13 +17,16 @@ from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rto.config import RunConfig
-from rto.errors import RewardProtocolError, UserError
+from rto.data.templates import Template
+from rto.errors import RewardProtocolError, UserError, told
 from rto.models.device import dtype_of, resolve_device, with_dtype
 from rto.models.heads import SequenceReward
-from rto.models.load import load_scalar_model, load_tokenizer
+from rto.models.load import generation_stops, load_scalar_model, load_tokenizer
 from rto.models.policy import unwrapped
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
+from rto.scoring.http import unique_keys
+from rto.scoring.listen import Door
 from rto.types import TokenBatch, pad
 
 REQUEST_CAP = 64 << 20
@@ -51,15 +53,18 @@ class RewardRequest(BaseModel):
 
 
 class RewardModel:
-    """A sequence-classification checkpoint that scores texts as the pipeline scores token ids."""
+    """A sequence-classification checkpoint that scores texts as the pipeline scores token ids.
 
-    def __init__(self, path: str, *, max_batch: int) -> None:
+    ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
+    """
+
+    def __init__(self, path: str, *, max_batch: int, chat_template: str | None = None) -> None:
         device = resolve_device("auto")
         dtype = dtype_of(with_dtype(RunConfig()).ds.dtype)
         model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
         self.path, self.max_batch, self._device = path, max_batch, device
         self._model = SequenceReward(model).to(device).eval()
-        self._tokenizer = load_tokenizer(path)
+        self.template = _template(path, chat_template)
         self._longest: int | None = unwrapped(model).config.to_dict().get("max_position_embeddings")
 
     def __str__(self) -> str:
@@ -68,8 +73,18 @@ class RewardModel:
     def __call__(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
     ) -> list[float]:
-        """One score per query; prompts and labels are not read."""
-        rows = [self._encode(index, query) for index, query in enumerate(queries)]
+        """One score per query; labels are not read. A query that does not begin with its prompt is
+        read as one text."""
+        begun = [q.startswith(p) for q, p in zip(queries, prompts, strict=True)]
+        first = [p if b else q for q, p, b in zip(queries, prompts, begun, strict=True)]
+        return self.scores(
+            [self.template.pair_ids(p, q[len(p) :]) for q, p in zip(queries, first, strict=True)]
+        )
+
+    def scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """One score per row of token ids; see ``Template.pair_ids``."""
+        for index, row in enumerate(rows):
+            self._check(index, row)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         scores = [0.0] * len(rows)
         for start in range(0, len(order), self.max_batch):
@@ -78,18 +93,16 @@ class RewardModel:
                 scores[row] = score
         return scores
 
-    def _encode(self, index: int, query: str) -> list[int]:
-        ids: list[int] = self._tokenizer(query, add_special_tokens=False)["input_ids"]
+    def _check(self, index: int, ids: Sequence[int]) -> None:
         if not ids:
             raise UserError(f"query[{index}] has no tokens")
         if self._longest is not None and len(ids) > self._longest:
             raise UserError(
                 f"query[{index}] has {len(ids)} tokens, the reward model reads {self._longest}"
             )
-        return ids
 
     @torch.inference_mode()
-    def _score(self, rows: list[list[int]]) -> list[float]:
+    def _score(self, rows: list[Sequence[int]]) -> list[float]:
         ids, mask = pad(rows, 0, left=True)
         empty = torch.zeros(len(rows), 1)
         tokens = TokenBatch(
@@ -102,6 +115,14 @@ class RewardModel:
             group=torch.arange(len(rows)),
         )
         return self._model(tokens.to(self._device)).tolist()
+
+
+def _template(path: str, choice: str | None) -> Template:
+    """For texts that come as they are: rendered by the chat template or without one."""
+    tokenizer = load_tokenizer(path)
+    if choice is not None and isinstance(tokenizer.chat_template, dict):
+        tokenizer = load_tokenizer(path, chat_template=choice)
+    return Template(tokenizer, stops=generation_stops(path))
 
 
 def build_app(source: TextReward, *, token: str | None) -> FastAPI:
@@ -132,39 +153,19 @@ def serve(
     *,
     reward_model: str | None,
     func_path: str | None,
-    host: str,
-    port: int,
-    token_env: str,
+    door: Door,
     max_batch: int,
 ) -> None:
-    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward.
-
-    The bearer token is read from the environment variable that ``token_env`` names.
-    """
-    token = os.environ.get(token_env) or None
-    if token is None and not _is_loopback(host):
-        raise UserError(
-            f"host {host} can be reached by other machines and {token_env} is not set: set it to a "
-            "secret, or serve on 127.0.0.1"
-        )
-    if max_batch < 1:
-        raise UserError(f"max_batch is {max_batch}: must be 1 or more")
+    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward."""
     if reward_model and not func_path:
         source = RewardModel(reward_model, max_batch=max_batch)
     elif func_path and not reward_model:
         source = RewardFunction(func_path)
     else:
         raise UserError("serve-reward needs a reward model or a reward function file, one of them")
-    guard = "bearer token required" if token else f"no bearer token ({token_env} is not set)"
-    print(f"serving {source} on {host}:{port}, {guard}", flush=True)
-    uvicorn.run(build_app(source, token=token), host=host, port=port, access_log=False)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    print(f"serving {source} on {door.about}", flush=True)
+    settings = uvicorn.Config(build_app(source, token=door.token), access_log=False)
+    uvicorn.Server(settings).run(sockets=[door.socket])
 
 
 def _authorise(request: Request, token: str | None) -> None:
@@ -184,7 +185,11 @@ async def _body(request: Request) -> bytes:
 
 def _read_request(content: bytes) -> RewardRequest:
     try:
-        return RewardRequest.model_validate_json(content)
+        fields = json.loads(content, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"request: not JSON ({told(error)})") from error
+    try:
+        return RewardRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "request"

@@ -42,7 +42,8 @@ class Writer(Protocol):
 class RunTracker:
     """Implements ``rto.protocols.Tracker`` on a run folder.
 
-    ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th. Timings
+    ``metrics.jsonl`` has every iteration; the other writers every ``logging_steps``-th and those
+    that evaluate. Timings
     and gauges are merged in here, so the loop needs no timers. ``latest`` holds the last
     iteration's metrics.
     """
@@ -79,7 +80,7 @@ class RunTracker:
         check_metrics(iteration, metrics)
         self.latest = metrics
         self._file.write(iteration, metrics)
-        if iteration % self._every == 0:
+        if iteration % self._every == 0 or any(key.startswith("eval/") for key in metrics):
             for writer in self._writers:
                 writer.write(iteration, metrics)
         if self._console is not None:

@@ -7,6 +7,8 @@ import os
 import unicodedata
 from pathlib import Path
 
+from rto.secrets import hide
+
 LIBRARIES = (
     "ray",
     "vllm",
@@ -43,6 +45,13 @@ class _FileLogger(logging.Logger):
     def addHandler(self, hdlr: logging.Handler) -> None:
         if isinstance(hdlr, logging.FileHandler):
             super().addHandler(hdlr)
+
+
+class _WithoutSecrets(logging.Formatter):
+    """An HTTP library logs the URL that it asks, query and all."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record))
 
 
 def quiet(logs: Path | None) -> None:
@@ -94,6 +103,6 @@ def _redirect(logger: logging.Logger, path: Path | None) -> None:
     handler = logging.NullHandler()
     if path is not None:
         handler = logging.FileHandler(path, delay=True, encoding="utf-8")
-        handler.setFormatter(logging.Formatter(_FORMAT))
+        handler.setFormatter(_WithoutSecrets(_FORMAT))
     logger.handlers.append(handler)
     logger.propagate = False

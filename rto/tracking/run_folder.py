@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from rto import __version__
-from rto.errors import UserError
+from rto.errors import UserError, foreign
+from rto.text import one_line
 
 PACKAGES = (
     "torch",
@@ -31,6 +32,7 @@ PACKAGES = (
     "datasets",
     "peft",
 )
+CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -44,6 +46,45 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_place(path: str | Path) -> Path:
+    """The absolute path of a run folder that is there or can be made. Writes nothing.
+
+    Raises:
+        UserError: no folder can be made there, or not by this user, or everyone could write to it.
+    """
+    remedy = "choose another ckpt.output_dir"
+    with foreign(f"ckpt.output_dir {one_line(ascii(str(path)), 80)}", remedy):
+        place = Path(path).expanduser().absolute()
+        check_name(place.name)
+        if "\0" in str(place):
+            raise UserError(f"ckpt.output_dir {str(place)!a} holds a null character: {remedy}")
+        nearest = next(each for each in (place, *place.parents) if os.path.lexists(each))
+        if not nearest.is_dir():
+            raise UserError(f"ckpt.output_dir {place}: {nearest} is not a folder: {remedy}")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"ckpt.output_dir {place}: {nearest} cannot be written to: {remedy}")
+        if place.exists() and place.stat().st_mode & stat.S_IWOTH:
+            raise UserError(f"run folder {place} is world-writable: run chmod o-w on it")
+        return place
+
+
+def check_free(place: Path, *, resume: bool) -> None:
+    """
+    Raises:
+        UserError: another process is at work in the run folder, or an earlier run has been and
+            this one does not go on with it.
+    """
+    owner = holder(place)
+    if owner is not None:
+        raise _in_use(place, owner)
+    metrics = place / "metrics.jsonl"
+    if not resume and metrics.exists() and metrics.stat().st_size > 0:
+        raise UserError(
+            f"run folder {place} already holds a run: set ckpt.load_enable to go on with it, or "
+            "choose another ckpt.output_dir"
+        )
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace the file as a whole: a reader sees the old text or the new one."""
     draft = path.with_name(f"{path.name}.tmp")
@@ -55,28 +96,24 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 class RunFolder:
-    """Creates the folder, readable by its owner only, and locks it until ``close``.
+    """Creates the folder and locks it until ``close``. Its files follow the user's umask, but for
+    ``logs``, which are for the owner alone: nobody knows what a library writes there.
 
     A folder that already holds metrics belongs to an earlier run: opening it without ``resume``
     is an error.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
-        self.path = Path(path).absolute()
-        check_name(self.path.name)
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.path.stat().st_mode & stat.S_IWOTH:
-            raise UserError(f"run folder {self.path} is world-writable: run chmod o-w on it")
-        self._lock = _lock(self.path)
-        if not resume and self.metrics.exists() and self.metrics.stat().st_size > 0:
-            self.close()
-            raise UserError(
-                f"run folder {self.path} already holds a run: set ckpt.load_enable to go on with "
-                "it, or choose another ckpt.output_dir"
-            )
-        for child in (self.rollouts, self.checkpoints, self.logs):
-            child.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        self.path = check_place(path)
+        check_free(self.path, resume=resume)
+        with foreign(f"run folder {self.path}", "choose another ckpt.output_dir"):
+            self.path.mkdir(mode=0o775, parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+            for child in (self.rollouts, self.checkpoints):
+                child.mkdir(mode=0o775, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            self.logs.chmod(0o700)
+            write_atomic(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     @property
     def config(self) -> Path:
@@ -92,7 +129,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def logs(self) -> Path:
@@ -160,12 +197,31 @@ def _lock(folder: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        owner = os.read(descriptor, 32).decode("ascii").strip()
         os.close(descriptor)
-        raise UserError(
-            f"run folder {folder} is in use by process {owner}: wait for it, or choose another "
-            "ckpt.output_dir"
-        ) from error
+        raise _in_use(folder, "of another start") from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode("ascii"))
     return descriptor
+
+
+def holder(folder: Path) -> str | None:
+    """The process that is at work in a run folder, by its id; None where there is none."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(descriptor, 32).decode("ascii", "replace").strip()
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(folder: Path, owner: str) -> UserError:
+    return UserError(
+        f"run folder {folder} is in use by process {owner}: wait for it, or choose another "
+        "ckpt.output_dir"
+    )

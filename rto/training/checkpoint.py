@@ -11,26 +11,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rto.errors import UserError
+from rto.training.identity import FIXED, Identity, check_allowed, differences
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run must share with a checkpoint to go on from it."""
-
-    method: str
-    model: str
-    zero_stage: int
-    num_ranks: int
 
 
 @dataclass(frozen=True)
@@ -44,14 +35,21 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, in directories ``step_00000012`` under ``root``."""
+    """The checkpoints of one run, in directories ``step_00000012`` under ``root``.
 
-    def __init__(self, root: Path, *, identity: Identity, max_num: int) -> None:
+    ``allow`` names the settings that may differ from a checkpoint's.
+    """
+
+    def __init__(
+        self, root: Path, *, identity: Identity, max_num: int, allow: Sequence[str] = ()
+    ) -> None:
+        check_allowed(allow, identity)
         if max_num < 1:
             raise UserError(f"ckpt.max_num is {max_num}: must be 1 or more")
         self._root = root
         self._identity = identity
         self._max_num = max_num
+        self._allow = frozenset(allow)
 
     def begin(self, step: int) -> Path:
         """An empty directory for the ranks to write into; leftovers of a crash are removed."""
@@ -102,14 +100,16 @@ class CheckpointStore:
 
     def _opened(self, path: Path, warnings: tuple[str, ...]) -> Checkpoint:
         content = json.loads((path / STATE).read_text())
-        wanted = dataclasses.asdict(self._identity)
-        for name, value in wanted.items():
-            found = content["identity"][name]
-            if found != value:
-                raise UserError(
-                    f"checkpoint {path} has {name} {found!r}, this run has {value!r}: "
-                    "resume with the checkpoint's setting or choose another ckpt.output_dir"
-                )
+        found = differences(Identity(**content["identity"]), self._identity)
+        refused = {name: told for name, told in found.items() if name not in self._allow}
+        if refused:
+            free = [name for name in refused if FIXED.fullmatch(name) is None]
+            allowed = f", or allow it with --ckpt.allow {','.join(free)}" if free else ""
+            listed = "; ".join(f"{name} {told}" for name, told in refused.items())
+            raise UserError(
+                f"checkpoint {path} was made with {listed}: go on with the checkpoint's settings, "
+                f"choose another ckpt.output_dir{allowed}"
+            )
         return Checkpoint(path, content["step"], content["state"], warnings)
 
     def _temporary(self, step: int) -> Path:

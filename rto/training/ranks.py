@@ -68,7 +68,7 @@ class Rank:
         self.config = config
         self.place = place
         self.sent_digests: TensorDigests = {}
-        self._tokenizer = load_tokenizer(model_path)
+        self._tokenizer = load_tokenizer(model_path, chat_template=config.data.chat_template)
         host, port = place.meeting
         init_process_group(
             rank=place.rank,
@@ -202,6 +202,7 @@ def build_module(
     common: dict[str, Any] = {
         "dtype": dtype_of(config.ds.dtype),
         "attn_implementation": config.ds.attn_implementation,
+        "max_len": config.data.max_len,
         "lora": config.ds.lora,
         "load_in_4bit": config.ds.load_in_4bit,
         "gradient_checkpointing": section.gradient_checkpointing_enable,
@@ -224,6 +225,7 @@ def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torc
         str(config.reference_path),
         dtype=dtype_of(config.ds.dtype),
         attn_implementation=config.ds.attn_implementation,
+        max_len=config.data.max_len,
     )
     return reference.to(device).eval().requires_grad_(False)
 

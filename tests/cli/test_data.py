@@ -22,6 +22,7 @@ FLAT = [
     for row in NESTED
     for item in row["responses"]
 ]
+LONG = {"prompt": "a b", "response": "c", "reward": 3.0}
 PREFERENCES = [
     {"prompt": "p", "chosen": "b", "rejected": "a"},
     {"prompt": "p", "chosen": "c", "rejected": "d"},
@@ -149,11 +150,53 @@ def test_equal_rewards_have_no_zscore(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "zscore: all rewards are equal" in said
 
 
-def test_duplicates_are_merged_or_kept(tmp_path: Path) -> None:
+def test_demonstrations_are_the_best_response_to_each_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = convert(tmp_path, FLAT, "--to", "sft")
+    assert found == [{"prompt": f"p{i}", "response": "b"} for i in range(5)]
+    labels = [("p", "a", False), ("p", "b", True), ("q", "c", False)]
+    rows = [{"prompt": p, "completion": text, "label": x} for p, text, x in labels]
+    assert convert(tmp_path, rows, "--to", "sft") == [{"prompt": "p", "response": "b"}]
+    assert "1 rows of 1 prompts; 1 more make no row" in capsys.readouterr().out
+    assert convert(tmp_path, PREFERENCES, "--to", "sft") == [{"prompt": "p", "response": "b"}]
+
+
+def test_each_prompt_once(tmp_path: Path) -> None:
+    assert convert(tmp_path, FLAT, "--to", "prompts") == [{"prompt": f"p{i}"} for i in range(5)]
+    assert convert(tmp_path, PREFERENCES, "--to", "prompts") == [{"prompt": "p"}]
+
+
+def test_turns_before_the_last_answer_stay_in_the_prompt(tmp_path: Path) -> None:
+    chat = [{"role": r, "content": c} for r, c in (("user", "p"), ("assistant", "x"))]
+    chat += [{"role": "user", "content": "and?"}]
+    sides = {
+        side: [*chat, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")
+    }
+    row = {"prompt": "p", **sides, "score_chosen": 2, "score_rejected": 1}
+    (pair,) = convert(tmp_path, [row], "--to", "pairs")
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (chat, "chosen", "rejected")
+
+
+def test_columns_by_other_names(tmp_path: Path) -> None:
+    rows = [{"question": "p", "answer": "a", "score": 1}]
+    names = ["--columns", "prompt=question,response=answer", "--columns", "reward=score"]
+    assert convert(tmp_path, rows, *names, "--to", "sft") == [{"prompt": "p", "response": "a"}]
+
+
+def test_texts_are_written_as_they_are(tmp_path: Path) -> None:
+    texts = ["007", "1969-07-20", "null", "None", "1e5"]
+    rows = [{"prompt": "p", "response": text, "reward": 0} for text in texts]
+    assert [x["response"] for x in convert(tmp_path, rows, "--to", "flat")] == texts
+
+
+def test_duplicates_are_merged_or_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewards = [("a", 1.0), ("b", 2.5), ("a", 3.0), ("a", 5.0)]
     rows = [{"prompt": "p", "response": text, "reward": r} for text, r in rewards]
     merged = convert(tmp_path, rows, "--to", "flat")
     assert [(x["response"], x["reward"]) for x in merged] == [("a", 3.0), ("b", 2.5)]
+    said = capsys.readouterr().out
+    assert said.endswith("prompts; 2 duplicates merged, with the mean of their rewards\n")
     kept = convert(tmp_path, rows, "--to", "flat", "--merge_duplicates", "keep")
     assert [x["reward"] for x in kept] == [5.0, 3.0, 2.5, 1.0]
 
@@ -194,6 +237,15 @@ def test_constants_come_from_the_training_split(tmp_path: Path) -> None:
         assert row["reward"] == pytest.approx(expected)
 
 
+def test_a_file_without_rows_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "s.jsonl", [{**row, "reward": 1} for row in FLAT])
+    said = refused(["convert", source, str(tmp_path / "t.jsonl"), "--to", "pairs"], capsys)
+    assert "gives a row: a pair takes two responses with different rewards" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["s.jsonl"]
+
+
 def test_a_bad_row_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "s.jsonl", [*FLAT, {**FLAT[0], "response": None}])
     said = refused(["convert", source, str(tmp_path / "t.jsonl"), "--to", "flat"], capsys)
@@ -214,6 +266,11 @@ def test_a_bad_row_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["t.jsonl", "--to", "flat", "--split", "1.5"], "1.5: must be between 0 and 1"),
         (["t.jsonl", "--to", "flat", "--split", "0.01"], "holds out 0 of 5 prompts"),
         (["t.jsonl", "--to", "flat", "--normalize", "zscore"], "did you mean --normalise?"),
+        (["t.jsonl", "--to", "sft", "--normalise", "zscore"], "--to sft writes none"),
+        (["t.jsonl", "--to", "flat", "--seed=-1"], "'-1': must be a whole number from 0 on"),
+        (["t.jsonl", "--to", "unpaired", "--threshold", "nan"], "'nan': must be finite"),
+        (["t.jsonl", "--to", "flat", "--columns", "a=b"], "no column 'b'"),
+        (["t.jsonl", "--to", "flat", "--columns", "ab"], "data.columns has 'ab': write NEW=OLD"),
     ],
 )
 def test_a_wrong_argument_is_one_line(
@@ -242,30 +299,31 @@ def test_bars_are_in_proportion() -> None:
 
 
 def test_a_report_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(tmp_path / "f.jsonl", [*FLAT, {**FLAT[0], "reward": None}])
-    assert main(["data", "check", path, "--max_len", "1"]) == 0
+    path = write(tmp_path / "f.jsonl", [*FLAT, {**FLAT[0], "reward": None}, LONG])
+    assert main(["data", "check", path, "--max_len", "2"]) == 0
     said = capsys.readouterr().out
-    assert f"{path}: layout flat, 11 rows, 5 prompts, 11 responses" in said
+    assert f"{path}: layout flat, 12 rows, 6 prompts, 12 responses" in said
     assert re.search(r"^  2 █{40} 4$", said, re.M)
     assert re.search(r"^  3 █{10} 1$", said, re.M)
     findings = said[said.index("findings") :].splitlines()
     assert [re.sub(" +", " ", line) for line in findings] == [
         "findings",
-        " error 11 prompts that leave no room for a response: 0, 1, 2, 3, 4, ...",
-        " row 0: 1 words, limit 1",
         " error 1 rewards that are missing or no number: 10",
         " row 10: 'reward' has reward None: must be a finite number; repair or drop the row",
+        " error 1 prompts that leave no room for a response: 11",
+        " row 11: 2 words, limit 2",
         " warning 1 duplicates of a prompt and response: 10",
         " row 10: 'response' answers its prompt a second time",
+        " warning 1 prompts with one response: 11",
+        " row 11: nothing to compare its response with",
     ]
 
 
 def test_a_report_does_not_repeat_a_terminals_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(
-        tmp_path / "f.jsonl", [{**FLAT[0], "reward": "1"}, {**FLAT[0], "reward": "\x9b2J"}]
-    )
+    rewards = ("1", "\x9b2J", 2.0)
+    path = write(tmp_path / "f.jsonl", [{**FLAT[0], "reward": reward} for reward in rewards])
     assert main(["data", "check", path]) == 0
     said = capsys.readouterr().out
     assert "rewards that are missing or no number: 0, 1" in said

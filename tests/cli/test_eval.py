@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from scripted_server import serving
 
-from rto.cli.eval import main
+from rto.cli.eval import described, main
 from rto.cli.eval_flags import JudgeSpec, Source, parse
 from rto.errors import UserError
+from rto.sections_runtime import Decoding
 
 BASE = ["--model", "runs/x/last", "--prompts", "p.jsonl"]
 KEY = "sk-local-1"
@@ -22,9 +23,51 @@ def test_the_defaults_and_names() -> None:
     options = parse([*BASE, "--baseline", "org/base"])
     assert options.model == Source("x", "runs/x/last", is_outputs=False)
     assert options.baseline == Source("base", "org/base", is_outputs=False)
-    assert (options.temperature, options.top_p, options.max_new_tokens) == (0.7, 1.0, 1024)
+    assert options.decoding == Decoding(temperature=0.7, top_p=1.0, max_new_tokens=1024)
     assert options.metrics is None
     assert not options.dry_run
+
+
+def test_the_papers_decoding() -> None:
+    """The RPO authors' evaluation: temperature 0.7, top_k 50, top_p 0.95, penalty 1.2, no 3-gram
+    twice."""
+    flags = ["--top_k", "50", "--top_p", "0.95", "--repetition_penalty", "1.2"]
+    flags += ["--no_repeat_ngram_size", "3"]
+    options = parse([*BASE, *flags, "--stop", "a, b", "--stop", "\n\n", "--min_p", "0.1"])
+    assert options.decoding == Decoding(
+        temperature=0.7, top_p=0.95, top_k=50, min_p=0.1, repetition_penalty=1.2,
+        no_repeat_ngram_size=3, max_new_tokens=1024, stop=["a, b", "\n\n"],
+    )  # fmt: skip
+    assert described(options.decoding) == (
+        "temperature 0.7, top_p 0.95, top_k 50, min_p 0.1, repetition_penalty 1.2, "
+        "no_repeat_ngram_size 3, max_new_tokens 1024, stop ['a, b', '\\n\\n']"
+    )
+    assert described(Decoding()) == "temperature 0.7, top_p 1, max_new_tokens 1024"
+
+
+def test_what_an_engine_does_not_have_is_refused_before_it_starts(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "w1"}\n')
+    flags = ["--model", str(tiny_model_dir), "--prompts", str(tmp_path / "p.jsonl")]
+    flags += ["--no_repeat_ngram_size", "3", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM, which samples from"):
+        main(flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_decoder_is_planned(
+    tiny_t5_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "w1"}\n')
+    flags = ["--model", str(tiny_t5_dir), "--name", "t5", "--prompts", str(tmp_path / "p.jsonl")]
+    assert main([*flags, "--no_repeat_ngram_size", "3", "--seed", "7", "--dry_run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "rto eval: t5",
+        "1 prompts, 1 turns, 0 with a reference",
+        "t5: sampled by transformers, temperature 0.7, top_p 1, no_repeat_ngram_size 3, "
+        "max_new_tokens 1024, seed 7",
+    ]
 
 
 def test_flags_of_a_run_are_taken() -> None:
@@ -67,12 +110,19 @@ def test_judges() -> None:
         ([*BASE, "--baseline", "b", "--judge", "gpt"], "--judge gpt: write reward:DIR"),
         ([*BASE, "--baseline", "runs/x/best"], "model and baseline are both called x"),
         ([*BASE, "--metrics", "rouge"], "--metrics rouge: no such metric: did you mean rougeL?"),
-        ([*BASE, "--temperature", "-1"], "--temperature -1.0: 0 or more"),
+        ([*BASE, "--temperature", "-1"], "--temperature is -1.0: 0 (greedy), or 0.01 to 100"),
         ([*BASE, "--temperature", "0", "--reference", "r"], "greedy decoding has no KL"),
-        ([*BASE, "--top_p", "0"], "--top_p 0.0: must be in (0, 1]"),
+        ([*BASE, "--top_p", "0"], "--top_p is 0.0: must be in (0, 1]"),
+        ([*BASE, "--temperature", "0", "--top_k", "5"], "--top_k is 5 and --temperature 0"),
+        ([*BASE, "--stop", "x", "--stop", ""], "--stop is ['x', '']: a text to stop at must not"),
+        ([*BASE, "--judge_key_env", "sk-1234"], "--judge_key_env names the environment variable"),
         ([*BASE, "--max_prompts", "0"], "argument --max_prompts: 0: must be 1 or more"),
         ([*BASE, "--judge_options", "x"], "--judge_options x: not JSON"),
         ([*BASE, "--judge_options", "[]"], "--judge_options []: give an object"),
+        ([*BASE, "--judge_prices", "1,-1"], "--judge_prices 1,-1: 0 or more"),
+        ([*BASE, "--judge_prices", "1,nan"], "--judge_prices 1,nan: 0 or more"),
+        ([*BASE, "--judge_timeout", "inf"], "inf: must be above 0 and at most 1e7"),
+        ([*BASE, "--name", ".."], "--model is called '..', which can be no folder's name"),
         ([*BASE, "--judge_prices", "1"], "--judge_prices 1: write IN,OUT"),
         (
             ["--outputs", "f", "--prompts", "p", "--reference", "r"],
@@ -147,6 +197,27 @@ def test_stored_outputs_before_an_endpoint(
 
     assert main([*stored, *flags]) == 0
     assert "(6 from an earlier run), 0 tokens read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["us.json", "us.json/x", "x" * 300])
+def test_a_folder_that_cannot_be(tmp_path: Path, stored: list[str], name: str) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="^--output_dir "):
+        main([*stored, "--output_dir", str(tmp_path / name)])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_damaged_files_are_one_line(tmp_path: Path, stored: list[str], url: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = out / "judge_answers.jsonl"
+    kept.write_text('{"asked": 1}\n')
+    flags = ["--judge", "openai:j", "--judge_url", url, "--output_dir", str(out)]
+    with pytest.raises(UserError, match=r"judge_answers\.jsonl: damaged: KeyError.*; remove it"):
+        main([*stored, *flags])
+    (tmp_path / "us.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"us\.json: neither a JSON list nor JSON lines: Recursion"):
+        main([*stored, *flags])
 
 
 def test_a_dry_run_starts_and_writes_nothing(

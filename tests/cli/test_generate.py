@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from rto.cli.generate import main, model_path, prepare, show
+from rto.cli.generate import main, model_path, new_file, prepare, questions_of, show
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.evaluation.formats import read_answers
+from rto.evaluation.questions import Question
 from rto.rollout.requests import Sample
 
 
@@ -45,6 +49,20 @@ def test_no_such_folder(path: str) -> None:
     [
         (["--prompt", "hello"], "no model: give --model"),
         (["--model", "org/model"], "no prompt: give --prompt"),
+        (
+            ["--model", "org/model", "--prompt", "x", "--prompts", "f.jsonl"],
+            "generate.prompt and generate.prompts are both given: give one",
+        ),
+        (
+            ["--model", "m/m", "--prompt", "x", "--generate.prompt_key", "k"],
+            "generate.prompt_key names a column of generate.prompts, which is not given",
+        ),
+        (
+            ["--model", "m/m", "--prompt", "x", "--generate.temperature", "0"]
+            + ["--generate.num_samples", "2"],
+            "generate.num_samples is 2 and generate.temperature 0: greedy decoding gives the same",
+        ),
+        (["--model", "m" * 300 + "/x", "--prompt", "x"], "no such folder: OSError: "),
         (["--model", "/no/where", "--prompt", "hello"], "/no/where: no such folder"),
         (["--model", "org/model", "--promt", "x"], "unknown flag --promt: did you mean --prompt?"),
     ],
@@ -108,6 +126,94 @@ def test_an_encoder_decoder_answers(tiny_t5_dir: Path, capsys: pytest.CaptureFix
     assert "response 2 of 2" in first
     assert main([*flags, "--generate.num_samples", "2", "--ds.param_dtype", "fp32"]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_a_file_of_prompts_becomes_a_file_of_responses(
+    tiny_t5_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["w1 w2", "w3", "w1 w2", "w4 w5 w6"]
+    rows = "".join(json.dumps({"id": i, "ask": x}) + "\n" for i, x in enumerate(asked))
+    (tmp_path / "p.jsonl").write_text(rows)
+    flags = ["--model", str(tiny_t5_dir), "--prompts", str(tmp_path / "p.jsonl")]
+    flags += ["--generate.prompt_key", "ask", "--generate.num_samples", "2", "--seed", "5"]
+    flags += ["--generate.max_new_tokens", "5", "--ds.param_dtype", "fp32"]
+    out = tmp_path / "new" / "out.jsonl"
+    assert main([*flags, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"rto generate: {tiny_t5_dir}",
+        "3 prompts, chat template none",
+        f"6 responses in {out}",
+    ]
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    # A prompt that occurs twice is asked once; its id is its first row.
+    assert [(row["id"], row["prompt"], row["sample"]) for row in found] == [
+        (row, asked[row], k) for row in (0, 1, 3) for k in (0, 1)
+    ]
+    assert len({row["response"] for row in found}) > 3
+
+    before = out.read_text()
+    with pytest.raises(UserError, match=r"--out .*out\.jsonl: exists; give another name"):
+        main([*flags, "--out", str(out)])
+    assert out.read_text() == before
+    again = tmp_path / "again.jsonl"
+    assert main([*flags, "--out", str(again), "--train.max_tokens_per_gpu", "9"]) == 0
+    assert again.read_text() == before
+    # Another seed, other responses; the first question's alone are what they were among others.
+    (tmp_path / "p.jsonl").write_text(rows.splitlines()[0] + "\n")
+    for seed, same in (("5", True), ("6", False)):
+        path = tmp_path / f"{seed}.jsonl"
+        assert main([*flags, "--seed", seed, "--out", str(path)]) == 0
+        assert (path.read_text().splitlines() == before.splitlines()[:2]) == same
+
+    kept = [question_of(row) for row in found[::2]]
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, found[::2])))
+    answers = read_answers(str(tmp_path / "one.jsonl"), kept, name="x")
+    assert answers.turns == [(row["response"],) for row in found[::2]]
+    assert list(answers.finished) == [row["finished"] for row in found[::2]]
+
+
+def question_of(row: dict[str, Any]) -> Question:
+    return Question(row["id"], (row["prompt"],))
+
+
+def test_a_dry_run_leaves_no_file(tiny_t5_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out.jsonl"
+    flags = ["--model", str(tiny_t5_dir), "--prompt", "w1", "--out", str(out)]
+    assert main([*flags, "--dry_run"]) == 0
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("file/out", "is no folder that can be written to"),
+        ("x" * 300, "File name too long"),
+        (".", "exists; give another name, or remove it"),
+    ],
+)
+def test_a_file_that_cannot_be_made(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="^--out ") as caught:
+        new_file("--out", str(tmp_path / name))
+    assert said in str(caught.value)
+
+
+def test_questions_of_several_turns_are_left_to_eval(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"turns": ["a", "b"], "question_id": 81}\n')
+    with pytest.raises(UserError, match="question 81 has 2 turns: `rto eval` asks them"):
+        questions_of(config("--prompts", str(tmp_path / "q.jsonl")))
+
+
+def test_what_vllm_does_not_have_is_refused(tiny_model_dir: Path) -> None:
+    asked = config("--prompt", "w1", "--generate.no_repeat_ngram_size", "3")
+    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM, which samples from"):
+        prepare(str(tiny_model_dir), asked)
+
+
+def test_texts_to_stop_at_are_taken_as_they_stand() -> None:
+    given = config("--prompt", "a, b", "--generate.stop", "x, y", "--generate.stop", "\n\n[1]")
+    assert given.generate.stop == ["x, y", "\n\n[1]"]
+    assert given.generate.prompt == ["a, b"]
 
 
 def test_responses_stand_under_their_prompts_and_cannot_drive_the_terminal() -> None:

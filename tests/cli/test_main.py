@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,26 @@ def test_parse_checks_a_run_and_starts_nothing() -> None:
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"rto {rto.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "title"),
+    [
+        (["generate", "--model", "org/model", "--prompt", "x"], "rto generate: org/model\n"),
+        (["eval", "--model", "org/model", "--prompts", "p.json"], "rto eval: model\n"),
+    ],
+)
+def test_the_title_stands_before_what_takes_long(
+    argv: list[str], title: str, tmp_path: Path
+) -> None:
+    """Stand-ins for the libraries that take seconds to import end the program."""
+    for name in ("torch", "transformers", "datasets", "ray", "vllm"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
+    done = subprocess.run(
+        [sys.executable, "-m", "rto.cli.main", *argv],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (9, title, "")

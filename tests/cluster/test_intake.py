@@ -12,6 +12,7 @@ from rto.cli.methods import build
 from rto.cli.parse import parse_run
 from rto.cluster.stages import prepare_fit, prepare_online
 from rto.data.intake import HELD_OUT, NOT_REACHED, TOO_LONG, Intake
+from rto.errors import UserError
 
 
 @pytest.fixture
@@ -39,6 +40,20 @@ def test_stored_rows(flags: list[str]) -> None:
     run = prepare_fit(parse_run("sft", argv).config, partial(build, "sft", mode="offline"))
     left = {TOO_LONG: 2, HELD_OUT: 3, NOT_REACHED: 3}
     assert run.intake == Intake("rows", 12, 4, left)
+
+
+def test_kto_needs_another_prompt(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Its reference point is a response to another prompt; the mean of the batch needs none."""
+    rows = [{"prompt": "w0", "completion": f"w{i}", "label": i > 1} for i in range(4)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    argv = ["--actor.model_name_or_path", str(tiny_model_dir), "--data.feedback", str(path)]
+    argv += ["--train.batch_size", "1", "--data.max_len", "32", "--train.device", "cpu"]
+    method = partial(build, "kto", mode="offline")
+    with pytest.raises(UserError, match="there is 1 prompt to train on"):
+        prepare_fit(parse_run("fit", ["--algo", "kto", *argv]).config, method)
+    argv += ["--algo.kto.variant", "matched_mean"]
+    assert len(prepare_fit(parse_run("fit", ["--algo", "kto", *argv]).config, method).train) == 1
 
 
 def test_prompts(flags: list[str], tiny_reward_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rto.errors import RewardProtocolError
 from rto.types import Prompt, Role, Rollout, collate
 
 REWARD = frozenset({Role.REWARD})
+ENDS = {4: "</s>", 5: "<|end|>"}
 
 
 def rollout(index: int, text: str, *, finished: bool, label: str | None = None) -> Rollout:
@@ -39,22 +41,36 @@ def test_a_text_reward_reads_query_prompt_and_label() -> None:
         seen.append((queries, prompts, labels))
         return [1.0, 2.0]
 
-    sources = RewardSources(texts=[("f", reward)], weights=[1.0], eos_text="</s>")
+    sources = RewardSources(texts=[("f", reward)], weights=[1.0], ends=ENDS)
     assert score(sources) == [1, 2]
     # Only the finished response is closed by an EoS.
     assert seen == [(["ask0 a</s>", "ask1 bb"], ["ask0 ", "ask1 "], ["L", ""])]
+
+
+def test_a_query_is_closed_by_the_stop_token_that_ended_its_response() -> None:
+    seen: list[str] = []
+
+    def reward(queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        seen.extend(queries)
+        return [0.0]
+
+    (first, *_) = ROLLOUTS
+    other = replace(first, token_ids=(3, 5))
+    score(RewardSources(texts=[("f", reward)], weights=[1.0], ends=ENDS), [other])
+    assert seen == ["ask0 a<|end|>"]
 
 
 def test_sources_add_up_with_their_weights() -> None:
     sources = RewardSources(
         texts=[("f", always(1.0, 2.0)), ("g", always(10.0, -10.0))],
         weights=[2.0, 0.5],
+        ends=ENDS,
     )
     assert score(sources) == [2 * 1 + 0.5 * 10, 2 * 2 - 0.5 * 10]
 
 
 def test_a_source_that_is_not_finite_is_named() -> None:
-    sources = RewardSources(texts=[("judge.py", always(1.0, math.nan))], weights=[1.0])
+    sources = RewardSources(texts=[("judge.py", always(1.0, math.nan))], weights=[1.0], ends=ENDS)
     with pytest.raises(RewardProtocolError, match=r"judge\.py"):
         score(sources)
 

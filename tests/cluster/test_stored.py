@@ -63,7 +63,7 @@ def reference(tmp_path: Path) -> Reference:
         data=Data(cache_dir=str(tmp_path / "cache")),
         ds=DeepSpeed(param_dtype="fp32"),
     )
-    return Reference(config, FakeScorer(), Role.REFERENCE, 0, progress=lambda text: None)
+    return Reference(config, FakeScorer(), Role.REFERENCE, 0, progress=lambda *counts: None)
 
 
 def asked(reference: Reference) -> list[tuple[frozenset[Role], int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
 from rto.data.sft import load_examples, load_texts
-from rto.data.templates import Template
+from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.sections import Data
@@ -81,6 +82,17 @@ def test_a_prompt_without_text(template: Template, tmp_path: Path, bad: object) 
         load_prompts(Data(prompt_dataset=[path]), template.tokenizer, max_prompt_len=2, seed=0)
 
 
+def test_a_prompt_that_becomes_no_token(template: Template, tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", [{"input": "w1"}, {"input": "<s>"}])
+    with pytest.raises(UserError, match="p.jsonl: row 1: 'input' becomes no token"):
+        load_prompts(Data(prompt_dataset=[path]), template.tokenizer, max_prompt_len=2, seed=0)
+    for load in (load_examples, load_pairs):
+        keys: dict[str, Any] = {"input_key": "input", "output_key": "input", "prompt_key": "input"}
+        data = Data(dataset=[path], chosen_key="input", rejected_key="input", **keys)
+        with pytest.raises(UserError, match="p.jsonl: row 1: 'input' becomes no token"):
+            load(data, template, seed=0)
+
+
 def test_no_dataset(template: Template) -> None:
     with pytest.raises(UserError, match="no prompts"):
         load_prompts(Data(), template.tokenizer, max_prompt_len=2, seed=0)
@@ -140,8 +152,90 @@ def test_pairs_of_whole_texts_split_at_the_first_difference(
     assert pair.chosen == Example((word(1), word(2)), (word(3), 2), finished=True)
     assert pair.rejected == Example((word(1), word(2)), (word(4), word(5), 2), finished=True)
     same = write(tmp_path / "y.jsonl", [{"chosen": "w1", "rejected": "w1"}])
-    with pytest.raises(UserError, match="row 0: 'chosen' equals 'rejected'"):
+    with pytest.raises(UserError, match="y.jsonl: no pair .* 1 have equal chosen and rejected"):
         load_pairs(Data(dataset=[same]), template, seed=0)
+
+
+def talk(*texts: str, last: str = "assistant") -> list[dict[str, str]]:
+    roles = [*("user", "assistant") * len(texts)][: len(texts) - 1]
+    told = zip([*roles, last], texts, strict=True)
+    return [{"role": role, "content": text} for role, text in told]
+
+
+@pytest.fixture
+def chat(tiny_model_dir: Path) -> Template:
+    return Template(load_tokenizer(str(tiny_model_dir)), apply_chat_template=True)
+
+
+def test_turns_between_prompt_and_answer_are_part_of_the_prompt(
+    chat: Template, tmp_path: Path
+) -> None:
+    sides = {"chosen": talk("w1", "w2", "w3", "w4"), "rejected": talk("w1", "w2", "w3", "w5")}
+    path = write(tmp_path / "x.jsonl", [{"q": "w1", **sides}])
+    (pair,) = load_pairs(Data(dataset=[path], prompt_key="q"), chat, seed=0).pairs
+    # <user> w1 <assistant> w2 </s> <user> w3 <assistant>
+    prompt = (4, word(1), 5, word(2), 2, 4, word(3), 5)
+    assert pair.chosen == Example(prompt, (word(4), 2), finished=True)
+    assert pair.rejected == Example(prompt, (word(5), 2), finished=True)
+    sides["rejected"] = talk("w1", "w9", "w3", "w5")
+    other = write(tmp_path / "y.jsonl", [{"q": "w1", **sides}])
+    with pytest.raises(UserError, match="y.jsonl: row 0: 'chosen' .*answer different prompts"):
+        load_pairs(Data(dataset=[other], prompt_key="q"), chat, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (talk("w2", "w3", last="user"), "message 1 is a turn of 'user'"),
+        (talk(""), "message 0: content is empty"),
+        ([], "is not a list of messages"),
+        (None, "is missing"),
+        (" ", "is empty"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused_alike(
+    chat: Template, tmp_path: Path, answer: object, said: str
+) -> None:
+    path = write(tmp_path / "x.jsonl", [{"q": "w1", "chosen": "w2", "rejected": answer}])
+    match = f"x.jsonl: row 0: 'rejected' {said}"
+    with pytest.raises(UserError, match=match):
+        load_pairs(Data(dataset=[path], prompt_key="q"), chat, seed=0)
+    data = Data(dataset=[path], input_key="q", output_key="rejected")
+    with pytest.raises(UserError, match=match):
+        load_examples(data, chat, seed=0)
+
+
+def test_demonstrations_may_be_answers_of_one_turn(chat: Template, tmp_path: Path) -> None:
+    """A prompt column of messages beside a column of the answer's message."""
+    rows = [{"q": talk("w1", last="user"), "a": talk("w2")}]
+    data = Data(dataset=[write(tmp_path / "x.jsonl", rows)], input_key="q", output_key="a")
+    ((example,),) = load_examples(data, chat, seed=0).examples
+    assert example == Example((4, word(1), 5), (word(2), 2), finished=True)
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_equal_sides_are_dropped_and_counted(
+    template: Template, tmp_path: Path, keyed: bool
+) -> None:
+    """With a prompt or as whole texts; cut to the same tokens, too."""
+    sides = [("w2", "w2"), ("w2", "w3"), ("w4 w4 w4 w5", "w4 w4 w4 w6"), ("w2 </s>", "w2")]
+    begin = "" if keyed else "w1 "
+    rows = [{"q": "w1", "chosen": begin + a, "rejected": begin + b} for a, b in sides]
+    path = write(tmp_path / "x.jsonl", rows)
+    key = "q" if keyed else None
+    found = load_pairs(Data(dataset=[path], prompt_key=key, max_len=4), template, seed=0)
+    assert (len(found.pairs), found.num_equal) == (1, 3 if keyed else 2)
+    assert found.num_too_long == (0 if keyed else 1)
+    assert found.pairs[0].rejected.response_ids == (word(3), 2)
+
+
+def test_a_whole_text_keeps_its_earlier_turns(template: Template, tmp_path: Path) -> None:
+    """Of several ends in a text, the last one is the end."""
+    rows = [{"input": "w1 w2 </s> w3 </s>\n"}, {"input": "<s> w4 </s> </s>"}]
+    data = Data(dataset=[write(tmp_path / "x.jsonl", rows)])
+    first, second = load_examples(data, template, seed=0).examples
+    assert first == (Example((1,), (word(1), word(2), 2, word(3), 2), finished=True),)
+    assert second == (Example((1,), (word(4), 2), finished=True),)
 
 
 def test_a_cut_response_gets_no_eos() -> None:
@@ -149,6 +243,32 @@ def test_a_cut_response_gets_no_eos() -> None:
     assert limit.example((7,), (8, 9), eos=2) == Example((7,), (8, 9, 2), finished=True)
     assert limit.example((7,), (8, 9, 10), eos=2) == Example((7,), (8, 9, 10), finished=False)
     assert limit.example((7,), (8, 9, 10, 11), eos=2) == Example((7,), (8, 9, 10), finished=False)
+
+
+def test_prompt_and_response_apart() -> None:
+    """5 tokens of which the prompt may have 2. A decoder's response takes what its prompt leaves,
+    4 beside 1; a decoder of its own takes 5 - 2 = 3 whatever the prompt has."""
+    data = Data(max_len=5, max_prompt_len=2)
+    together, apart = (Limit.of(data, encoder_decoder=x) for x in (False, True))
+    answer = (8, 9, 10, 11, 12)
+    assert len(together.example((7,), answer, eos=2).response_ids) == 4
+    assert len(together.example((7, 7), answer, eos=2).response_ids) == 3
+    for prompt in ((7,), (7, 7)):
+        assert apart.example(prompt, answer, eos=2).response_ids == (8, 9, 10)
+        assert apart.example(prompt, answer[:2], eos=2).response_ids == (8, 9, 2)
+    assert apart.admits((7, 7), Where("f", 0, "q"))
+    assert not apart.admits((7, 7, 7), Where("f", 0, "q"))
+    strict = replace(apart, on_long_prompt="error")
+    with pytest.raises(UserError, match="has 3 tokens, data.max_prompt_len is 2: raise it"):
+        strict.admits((7, 7, 7), Where("f", 0, "q"))
+
+
+def test_stored_rows_keep_the_prompt_limit(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w1 w1", "a": "w2"}, {"q": "w1", "a": "w2"}]
+    path = write(tmp_path / "x.jsonl", rows)
+    data = Data(dataset=[path], input_key="q", output_key="a", max_len=8, max_prompt_len=1)
+    found = load_examples(data, template, seed=0)
+    assert (len(found.examples), found.num_too_long) == (1, 1)
 
 
 def test_prompts_without_room_are_counted_or_refused(template: Template, tmp_path: Path) -> None:
@@ -226,6 +346,28 @@ def test_the_split_keeps_a_prompt_on_one_side() -> None:
     assert not {g[0].prompt_ids for g in train} & {g[0].prompt_ids for g in held_out}
     with pytest.raises(UserError, match="leaves none to train on"):
         split_by_prompt(groups, ratio=1.0, seed=0)
+
+
+def held_out_prompts(seed: int, *, ratio: float = 0.25, count: int = 20) -> list[tuple[int, ...]]:
+    train, held_out = split_by_prompt(stored(pairs(count)), ratio=ratio, seed=seed)
+    assert len(train) + len(held_out) == count
+    return [group[0].prompt_ids for group in held_out]
+
+
+def test_the_held_out_prompts_are_drawn_by_the_seed() -> None:
+    """5 of 20: neither the first nor the last ones, and over the seeds each prompt has its turn
+    (one is left out by 40 draws with a chance of 0.75^40, 1e-5)."""
+    prompts = [group[0].prompt_ids for group in stored(pairs(20))]
+    drawn = [held_out_prompts(seed) for seed in range(40)]
+    assert drawn[3] == held_out_prompts(3)
+    assert len({tuple(each) for each in drawn}) > 30
+    assert prompts[:5] not in drawn
+    assert prompts[-5:] not in drawn
+    assert {prompt for each in drawn for prompt in each} == set(prompts)
+
+
+def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
+    assert set(held_out_prompts(0, ratio=0.25)) < set(held_out_prompts(0, ratio=0.5))
 
 
 @pytest.mark.parametrize(("min_train", "held_out"), [(1, 2), (6, 2), (7, 0)])

@@ -11,11 +11,13 @@ import pytest
 from datasets import Dataset
 from stored import stored
 
+from rto.cli.methods import build
+from rto.config import RunConfig
 from rto.data.examples import Example, Rated, RatedGroup
 from rto.data.feedback import Feedback, load_feedback
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
-from rto.data.rated import load_rated, reward_scale, unrelated_rows
+from rto.data.rated import ONE_RESPONSE, load_rated, reward_scale, unrelated_rows
 from rto.data.sft import load_examples
 from rto.data.templates import Template
 from rto.errors import UserError
@@ -42,7 +44,10 @@ SCORED_PAIRS = [
     {
         "prompt": row["prompt"],
         **{
-            side: [{"role": "user", "content": row["prompt"]}, {"role": "x", "content": row[side]}]
+            side: [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row[side]},
+            ]
             for side in ("chosen", "rejected")
         },
         "score_chosen": float(row["chosen_reward"]),
@@ -94,7 +99,7 @@ def test_instruction_is_a_prompt_too(tmp_path: Path, rows: list[dict[str, Any]])
 
 
 def test_a_prompt_is_named_by_its_first_row(tmp_path: Path) -> None:
-    rows = [FLAT[1], *FLAT]
+    rows = [{**FLAT[1], "response": "w9"}, *FLAT]
     found = load(tmp_path, rows)
     assert [(x.prompt, x.where.row, x.where.field) for x in found] == [
         ("w3", 0, "prompt"),
@@ -121,7 +126,10 @@ def test_prompts_that_are_conversations_are_told_apart(tmp_path: Path) -> None:
     def turn(text: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": text}]
 
-    rows = [{"prompt": turn(text), "response": "w1", "reward": 0.0} for text in ("w0", "w3", "w0")]
+    rows = [
+        {"prompt": turn(text), "response": f"w{i}", "reward": 0.0}
+        for i, text in enumerate(("w0", "w3", "w0"))
+    ]
     found = load(tmp_path, rows)
     assert [(row.prompt, len(row.responses)) for row in found] == [(turn("w0"), 2), (turn("w3"), 1)]
 
@@ -138,12 +146,12 @@ def test_the_layout_is_not_known(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ([{**FLAT[0], "reward": "1.0"}], "row 0: 'reward' has reward '1.0': must be a finite"),
-        ([{**FLAT[0], "reward": True}], "row 0: 'reward' has reward True"),
+        ([FLAT[0], {**FLAT[1], "reward": True}], "row 1: 'reward' has reward True"),
         ([FLAT[0], {**FLAT[1], "reward": None}], "row 1: 'reward' has reward None"),
         ([FLAT[0], {**FLAT[1], "response": " "}], "row 1: 'response' is empty"),
         ([PAIRS[0], {**PAIRS[1], "rejected": None}], "row 1: 'rejected' is missing"),
-        ([{**PAIRS[0], "chosen": ["w2"]}], "row 0: 'chosen' is a list, not text"),
-        ([{**PAIRS[0], "chosen": [{"role": "x"}]}], "row 0: 'chosen' is missing"),
+        ([{**PAIRS[0], "chosen": ["w2"]}], "row 0: 'chosen' message 0 is not a {role, content}"),
+        ([{**PAIRS[0], "chosen": [{"role": "x"}]}], "row 0: 'chosen' message 0 is not a {role"),
         ([PAIRS[0], {**PAIRS[1], "rejected_reward": None}], "row 1: 'rejected_reward' has reward"),
         ([NESTED[0], {"prompt": "w3", "responses": []}], "row 1: 'responses' is empty"),
         ([{"prompt": "w0", "responses": ["w1"]}], "row 0: 'responses[0]' is not a {text, reward}"),
@@ -196,6 +204,46 @@ def test_rated_rows_are_examples_with_a_reward(template: Template, tmp_path: Pat
         ),
     ]
     assert (found.num_too_long, found.num_too_few) == (0, 0)
+
+
+def test_duplicates_are_merged_and_counted(template: Template, tmp_path: Path) -> None:
+    """w2 stands three times, with rewards 3, 4 and 8; prompt w6 has one response twice."""
+    again = [{**FLAT[2], "reward": reward} for reward in (4.0, 8.0)]
+    few = [{"prompt": "w6", "response": "w7", "reward": 1.0}] * 2
+    data = Data(feedback=write(tmp_path / "f.jsonl", [*FLAT, *again, *few]))
+    found = load_rated(data, template, min_responses=2)
+    assert [row.reward for row in found.groups[0]] == [5.0, 0.0]
+    assert (found.num_merged, found.num_too_few) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["kto", "dro"])
+def test_the_methods_named_for_one_response_take_one(template: Template, name: str) -> None:
+    assert f"--algo {name}" in ONE_RESPONSE
+    assert build(name, RunConfig(), template.tokenizer, mode="offline").min_responses == 1
+
+
+def test_pairs_need_no_rewards(template: Template, tmp_path: Path) -> None:
+    """Rows of one prompt stay apart: nothing says how their responses compare."""
+    rows = [
+        {"prompt": "w0", "chosen": chosen, "rejected": rejected}
+        for chosen, rejected in (("w1", "w2"), ("w3", "w4"))
+    ]
+    data = Data(feedback=write(tmp_path / "f.jsonl", rows), max_len=8)
+    pairs = load_pairs(data, template, seed=0).pairs
+    ids = [[side.response_ids[0] for side in pair] for pair in pairs]
+    assert ids == [[word(1), word(2)], [word(3), word(4)]]
+    with pytest.raises(UserError, match="layout preferences has no rewards"):
+        load_rated(data, template, min_responses=1)
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=8, seed=0)
+    assert [prompt.text for prompt in prompts] == ["w0"]
+
+
+def test_a_label_is_the_text_of_its_file(template: Template, tmp_path: Path) -> None:
+    rows = [{"q": "w0", "a": a} for a in ("007", "1969-07-20", 2**63, [1, "x"], None)]
+    source = write(tmp_path / "f.jsonl", rows)
+    data = Data(prompt_dataset=[source], input_key="q", label_key="a")
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=8, seed=0)
+    assert [x.label for x in prompts] == ["007", "1969-07-20", str(2**63), '[1, "x"]', None]
 
 
 def test_datasets_come_end_to_end_and_before_the_feedback(
@@ -255,7 +303,8 @@ def test_no_usable_prompt_says_why(template: Template, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_rated(data, template, min_responses=2)
     said = "no usable prompt of 2: 1 are too long for data.max_len, 1 have fewer than 2 responses"
-    assert str(caught.value) == said
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("--algo kto and --algo dro can learn from it")
     with pytest.raises(UserError, match=r"no rated responses: set data\.feedback"):
         load_rated(Data(), template, min_responses=1)
 
@@ -373,7 +422,13 @@ def test_prompts_that_two_sources_share_are_one(tmp_path: Path) -> None:
 
 def test_the_rewards_are_those_of_the_layout_asked_for(tmp_path: Path, template: Template) -> None:
     both = [
-        {"prompt": "w0", "response": f"w{i}", "reward": 1.0 * i, "completion": "w9", "label": i > 0}
+        {
+            "prompt": "w0",
+            "response": f"w{i}",
+            "reward": 1.0 * i,
+            "completion": f"w{i}",
+            "label": i > 0,
+        }
         for i in range(3)
     ]
     source = write(tmp_path / "f.jsonl", both)

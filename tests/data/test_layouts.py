@@ -12,9 +12,10 @@ from datasets import Dataset
 
 from rto.cli.main import main
 from rto.data.feedback import load_feedback
-from rto.data.layouts import LAYOUTS, find_layout
+from rto.data.layouts import LAYOUTS, find_layout, require_rated
 from rto.data.sources import load_rows
 from rto.errors import UserError
+from rto.sections import Data
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -55,7 +56,7 @@ def load(
     folder: Path, rows: list[dict[str, Any]], layout: str | None = None
 ) -> list[tuple[object, tuple[tuple[str, float], ...]]]:
     source = write(folder / "f.jsonl", rows)
-    found = load_feedback(source, split="train", layout=layout)
+    found = load_feedback(source, split="train", data=Data(layout=layout))
     return [(row.prompt, row.responses) for row in found]
 
 
@@ -88,15 +89,16 @@ def test_a_prompt_may_be_a_list_of_messages(tmp_path: Path, name: str) -> None:
 
 def test_labels_are_rewards_of_1_and_0(tmp_path: Path) -> None:
     assert load(tmp_path, UNPAIRED) == [("p", (("b", 1.0), ("a", 0.0))), ("q", (("c", 1.0),))]
-    chats = [{**row, "completion": turns("x", row["completion"])} for row in UNPAIRED]
+    chats = [{**row, "completion": turns(row["prompt"], row["completion"])} for row in UNPAIRED]
     assert load(tmp_path, chats) == load(tmp_path, UNPAIRED)
-    with pytest.raises(UserError, match=r"row 1: 'label' is None: must be true or false; repair"):
+    with pytest.raises(UserError, match=r"row 1: 'label' is None: must be true or false "):
         load(tmp_path, [UNPAIRED[0], {**UNPAIRED[1], "label": None}])
 
 
 def test_pairs_without_rewards_are_no_rated_feedback(tmp_path: Path) -> None:
+    rows = load_rows(write(tmp_path / "f.jsonl", PREFERENCES))
     with pytest.raises(UserError) as caught:
-        load(tmp_path, PREFERENCES)
+        require_rated(find_layout(rows, "f.jsonl"), "f.jsonl")
     assert str(caught.value).endswith(
         "f.jsonl: layout preferences has no rewards: add the columns chosen_reward and "
         "rejected_reward, or use it as pairs (rto dpo, rto reward)"
@@ -188,9 +190,8 @@ def test_many_rows_of_a_prompt_keep_their_order(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_responses(tmp_path: Path) -> None:
     """2,000 rows of 10 kB in two interleaved halves of 1,000 prompts: 20 MB on disk."""
-    rows = ({"prompt": f"p{i % 1000}", "response": "x" * 10_000, "reward": i} for i in range(2000))
+    rows = ({"prompt": f"p{i % 1000}", "response": f"{i:010000}", "reward": i} for i in range(2000))
     source = write(tmp_path / "f.jsonl", list(rows))
-    load_rows(source)
     tracemalloc.start()
     sizes = [len(row.responses) for row in load_feedback(source, split="train")]
     _, peak = tracemalloc.get_traced_memory()

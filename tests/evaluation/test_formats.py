@@ -132,6 +132,15 @@ def test_outputs_that_do_not_fit(tmp_path: Path, text: str, said: str) -> None:
         read_answers(str(path), QUESTIONS[:1], name="x")
 
 
+def test_lines_of_rto_generate_are_read(tmp_path: Path) -> None:
+    """A line separator inside a text ends no line of the file."""
+    path = tmp_path / "out.jsonl"
+    row = {"id": 9, "prompt": "say a", "response": "a\u2028b", "sample": 0, "finished": False}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    answers = read_answers(str(path), QUESTIONS[:1], name="x")
+    assert (list(answers.turns), list(answers.finished)) == ([("a\u2028b",)], [False])
+
+
 def test_a_missing_second_turn_is_said(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps({"question_id": 81, "choices": [{"turns": ["only"]}]}))

@@ -29,7 +29,10 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def answer(self, prompts: Sequence[Prompt], *, pad_token_id: int) -> Evaluated:
+    def answer(
+        self, prompts: Sequence[Prompt], *, pad_token_id: int, stops: tuple[int, ...]
+    ) -> Evaluated:
+        assert stops == (2,)
         self.asked.append([prompt.text for prompt in prompts])
         rollouts = [
             Rollout(p, 0, (7, 2), (-1.0, -1.0), p.text.split()[-2], p.id != 1, 0, 0)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from reward_models import build_reward_model
 
 from rto.cli.main import main
 from rto.quickstart.data import write_task
@@ -28,14 +27,6 @@ user: "{instruction} {answer_a} {answer_b}"
 verdicts: {a: "[[A]]", b: "[[B]]", tie: "[[C]]"}
 """
 NUM_PROMPTS = 6
-
-
-def build_reward_model(folder: Path, base: Path) -> None:
-    config = LlamaConfig.from_pretrained(base)
-    config.num_labels = 1
-    torch.manual_seed(3)
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    build_tokenizer(folder)
 
 
 def test_a_policy_against_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -193,6 +194,7 @@ def trained(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     pairs = {
         "actor.model_name_or_path": sft / "last", "actor.adam.lr": 1e-3,
         "data.dataset": data.pairs, "data.prompt_key": "prompt", "data.eval_ratio": 0.25,
+        "eval.steps": 1, "eval.patience": 9,
     }  # fmt: skip
     reward = run("reward", root / "reward", pairs)
     return Trained(root, data, base, sft, reward, run("dpo", root / "dpo", pairs))
@@ -257,6 +259,71 @@ def test_a_reward_model_has_a_score_head_and_its_constants(trained: Trained) -> 
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.config.num_labels == 1
     assert torch.equal(model.score.weight, weights_of(trained.reward)["score.weight"])
+
+
+def test_a_stage_is_judged_while_it_trains_and_leaves_its_best(trained: Trained) -> None:
+    """The reward model's best carries the constants of its own step."""
+    for folder in (trained.reward, trained.dpo):
+        accuracy = [row["eval/accuracy"] for row in metrics_of(folder)]
+        assert len(accuracy) == 2
+        assert (
+            json.loads((folder / "run.json").read_text())["results"]["eval/accuracy"]
+            == (accuracy[-1])
+        )
+        state = folder / "checkpoints" / "step_00000001" / "state.json"
+        best = json.loads(state.read_text())["state"]["best_so_far"]
+        assert (best["value"], best["step"]) == (max(accuracy), best_step(folder))
+        assert load_file(folder / "best" / "model.safetensors").keys() == weights_of(folder).keys()
+    row = metrics_of(trained.reward)[best_step(trained.reward)]
+    config = json.loads((trained.reward / "best" / "config.json").read_text())
+    assert (config["mean"], config["std"]) == (row["eval/mean"], row["eval/std"])
+
+
+def best_step(folder: Path) -> int:
+    accuracy = [row["eval/accuracy"] for row in metrics_of(folder)]
+    return accuracy.index(max(accuracy))
+
+
+FEEDBACK = {
+    "prompt": "say a word",
+    "responses": [{"text": "good words", "reward": 1}, {"text": "bad", "reward": 0}],
+}
+
+
+def test_the_example_in_python_runs(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feedback = tmp_path / "feedback.jsonl"
+    rows = [{**FEEDBACK, "prompt": f"say {i} words"} for i in range(8)]
+    feedback.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = Path(__file__).resolve().parents[2] / "examples" / "python" / "sft_and_dpo.py"
+    example = runpy.run_path(str(path))
+    example["main"](str(trained.base), str(feedback), str(tmp_path / "runs"))
+    said = capsys.readouterr().out
+    for text in ("preference/loss", "eval/accuracy", "finished: {", "runs/dpo/best"):
+        assert text in said
+
+
+def test_an_offline_stage_goes_on_to_the_same_figures_and_weights(trained: Trained) -> None:
+    whole, folder = trained.dpo, trained.root / "dpo_resumed"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints" / "step_00000001")
+    shutil.rmtree(folder / "last")
+    flags = {"config": whole / "config.yaml", "ckpt.output_dir": folder, "ckpt.load_enable": True}
+    execute("dpo", configured("dpo", flags))
+    timed = ("time", "rate")
+    kept, gone_on = (
+        [{k: v for k, v in row.items() if not k.startswith(timed)} for row in metrics_of(each)]
+        for each in (whole, folder)
+    )
+    assert gone_on == kept
+    want = weights_of(whole)
+    assert all(torch.equal(weight, want[name]) for name, weight in weights_of(folder).items())
+    states = [
+        json.loads((each / "checkpoints" / "step_00000001" / "state.json").read_text())["state"]
+        for each in (whole, folder)
+    ]
+    assert states[0] == states[1]
 
 
 def test_dpo_leaves_the_reference_behind(trained: Trained) -> None:
@@ -344,7 +411,7 @@ def test_a_checkpoint_of_another_method_is_refused_before_an_actor_starts(
 ) -> None:
     config = (staged[2] / "config.yaml").read_bytes()
     began = time.monotonic()
-    with pytest.raises(UserError, match="has method 'rto', this run has 'ppo'") as caught:
+    with pytest.raises(UserError, match="made with method rto, this run ppo") as caught:
         run("train", staged[2], {**trained.online(), "algo": "ppo", "ckpt.load_enable": True})
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)

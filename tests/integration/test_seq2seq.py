@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reward_models import build_reward_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -23,6 +24,7 @@ from rto.cluster.session import warm_actors
 from rto.errors import UserError
 from rto.models.families import load_policy
 from rto.quickstart.data import write_task
+from rto.quickstart.tokenizer import build_base_model
 from rto.sections_runtime import Cluster
 from rto.types import TokenBatch, pad
 
@@ -181,3 +183,32 @@ def test_a_run_answers(place: Workplace, capsys: pytest.CaptureFixture[str]) -> 
     flags = ["--generate.max_new_tokens", "8", "--ds.param_dtype", "fp32", "--train.device", "cpu"]
     assert main(["generate", "--model", folder, "--prompt", "the", *flags]) == 0
     assert "chat template none" in capsys.readouterr().out
+
+
+def test_a_run_is_judged_against_its_start(place: Workplace) -> None:
+    place.fit("judged", "--algo", "rpo")
+    root = place.root
+    build_base_model(root / "llama", 0)
+    build_reward_model(root / "rm", root / "llama")
+    code = main(
+        [
+            *("eval", "--model", str(root / "judged"), "--baseline", str(root / "t5")),
+            *("--prompts", str(place.feedback), "--max_prompts", "6", "--temperature", "1"),
+            *("--reference", str(root / "t5"), "--judge", f"reward:{root / 'rm'}"),
+            *("--metrics", "words,rougeL,distinct_1", "--max_new_tokens", "12"),
+            *("--ds.param_dtype", "fp32", "--train.device", "cpu"),
+            *("--output_dir", str(root / "eval")),
+        ]
+    )
+    assert code == 0
+    found = json.loads((root / "eval" / "eval.json").read_text())
+    ours, start = (found["figures"][name]["metrics"] for name in ("judged", "t5"))
+    assert set(ours) == {"words", "rougeL", "distinct_1", "reward", "kl", "cut"}
+    # The start is the reference: what transformers sampled from is what the scorer computes.
+    assert start["kl"]["value"] == pytest.approx(0, abs=1e-4)
+    assert ours["kl"]["value"] > 0.01
+    won = found["win_rates"][f"reward:{root / 'rm'}"]
+    assert won["num_prompts"] == 6
+    assert 0 <= won["win_rate"]["mean"] <= 1
+    answers = json.loads((root / "eval" / "judged" / "model_outputs.json").read_text())
+    assert len({row["output"] for row in answers}) > 3

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rto.models.causal import CausalPolicy
-from rto.models.load import load_language_model
+from rto.models.load import load_language_model, without_dropout
 from rto.models.policy import unwrapped
 from rto.sections_runtime import Lora
 from rto.types import TokenBatch
@@ -161,7 +161,9 @@ def small(config: type, **extra: object) -> object:
         lambda: Gemma2ForCausalLM(small(Gemma2Config, head_dim=8, final_logit_softcapping=0.05)),
         lambda: GraniteForCausalLM(small(GraniteConfig, logits_scaling=4.0)),
         lambda: CohereForCausalLM(small(CohereConfig, logit_scale=0.25)),
-        lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)),
+        lambda: GPT2LMHeadModel(
+            without_dropout(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4))
+        ),
     ],
     ids=["gemma2 caps", "granite divides", "cohere multiplies", "gpt2 absolute positions"],
 )

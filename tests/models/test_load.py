@@ -106,7 +106,7 @@ def test_paths_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no config.json"):
         causal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot load this directory"):
+    with pytest.raises(UserError, match="no model_type"):
         causal(tmp_path)
 
 

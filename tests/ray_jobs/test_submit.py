@@ -81,6 +81,41 @@ def test_a_working_dir_is_uploaded_from_the_checkout(tmp_path: Path) -> None:
         ({"name": None}, "name is None"),
         ({"runtime_env": {"env_vars": {"WANDB_API_KEY": "planted"}}}, "env_vars.WANDB_API_KEY"),
         ({"runtime_env": {"env_vars": {"RTO_REWARD_TOKEN": "planted"}}}, "set secrets in the"),
+        ({"runtime_env": {"env_vars": {"DB_PASS": "planted"}}}, "env_vars.DB_PASS holds"),
+        ({"runtime_env": {"env_vars": {"OPENAI_APIKEY": "planted"}}}, "OPENAI_APIKEY holds"),
+        ({"runtime_env": {"env_vars": {"AWS_CREDENTIALS": "planted"}}}, "CREDENTIALS holds"),
+        ({"runtime_env": {"env_vars": {"TOKEN_1": "planted"}}}, "TOKEN_1 holds"),
+        ({"runtime_env": {"env_vars": {"R_URL": "redis://u:planted@h"}}}, "R_URL holds"),
+        (
+            {"entrypoint": "HF_TOKEN=planted rto methods"},
+            "entrypoint holds a secret ('HF_TOKEN=***",
+        ),
+        ({"entrypoint": "curl http://u:planted@h"}, "entrypoint holds a secret"),
+        ({"entrypoint": ["python", "--api-key", "planted"]}, "entrypoint holds a secret"),
+        ({"runtime_env": {"pip": ["git+https://planted@github.com/a"]}}, "pip holds a secret"),
+        ({"name": "password=planted"}, "name holds a secret"),
+        ({"name": 7}, "name is 7"),
+        ({"name": "  "}, "name is ' '"),
+        ({"entrypoint": "rto train 'x"}, "entrypoint: no closing quotation"),
+        ({"entrypoint": ""}, "entrypoint is ''"),
+        ({"entrypoint": "   "}, "entrypoint is ' '"),
+        ({"entrypoint": ["rto", {"a": 1}]}, "entrypoint is ['rto'"),
+        ({"entrypoint": "a\nb"}, "give one command line"),
+        ({"runtime_env": {"working_dir": "nosuch"}}, "working_dir 'nosuch': no such folder"),
+        ({"runtime_env": {"working_dir": 3}}, "working_dir is 3"),
+        ({"runtime_env": {"working_dir": ".."}}, "would be uploaded whole"),
+        ({"runtime_env": {"working_dir": "/"}}, "would be uploaded whole"),
+        ({"runtime_env": {"working_dir": "pyproject.toml"}}, "no such folder"),
+        ({"runtime_env": {"excludes": "runs"}}, "excludes is 'runs': give a list"),
+        ({"runtime_env": {"pip": [1]}}, "pip is [1]"),
+        ({"runtime_env": {"env_vars": {1: "2"}}}, "env_vars: 1 is no name"),
+        ({"runtime_env": {"env_vars": {"A=B": "2"}}}, "'A=B' is no name"),
+        ({"runtime_env": {"env_vars": {"A": 2}}}, "env_vars.A is a int: write it in quotes"),
+        ({"runtime_env": {"env_vars": ["A"]}}, "env_vars is ['A']"),
+        ({"resources": {"num_cpus": -3}}, "resources.num_cpus is -3"),
+        ({"resources": {"num_cpus": "abc"}}, "resources.num_cpus is 'abc'"),
+        ({"resources": {"num_gpus": float("nan")}}, "resources.num_gpus is nan"),
+        ({"resources": {"num_gpus": True}}, "resources.num_gpus is True"),
     ],
 )
 def test_bad_job_files(
@@ -104,6 +139,30 @@ def test_dry_run_prints_and_submits_nothing(
     assert address in out
 
 
+def test_what_names_a_secret_without_holding_it_is_taken(tmp_path: Path) -> None:
+    env = {"HF_TOKEN": "${HF_TOKEN}", "RAY_AUTH_MODE": "token", "TOKENIZERS_PARALLELISM": "false"}
+    entrypoint = "HF_TOKEN=$HF_TOKEN rto train --data.input_key question"
+    job = load_job(write(tmp_path, entrypoint=entrypoint, runtime_env={"env_vars": env}))
+    assert (job.entrypoint, job.runtime_env["env_vars"]) == (entrypoint, env)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--train.max_steps", "2"], "--train.max_steps 2: flags of the run stand behind --"),
+        (["--", "--reward.remote_url", "http://h?sig=planted"], "behind -- hold a secret"),
+    ],
+)
+def test_flags_of_the_run_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert main([str(write(tmp_path)), "--dry_run", *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert "planted" not in error
+
+
 def test_no_job_server_is_a_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(write(tmp_path)), "--address", "http://127.0.0.1:1"]) == 2
     assert "no Ray job server at http://127.0.0.1:1" in capsys.readouterr().err
@@ -112,6 +171,9 @@ def test_no_job_server_is_a_users_error(tmp_path: Path, capsys: pytest.CaptureFi
 def test_not_yaml_and_not_there(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     with pytest.raises(UserError, match="no such job file"):
+        load_job(path)
+    path.write_text("name: a\nname: b\nentrypoint: x\n")
+    with pytest.raises(UserError, match="'name' stands twice"):
         load_job(path)
     path.write_text("name: [")
     with pytest.raises(UserError, match="not YAML"):

@@ -20,6 +20,8 @@ from rto.cli.parse import dump, known_fields, parse_run
 from rto.cli.report import parse as parse_report
 from rto.cli.serve import parse as parse_serve
 from rto.config import RunConfig
+from rto.sections import Adam
+from rto.sections_methods import Preference
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [
@@ -30,6 +32,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
 MAX_SCRIPT_LINES = 15
 STAGES = ("sft", "reward", "dpo")
+PAIR_LOSSES = {"rdpo": "dpo", "simpo": "dpo", "tdpo": "dpo"}
+"""Losses of `rto dpo` that have configurations of their own."""
 EXAMPLE_METHODS = ("rwr",)
 """Of packages that a page shows and no one has installed."""
 PLACEHOLDERS = {
@@ -105,6 +109,12 @@ def check_compare(arguments: list[str]) -> None:
     parse_run("train", [*rest, *searched])
 
 
+def command_of(config: Path) -> str:
+    """The command that a configuration is for: its name has the stage or the loss as a word."""
+    words = [PAIR_LOSSES.get(word, word) for word in config.stem.split("-")]
+    return next((word for word in words if word in (*STAGES, "fit")), "train")
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text(dump(RunConfig()))
@@ -123,7 +133,7 @@ def test_command_lines_are_found_wherever_they_stand() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_is_complete_for_its_command(path: Path) -> None:
-    command = next((stage for stage in (*STAGES, "fit") if f"-{stage}" in path.stem), "train")
+    command = command_of(path)
     content = yaml.safe_load(path.read_text())
     given = {"dataset", "prompt_dataset"} & content["data"].keys()
     argv = ["--config", str(path), *([] if given else ["--data.feedback", "feedback.jsonl"])]
@@ -155,6 +165,68 @@ def test_the_paper_runs_have_the_papers_settings() -> None:
         )
         assert config.actor.gradient_checkpointing_enable
         assert config.actor.num_ranks == config.vllm.num_engines == 8
+
+
+def read_config(name: str, command: str) -> RunConfig:
+    given = [] if command != "fit" else ["--data.feedback", "f.jsonl"]
+    return parse_run(command, ["--config", f"examples/configs/{name}.yaml", *given]).config
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dpo", Preference("dpo", beta=0.1)),
+        ("rdpo", Preference("rdpo", beta=0.1, alpha=0.001)),
+        ("simpo", Preference("simpo", beta=2.5, gamma=0.5)),
+        ("tdpo", Preference("tdpo2", beta=0.1, alpha=0.2)),
+    ],
+)
+def test_the_papers_baselines_have_its_settings(name: str, expected: Preference) -> None:
+    config = read_config(f"{name}-llama3-8b-8xa100", "dpo")
+    assert config.preference == expected
+    check_papers_optimiser(config, lr=5e-7, batch_size=256)
+
+
+@pytest.mark.parametrize("name", ["reward-llama3.2-1b-8xa100", "reward-llama3-8b-8xa100"])
+def test_the_papers_reward_models_have_its_settings(name: str) -> None:
+    check_papers_optimiser(read_config(name, "reward"), lr=1e-6, batch_size=128)
+
+
+def check_papers_optimiser(config: RunConfig, *, lr: float, batch_size: int) -> None:
+    """What the RTO paper's preference stages have in common."""
+    actor = config.actor
+    assert actor.adam == Adam(lr, (0.9, 0.95), weight_decay=0.0)
+    assert (actor.lr_scheduler, actor.lr_warmup_ratio) == ("cosine_with_min_lr", 0.03)
+    assert actor.min_lr_ratio == 0.1
+    assert (config.train.batch_size, config.train.max_epochs) == (batch_size, 1)
+    assert config.data.max_len == 2048
+    assert config.data.dataset == ["HuggingFaceH4/ultrafeedback_binarized"]
+    assert config.data.dataset_split == "train_prefs"
+
+
+def test_reward_aware_stays_within_what_its_paper_searched() -> None:
+    config = read_config("reward_aware-llama3-8b-fit", "fit")
+    method = config.algo.reward_aware
+    assert method.distance == "kl_target_policy"
+    assert 1e-3 <= method.beta <= 1e-2
+    assert 1 <= method.eta <= 100
+    assert (config.actor.adam.lr, config.actor.lr_scheduler) == (5e-7, "constant")
+    assert (config.train.batch_size, config.train.max_epochs) == (256, 1)
+    assert config.data.reward_scaling == "none"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_runs_the_command_of_its_configuration(path: Path) -> None:
+    for line in command_lines(path.read_text(), "rto"):
+        name = re.search(r"configs/([\w.-]+)\.yaml", line)
+        if name is None:
+            continue
+        config = ROOT / "examples" / "configs" / f"{name[1]}.yaml"
+        command, *flags = line.split()[1:]
+        assert command == command_of(config)
+        if "--algo" in flags:
+            algo = flags[flags.index("--algo") + 1]
+            assert yaml.safe_load(config.read_text()).get("algo", {}).get("name", algo) == algo
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -240,7 +312,8 @@ def test_a_page_names_what_exists(page: Path, tmp_path: Path) -> None:
         for name in re.findall(r"`((?:--)?[a-z]+(?:\.[a-z_0-9]+)+)`", text)
         if name.removeprefix("--").split(".")[0] in sections
     }
-    assert named - fields - parents - {"config.json", "config.yaml", "metrics.jsonl"} == set()
+    files = {"config.json", "config.yaml", "metrics.jsonl", "eval.json"}
+    assert named - fields - parents - files == set()
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target
     for path in re.findall(r"`((?:examples|ray_jobs|docs|rto)/[\w./-]+)`", text):

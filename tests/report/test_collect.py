@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from rto.errors import UserError
-from rto.report.collect import Run, find_runs, flat, read_run, read_runs
+from rto.report import files
+from rto.report.collect import Run, find_runs, read_run, read_runs
 from rto.report.evaluation import Figure, find_evaluations
+from rto.report.files import flat
 from rto.report.findings import Account, accounts, warnings
 from run_folders import metrics_row, write_run
 
@@ -106,17 +108,124 @@ def test_a_cut_last_line_is_left_out_and_told(tmp_path: Path) -> None:
         ("metrics.jsonl", "x\n", "metrics.jsonl:1: not JSON"),
         ("metrics.jsonl", "[]\n", "metrics.jsonl:1: list instead of an object"),
         ("versions.json", "{", "versions.json: not JSON"),
-        ("config.yaml", "a: [", "config.yaml: not YAML"),
+        ("config.yaml", "a: [", "config.yaml:1: not YAML"),
+        ("config.yaml", "a: &x {b: 1}\nc: *x\n", "config.yaml:2: not YAML: an alias"),
+        ("metrics.jsonl", "\udcff\udcfe\0", "metrics.jsonl: cannot be read: Unicode"),
+        (
+            "metrics.jsonl",
+            '{"iteration": 0, "a": ' + "[" * 99_999 + "\n",
+            "metrics.jsonl:1: not JSON: R",
+        ),
+        ("metrics.jsonl", '{"iteration": "0"}\n', "metrics.jsonl:1: iteration is '0'"),
+        ("metrics.jsonl", '{"iteration": true}\n', "metrics.jsonl:1: iteration is True"),
+        ("metrics.jsonl", '{"iteration": 1' + "0" * 400 + "}\n", "iteration is 1000"),
+        ("metrics.jsonl", '{"iteration": 0, "a/b": 1e301}\n', "metrics.jsonl:1: a/b is 1e+301"),
+        ("metrics.jsonl", " " * 1_100_000 + "\n", "metrics.jsonl:1: longer than 1048576"),
+        (
+            "metrics.jsonl",
+            json.dumps({"iteration": 0} | {f"a/{i}": 1 for i in range(301)}) + "\n",
+            "metrics.jsonl:1: more than 300 metrics",
+        ),
+        ("run.json", "[]", "run.json: list instead of an object"),
+        ("run.json", " " * 5_000_000, "run.json: longer than"),
+        ("run.json", "{" + '"a":{' * 99_999, "run.json: not JSON: Recursion"),
         ("config.yaml", "- a", "config.yaml: not a mapping"),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
     folder = write_run(tmp_path / "a")
-    (folder / name).write_text(content)
+    (folder / name).write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UserError) as caught:
         read_run(folder, "a")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("data", {}),
+        ("data", []),
+        ("data", {"unit": "rows", "read": 1e300, "used": 1, "filtered": {}}),
+        ("data", {"unit": "rows", "read": 3, "used": 1, "filtered": {"x": "y"}}),
+        ("results", {"eval/a": "high"}),
+        ("results", {"eval/a": 10**400}),
+        ("results", 3),
+        ("title", ["t"]),
+        ("status", None),
+    ],
+)
+def test_an_odd_part_of_run_json_is_left_out_and_told(
+    tmp_path: Path, part: str, value: object
+) -> None:
+    folder = write_run(tmp_path / "a")
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, part: value}))
+    run = read_run(folder, "a")
+    assert part not in run.about
+    assert f"run.json: {part} is not what a run writes: left out" in warnings(run)
+
+
+def test_secrets_and_control_characters_do_not_reach_the_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "config.yaml").write_text('reward:\n  remote_url: ["http://h/r?api_key=hunter2"]\n')
+    (folder / "versions.json").write_text(json.dumps({"a\x1b": "HF_TOKEN=hunter2 \ud800"}))
+    (folder / "run.json").write_text(json.dumps({"title": "\x1b[31m", "reason": "token=hunter2"}))
+    run = read_run(folder, "a")
+    assert run.config == {"reward.remote_url": '["http://h/r?api_key=***"]'}
+    assert run.versions == {"a\\x1b": "HF_TOKEN=*** \\ud800"}
+    assert run.about == {"title": "\\x1b[31m", "reason": "token=***"}
+
+
+def test_of_a_long_file_every_nth_line_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 lines with room for 2 every third is read: iterations 0 and 3."""
+    folder = write_run(tmp_path / "a", iterations=5)
+    monkeypatch.setattr(files, "MAX_ROWS", 2)
+    run = read_run(folder, "a")
+    assert [row["iteration"] for row in run.metrics] == [0, 3]
+    assert "of 3 lines one is read" in run.missing[0]
+
+
+@pytest.mark.parametrize(
+    ("times", "clock"),
+    [
+        ([10.0, 14.0], (6.0, 14.0)),
+        ([1e300, 1e300], None),
+        ([-1.0, 5.0], None),
+        ([10.0, 1.0], None),
+        ([None, 14.0], None),
+        ([10.0, None], None),
+    ],
+)
+def test_times_that_cannot_be_are_not_shown(
+    times: list[float | None], clock: tuple[float, float] | None
+) -> None:
+    """An iteration took 4 s, so the run began that long before its first line."""
+    rows = [metrics_row(i) for i in range(2)]
+    for row, time in zip(rows, times, strict=True):
+        del row["time"]
+        if time is not None:
+            row["time"] = time
+    assert with_metrics(*rows).clock == clock
+
+
+def test_how_a_run_failed_is_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    about = {"method": "rto", "status": "failed", "reason": "loss is nan"}
+    (folder / "run.json").write_text(json.dumps(about))
+    said = "the run has not finished: 3 iterations are there (failed: loss is nan)"
+    assert warnings(read_run(folder, "a")) == [said]
+
+
+def test_an_evaluation_of_another_program_is_no_evaluation(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs" / "rto")
+    odd = {"stages": {"a": [], "b": {"x": {"mean": "1", "ci95": 3}}}, "differences": [1]}
+    (folder.parent / "summary.json").write_text(json.dumps(odd))
+    (found,) = find_evaluations(read_runs([folder]))
+    assert found.policies == {"a": {}, "b": {}}
+    assert found.differences == {}
 
 
 def test_a_folder_of_runs_stands_for_them_and_each_counts_once(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
+import math
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ import pytest
 from rto.cli import report
 from rto.cli.main import main
 from rto.errors import UserError
+from rto.report import samples
 from rto.report.collect import read_runs
 from rto.report.page import render
 from run_folders import HOSTILE, rollout, write_iteration, write_run
@@ -136,6 +141,79 @@ def test_a_run_with_next_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "metrics.jsonl").write_text("")
     assert "config.yaml is missing" in render(read_runs([tmp_path]))
+
+
+def first_line(folder: Path, **values: object) -> None:
+    """Rewrites the first line of metrics."""
+    row = {"iteration": 0, "time": 1000.0, "a/b": 1.0, **values}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def rollouts(folder: Path, content: bytes) -> None:
+    (folder / "rollouts" / "iter_000000.jsonl.gz").write_bytes(gzip.compress(content))
+
+
+def tokenizer(folder: Path) -> None:
+    (folder / "last" / "tokenizer.json").write_text("{}")
+
+
+def loop(folder: Path) -> None:
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").symlink_to("metrics.jsonl")
+
+
+def pipe(folder: Path) -> None:
+    """Opened, it would wait for ever."""
+    (folder / "logs").mkdir()
+    os.mkfifo(folder / "logs" / "ray.log")
+
+
+ROLLOUT = rollout(0, "p", "r", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "run.json").write_text('{"command": "sft"}'), ""),
+        (lambda folder: first_line(folder, time=1e299), ""),
+        (lambda folder: first_line(folder, **{"a/b": -1e299, "time/iteration": 1e299}), ""),
+        (lambda folder: first_line(folder, iteration=-1e299), ""),
+        (loop, ""),
+        (pipe, ""),
+        (tokenizer, "tokenizer.json: no tokenizer"),
+        (lambda folder: rollouts(folder, b"\xff\n"), "cannot be read: UnicodeDecodeError"),
+        (lambda folder: rollouts(folder, b"[]\n"), ":1: not a rollout: TypeError"),
+        (lambda folder: rollouts(folder, b"[" * 99_999), "cannot be read: RecursionError"),
+        (lambda folder: rollouts(folder, b" " * 2000), "longer than 1000 bytes unpacked"),
+        (
+            lambda folder: rollouts(
+                folder, json.dumps({**ROLLOUT, "scores": {"reward": math.nan}}).encode()
+            ),
+            "no report can be made of these folders: ValueError",
+        ),
+        (
+            lambda folder: rollouts(
+                folder, json.dumps({**ROLLOUT, "response_ids": [-1, 10**30]}).encode()
+            ),
+            "no report can be made of these folders: TypeError",
+        ),
+    ],
+)
+def test_an_odd_folder_is_a_page_or_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], object],
+    said: str,
+) -> None:
+    folder = write_run(tmp_path / "rto", iterations=1)
+    monkeypatch.setattr(samples, "UNPACKED", 1000 if "1000" in said else samples.UNPACKED)
+    damage(folder)
+    code = main(["report", str(folder)])
+    error = capsys.readouterr().err
+    assert (code, error.count("\n")) == ((2, 1) if said else (0, 0))
+    assert said in error
+    assert (folder / "report.html").is_file() == (code == 0)
 
 
 def test_the_page_stays_below_its_limit(folder: Path) -> None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from rto.cluster.evaluate import stored_weights
 from rto.errors import ProofError
 from rto.models.families import load_policy
 from rto.models.policy import unwrapped
 from rto.rollout.digest import first_difference, tensor_digest
-from rto.rollout.hf import HfEngine, draw, nucleus
+from rto.rollout.draw import draw, nucleus
+from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.types import Prompt, Rollout, collate
 
@@ -58,6 +71,21 @@ def test_log_probs_are_those_of_the_policy(
         assert sample.finished or len(sample.token_ids) == 12
 
 
+def test_every_stop_token_ends_a_sample(engine: HfEngine) -> None:
+    """The same draws as without it, each up to the first of the two."""
+    free = sampled(engine)
+    stop = max(
+        (token for sample in free for token in sample.token_ids[:-1]),
+        key=lambda token: sum(token in sample.token_ids for sample in free),
+    )
+    sampling = Sampling(12, stop_token_ids=(stop,))
+    for sample, whole in zip(engine.generate(requests(PROMPTS), sampling, 0), free, strict=True):
+        ends = [i for i, token in enumerate(whole.token_ids) if token in (1, stop)]
+        length = ends[0] + 1 if ends else 12
+        assert sample.token_ids == whole.token_ids[:length]
+        assert sample.finished == bool(ends)
+
+
 def test_a_sample_does_not_depend_on_its_batch(engine: HfEngine) -> None:
     together, asked = sampled(engine), requests(PROMPTS)
     for row in (0, 9, 23):
@@ -91,6 +119,82 @@ def test_a_nucleus_is_the_fewest_tokens_that_reach_p() -> None:
     torch.testing.assert_close(got, torch.tensor([[0, 0.625, 0.375], [0, 0, 1.0]]))
     ids, _ = draw(logprobs, torch.tensor([0.0, 0.0]), Sampling(1, top_p=0.6))
     assert ids.tolist() == [1, 2]
+
+
+def test_min_p_and_top_k_keep_the_likely_tokens() -> None:
+    logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log().expand(2, 4)
+    top = torch.tensor([0.0, 0.9999])
+    # min_p 0.4 keeps what is at least 0.4 * 0.5 = 0.2 likely: 0.5 and 0.25, as two thirds and one.
+    for sampling in (Sampling(1, min_p=0.4), Sampling(1, top_k=2)):
+        ids, logprobs = draw(logits, top, sampling)
+        assert ids.tolist() == [1, 3]
+        torch.testing.assert_close(logprobs.exp(), torch.tensor([2 / 3, 1 / 3]))
+    # Of those two the nucleus of 0.6 keeps the first, which is 2/3 of what top_k has left.
+    ids, _ = draw(logits, top, Sampling(1, top_k=2, top_p=0.6))
+    assert ids.tolist() == [1, 1]
+    # min_p compares after the temperature: squared, 0.25 is a quarter as likely as 0.5.
+    ids, _ = draw(logits, top, Sampling(1, temperature=0.5, min_p=0.3))
+    assert ids.tolist() == [1, 1]
+    ids, _ = draw(logits, top, Sampling(1, top_k=9))
+    assert ids.tolist() == [0, 3]
+
+
+def test_no_ngram_of_a_response_occurs_twice(engine: HfEngine) -> None:
+    def repeats(sampling: Sampling) -> bool:
+        rows = [s.token_ids for s in engine.generate(requests(PROMPTS), sampling, 0)]
+        pairs = [list(zip(row, row[1:], strict=False)) for row in rows]
+        return any(len(set(each)) < len(each) for each in pairs)
+
+    assert repeats(Sampling(30, temperature=0.4))
+    assert not repeats(Sampling(30, temperature=0.4, no_repeat_ngram_size=2))
+
+
+def test_a_repetition_penalty_acts_on_what_the_response_holds(engine: HfEngine) -> None:
+    (sample,) = engine.generate(
+        [SampleRequest(PROMPTS[0], 3)], Sampling(12, repetition_penalty=3.0), 0
+    )
+    model = unwrapped(engine._policy.model)
+    ids = torch.tensor([[0, *sample.token_ids]])
+    logits = model(input_ids=torch.tensor([PROMPTS[0]]), decoder_input_ids=ids[:, :-1]).logits[0]
+    for step, token in enumerate(sample.token_ids):
+        # The start token, 0, is no part of the response.
+        held = torch.tensor([i in sample.token_ids[:step] for i in range(logits.shape[-1])])
+        row = logits[step]
+        row = torch.where(held, torch.where(row > 0, row / 3, row * 3), row)
+        assert sample.logprobs[step] == pytest.approx(float(row.log_softmax(-1)[token]), abs=1e-4)
+    assert len(sample.token_ids) > 3
+
+
+def test_a_stop_text_ends_its_row_alone(engine: HfEngine) -> None:
+    free = sampled(engine)
+    words = [s.text.split() for s in free]
+    # The second and third word of the first sample, as one text across two tokens.
+    stop = " ".join(words[0][1:3])
+    stopped = engine.generate(requests(PROMPTS), Sampling(12, stop=(stop, "none of them")), 0)
+    assert stopped[0].text == f"{words[0][0]} "
+    assert stopped[0].finished
+    assert stopped[0].token_ids == free[0].token_ids[:3]
+    for before, after in zip(free, stopped, strict=True):
+        if stop not in before.text:
+            assert after == before
+    assert sum(stop not in before.text for before in free) > 12
+
+
+def test_a_decoder_with_learned_positions_ends_where_they_do(
+    tmp_path: Path, tiny_t5_dir: Path
+) -> None:
+    shape: Any = {
+        "vocab_size": 64, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16, "max_position_embeddings": 16, "pad_token_id": 0, "eos_token_id": 1,
+        "decoder_start_token_id": 0, "forced_eos_token_id": None,
+    }  # fmt: skip
+    BartForConditionalGeneration(BartConfig(**shape)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_t5_dir).save_pretrained(tmp_path)
+    engine = HfEngine(str(tmp_path), dtype="fp32", device=CPU)
+    engine.accept(0)
+    samples = engine.generate(requests(PROMPTS), Sampling(40), 0)
+    assert max(len(s.token_ids) for s in samples) == 16
 
 
 def test_weights_are_proven_before_they_sample(engine: HfEngine) -> None:
@@ -132,3 +236,31 @@ def test_response_logprobs_are_those_of_the_full_forward(engine: HfEngine) -> No
         logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([response])).logits
         expected = logits[0].log_softmax(-1)[range(len(response)), list(response)]
         torch.testing.assert_close(torch.tensor(got), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_weights_of_a_directory_are_taken_whole(tmp_path: Path, scaled: bool) -> None:
+    """With a head of its own (Flan-T5) and with one tied to the embedding (T5)."""
+    shape: Any = {
+        "vocab_size": 12, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
+        "tie_word_embeddings": scaled, "decoder_start_token_id": 0, "pad_token_id": 0,
+        "eos_token_id": 1,
+    }  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")),
+        pad_token="a",
+        eos_token="b",
+    )
+    for name in ("one", "two"):
+        T5ForConditionalGeneration(T5Config(**shape)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    engine = HfEngine(str(tmp_path / "one"), dtype="fp32", device=CPU)
+    weights = stored_weights(str(tmp_path / "two"), torch.float32)
+    engine.load_weights(weights)
+    receipt = engine.receipt()
+    sent = {name: tensor_digest(x) for name, x in weights.items()}
+    assert first_difference(sent, receipt.digests) is None
+    assert receipt.unassigned == ()
+    held = unwrapped(engine._policy.model).state_dict()
+    loaded = T5ForConditionalGeneration.from_pretrained(tmp_path / "two").state_dict()
+    assert all(torch.equal(held[name], x) for name, x in loaded.items())

@@ -108,6 +108,15 @@ def test_thresholds(rated, threshold, rewards, desirable) -> None:
     assert method.min_responses == (2 if threshold == "prompt_mean" else 1)
 
 
+def test_equal_rewards_reach_the_mean_of_their_batch(rated) -> None:
+    """In fp32 the mean of seven times 0.9 is above 0.9: none would be desirable."""
+    rewards = torch.full((7,), 0.9)
+    assert not bool((rewards >= rewards.mean()).any())
+    targets, _ = KTO(threshold="batch_mean").targets(rated(reward=rewards))
+    assert isinstance(targets, KTOBatch)
+    assert bool(targets.desirable.all())
+
+
 def test_a_label_is_1_or_0(rated) -> None:
     with pytest.raises(ValueError, match="rewards must be 1 or 0"):
         KTO(threshold="label").targets(rated())

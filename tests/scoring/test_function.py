@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
 
-from rto.errors import RewardProtocolError, UserError
+from rto.errors import RewardProtocolError, Terminated, UserError
 from rto.scoring.function import RewardFunction
 
 TEXTS = (["p1 a", "p2 bb", "p3 ccc"], ["p1", "p2", "p3"], ["x", None, "z"])
@@ -111,16 +112,92 @@ def test_a_link_does_not_hide_a_world_writable_file(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("reward = 1\n", "no reward_func"),
-        ("reward_func = 3\n", "no reward_func"),
-        ("def reward_func(:\n", "cannot be loaded"),
-        ("import no_such_module_here\n", "cannot be loaded: No module named"),
+        ("def reward_fun(a, b, c): ...\n", "no reward_func.*: rename reward_fun"),
+        ("\nreward_func = 3\n", ":2: reward_func is no function but a int"),
+        ("def reward_func(:\n", ":1: SyntaxError: invalid syntax"),
+        ("x = '\\0\n", ":1: SyntaxError"),
+        ("\nimport no_such_module_here\n", ":2: ModuleNotFoundError: No module named"),
+        ("\n\nraise RuntimeError('a\\nb')\n", ":3: RuntimeError: a"),
+        ("x = 1 / 0\n", ":1: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(0)\n", ":2: SystemExit: 0"),
+        ("def f(): raise KeyError('k')\n\nf()\n", ":1: KeyError: 'k'"),
+        ("class Odd(BaseException): ...\nraise Odd\n", ":2: Odd"),
+        ("async def reward_func(q, p, l): ...\n", ":1: reward_func is async"),
+        ("async def reward_func(q, p, l): yield 1\n", ":1: reward_func is async"),
+        ("def reward_func(q, p, l): yield 1\n", ":1: reward_func yields"),
+        ("\nclass reward_func: ...\n", ":2: reward_func is a class"),
+        ("\ndef reward_func(q): ...\n", r":2: .*cannot be called with .*too many positional"),
+        ("def reward_func(q, p, l, more): ...\n", ":1: .*missing a required argument: 'more'"),
+        ("def reward_func(*, queries, prompts, labels): ...\n", ":1: .*too many positional"),
+        ("class F:\n  async def __call__(self, q, p, l): ...\nreward_func = F()\n", ":3: .*async"),
     ],
 )
 def test_files_that_are_no_reward_function(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "reward_func.py"
     path.write_text(content)
-    with pytest.raises(UserError, match=message):
+    before = set(sys.modules)
+    with pytest.raises(UserError, match=message) as caught:
         RewardFunction(str(path))
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "class F:\n  def __call__(self, q, p, l): return [1.0] * len(q)\nreward_func = F()\n",
+        "import functools\ndef f(x, q, p, l): return [x] * len(q)\n"
+        "reward_func = functools.partial(f, 1.0)\n",
+        "reward_func = lambda *lists: [1.0] * len(lists[0])\n",
+        "def reward_func(queries, prompts, labels, **more): return [1.0] * len(queries)\n",
+    ],
+)
+def test_whatever_takes_three_lists_is_a_reward_function(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "reward_func.py"
+    path.write_text(content)
+    assert RewardFunction(str(path))(*TEXTS) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("return [{}['score'] for q in queries]", "KeyError: 'score'"),
+        ("return [next(iter(())) for q in queries]", "StopIteration"),
+        ("raise ValueError('first\\nsecond')", "ValueError: first$"),
+        ("return reward_func(queries, prompts, labels)", "RecursionError"),
+        ("raise BaseException('odd')", "BaseException: odd"),
+    ],
+)
+def test_what_the_function_raises_is_one_line(tmp_path: Path, body: str, message: str) -> None:
+    function = write(tmp_path, body)
+    with pytest.raises(RewardProtocolError, match=message) as caught:
+        function(*TEXTS)
+    assert str(caught.value).startswith(f"{function.path}:2: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_answer_that_raises_when_it_is_read_is_one_line(tmp_path: Path) -> None:
+    body = (
+        "import collections.abc as c\n"
+        "    class Odd(c.Mapping):\n"
+        "        def __getitem__(self, key): raise OSError('gone')\n"
+        "        def __iter__(self): return iter(())\n"
+        "        def __len__(self): return 0\n"
+        "        def __contains__(self, key): return True\n"
+        "    return Odd()"
+    )
+    with pytest.raises(RewardProtocolError, match=":4: OSError: gone"):
+        write(tmp_path, body)(*TEXTS)
+
+
+def test_a_key_press_and_a_signal_are_not_the_functions_fault(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, "raise KeyboardInterrupt")(*TEXTS)
+    function = write(tmp_path, "from rto.errors import Terminated; raise Terminated(143)")
+    with pytest.raises(Terminated):
+        function(*TEXTS)
 
 
 @pytest.mark.parametrize("path", ["https://example.org/f.py", "file:///etc/f.py"])

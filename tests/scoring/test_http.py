@@ -107,10 +107,21 @@ def test_retry_after_is_honoured(server: ScriptedServer) -> None:
 def test_retry_after_beyond_the_deadline_ends_at_once(server: ScriptedServer) -> None:
     server.plan = [status(429, Retry_After="99999")]
     started = time.monotonic()
-    with pytest.raises(RewardProtocolError, match=r"no answer within .* 20 s .*last: status 429"):
+    with pytest.raises(RewardProtocolError, match=r"asks to wait 99999 s more: .* 20 s"):
         client(server)(QUERIES, PROMPTS, LABELS)
     assert time.monotonic() - started < 5
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("asked", ["0", formatdate(1_577_836_800, usegmt=True)])
+def test_a_server_that_asks_for_no_wait_is_not_asked_at_once(
+    server: ScriptedServer, asked: str
+) -> None:
+    """The backoff doubles from 0.25 s on and is drawn below that: 1 s holds some six tries."""
+    server.plan = [status(429, Retry_After=asked)] * 1000
+    with pytest.raises(RewardProtocolError, match="last: status 429"):
+        client(server, timeout=1.0)(QUERIES, PROMPTS, LABELS)
+    assert len(server.requests) < 15
 
 
 @pytest.mark.parametrize("fault", [status(500), slow(3.0), drip, hang_up, cut])
@@ -147,7 +158,8 @@ def test_nobody_listens() -> None:
         ('{"rewards": "12"}', "rewards is str '12', expected a list"),
         ('{"scores": [1, 2]}', "holds no 'rewards'"),
         ("[1.0, 2.0]", "holds no 'rewards'"),
-        ("<html>login</html>", "not JSON: '<html>login"),
+        ("<html>login</html>", "not JSON .*: '<html>login"),
+        ('{"rewards": [1, 2], "rewards": [3, 4]}', "'rewards' stands twice"),
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"rewards": [1.0, 2.0]}' + " " * 2_000_000, "longer than"),
@@ -198,12 +210,29 @@ def test_bearer_token(server: ScriptedServer) -> None:
         ("host:80/x", "needs http"),
         ("http://", "needs http"),
         ("http://user:hidden@host/", "no credentials"),
+        ("http://host/?api_key=hidden", r"api_key=\*\*\*: put no credentials"),
+        ("http://host/?key=${NO_SUCH_VARIABLE_HERE}&a=hidden", "NO_SUCH_VARIABLE_HERE is not set"),
+        ("http://host:99999999/?api_key=hidden", "api_key"),
     ],
 )
 def test_urls_that_are_refused(url: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         RemoteReward(url, token=None, timeout=1.0, batch_size=1)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_variable_keeps_the_query_out_of_sight(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REWARD_KEY", "planted-value")
+    url = f"{server.url}?api_key=${{REWARD_KEY}}&model=m"
+    source = RemoteReward(url, token=None, timeout=5.0, batch_size=8)
+    server.plan = [status(400, "no such key planted-value")]
+    with pytest.raises(RewardProtocolError, match="status 400") as caught:
+        source(QUERIES, PROMPTS, LABELS)
+    assert server.requests[0].path.endswith("?api_key=planted-value&model=m")
+    assert "planted-value" not in f"{caught.value}{source!r}{source}"
+    assert str(source).endswith("?api_key=***&model=***")
 
 
 def test_a_token_that_no_header_can_hold_is_refused_unseen() -> None:

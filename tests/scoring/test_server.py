@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rto.errors import RewardProtocolError, UserError
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
+from rto.scoring.listen import Door, open_door
 from rto.scoring.server import REQUEST_CAP, RewardModel, TextReward, build_app, serve
 
 QUERIES = ["a b", "c d e f a b c d", "e", "a b c </s>", "f f"]
@@ -209,27 +210,25 @@ def test_one_request_at_a_time_reaches_the_source() -> None:
 def test_open_hosts_need_a_token(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("REWARD_TEST_TOKEN", "")
     with pytest.raises(UserError, match="REWARD_TEST_TOKEN is not set"):
-        start(host=host)
+        open_door(host, 5000, token_env="REWARD_TEST_TOKEN")
+
+
+def test_a_door_with_a_token_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REWARD_TEST_TOKEN", "planted")
+    door = open_door("localhost", 0, token_env="REWARD_TEST_TOKEN")
+    door.socket.close()
+    assert door.token == "planted"
+    assert door.about == "localhost:0, bearer token required"
+    assert "planted" not in repr(door)
 
 
 @pytest.mark.parametrize("sources", [(None, None), ("model", "f.py")])
 def test_exactly_one_source(sources: tuple[str | None, str | None]) -> None:
     model, function = sources
     with pytest.raises(UserError, match="one of them"):
-        start(reward_model=model, func_path=function)
-
-
-def start(
-    *,
-    host: str = "127.0.0.1",
-    reward_model: str | None = None,
-    func_path: str | None = None,
-) -> None:
-    serve(
-        reward_model=reward_model,
-        func_path=func_path,
-        host=host,
-        port=0,
-        token_env="REWARD_TEST_TOKEN",
-        max_batch=8,
-    )
+        serve(
+            reward_model=model,
+            func_path=function,
+            door=Door(socket.socket(), None, ""),
+            max_batch=8,
+        )

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from rto.errors import UserError
-from rto.tracking.run_folder import RunFolder, check_name, versions
+from rto.tracking.run_folder import (
+    RunFolder,
+    check_free,
+    check_name,
+    check_place,
+    holder,
+    versions,
+)
 
 HOLD = """
 import sys
@@ -19,11 +28,35 @@ with RunFolder(sys.argv[1]):
 """
 
 
-def test_layout_is_created_for_the_owner_only(tmp_path: Path) -> None:
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(
+    ("mask", "folders", "files"),
+    [(0o022, 0o755, 0o644), (0o007, 0o770, 0o660), (0o077, 0o700, 0o600), (0o002, 0o775, 0o664)],
+)
+def test_layout_follows_the_umask_and_logs_stay_private(
+    tmp_path: Path, umask: Callable[[int], int], mask: int, folders: int, files: int
+) -> None:
+    umask(mask)
     with RunFolder(tmp_path / "run") as folder:
         folder.write_config("train:\n  seed: 1\n")
+        folder.write_about({"status": "running"})
         assert folder.config.read_text() == "train:\n  seed: 1\n"
-        assert folder.path.stat().st_mode & 0o777 == 0o700
+        for place in (folder.path, folder.rollouts, folder.checkpoints):
+            assert mode(place) == folders
+        for file in (folder.config, folder.path / "versions.json", folder.path / "run.json"):
+            assert mode(file) == files
+        assert mode(folder.logs) == 0o700
+        (folder.path / "run.json").unlink()
         present = {child.name for child in folder.path.iterdir()} - {".lock"}
     assert present == {"config.yaml", "versions.json", "rollouts", "checkpoints", "logs"}
 
@@ -74,6 +107,69 @@ HOSTILE = ["", ".", "..", ".hidden", "-rf", "a/b", "../a", "a\n", "a\0b", "a b",
 def test_hostile_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="is not allowed"):
         check_name(name)
+
+
+def place(tmp_path: Path, name: str) -> str:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "file" / "x")
+    return name if name.startswith(("/", "~")) else f"{tmp_path}/{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("file", "file is not a folder"),
+        ("file/run", "file is not a folder"),
+        ("file/a/b/run", "file is not a folder"),
+        ("dangling", "dangling is not a folder"),
+        ("/dev/null", "/dev/null is not a folder"),
+        ("n" * 300, "is not allowed"),
+        ("n" * 300 + "/run", "File name too long"),
+        ("a\0b/run", "null"),
+        ("~no-such-user-here/run", "home"),
+    ],
+)
+def test_a_place_that_cannot_be_is_one_line_and_nothing_is_written(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    target = place(tmp_path, name)
+    before = sorted(tmp_path.rglob("*"))
+    for check in (check_place, RunFolder):
+        with pytest.raises(UserError, match=said) as caught:
+            check(target)
+        assert len(str(caught.value).splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of the system: root, as tests may run, is never refused anything."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to"):
+        check_place(tmp_path / "new" / "run")
+
+
+def test_what_mkdir_says_is_one_line() -> None:
+    """Nobody, root included, can make a folder in /proc."""
+    with pytest.raises(UserError, match=r"run folder /proc/run: .*Error.*; choose another"):
+        RunFolder("/proc/run")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_place("~/runs/a") == tmp_path / "runs" / "a"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_holder_is_known_without_a_trace(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    with RunFolder(tmp_path / "run") as folder:
+        assert holder(folder.path) == str(os.getpid())
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+            check_free(folder.path, resume=True)
+    assert holder(tmp_path / "run") is None
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 @pytest.mark.parametrize("name", ["run", "iter_000012", "rto-0.05_b", "x" * 64])

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rto.errors import UserError
-from rto.training.checkpoint import CheckpointStore, Identity, find_damage
+from rto.training.checkpoint import CheckpointStore, find_damage
+from rto.training.identity import Identity
 
-IDENTITY = Identity(method="rto", model="models/sft", zero_stage=2, num_ranks=2)
+IDENTITY = Identity(method="rto", settings={"train.seed": 1}, files={"data.dataset": [["a", "x"]]})
 
 
-def store(root: Path, max_num: int = 3, **changes) -> CheckpointStore:
-    return CheckpointStore(
-        root, identity=Identity(**{**vars(IDENTITY), **changes}), max_num=max_num
-    )
+def store(root: Path, max_num: int = 3, allow: Sequence[str] = (), **changes) -> CheckpointStore:
+    identity = replace(IDENTITY, **changes)
+    return CheckpointStore(root, identity=identity, max_num=max_num, allow=allow)
 
 
 def write(checkpoints: CheckpointStore, step: int) -> Path:
@@ -110,13 +112,70 @@ def test_never_starts_over_silently_when_all_are_damaged(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("method", "ppo"), ("model", "models/other"), ("zero_stage", 3), ("num_ranks", 4)],
+    ("changes", "said"),
+    [
+        ({"method": "ppo"}, "method rto, this run ppo"),
+        ({"settings": {"train.seed": 2}}, "train.seed 1, this run 2"),
+        ({"files": {"data.dataset": [["b", "y"]]}}, "data.dataset a, this run b"),
+        ({"files": {"data.dataset": [["a", "y"]]}}, "data.dataset a with other content"),
+        ({"files": {"data.dataset": []}}, "data.dataset a, this run none"),
+    ],
 )
-def test_refuses_another_run_and_names_both_values(tmp_path: Path, name: str, value) -> None:
+def test_refuses_another_run_and_names_both_values(
+    tmp_path: Path, changes: dict, said: str
+) -> None:
     write(store(tmp_path), 1)
     with pytest.raises(UserError) as caught:
-        store(tmp_path, **{name: value}).latest()
-    message = str(caught.value)
-    assert f"{name} {vars(IDENTITY)[name]!r}" in message
-    assert repr(value) in message
+        store(tmp_path, **changes).latest()
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_differences_stand_in_one_line_with_the_flag_that_allows_them(tmp_path: Path) -> None:
+    write(store(tmp_path), 1)
+    changes = {"settings": {"train.seed": 2}, "files": {"data.dataset": [["b", "y"]]}}
+    with pytest.raises(UserError, match="--ckpt.allow train.seed,data.dataset$"):
+        store(tmp_path, **changes).latest()
+    with pytest.raises(UserError, match=r"made with data.dataset a, .*--ckpt.allow data.dataset$"):
+        store(tmp_path, allow=["train.seed"], **changes).latest()
+    found = store(tmp_path, allow=["train.seed", "data.dataset"], **changes).latest()
+    assert found is not None
+    assert found.step == 1
+
+
+def test_what_a_moved_file_or_an_unknown_setting_is(tmp_path: Path) -> None:
+    """Equal content under another name is the same data; a new setting has no value to compare."""
+    write(store(tmp_path), 1)
+    moved = {"data.dataset": [["/elsewhere/a", "x"]]}
+    assert store(tmp_path, settings={"train.new": 1}, files=moved).latest() is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train.sed", "did you mean train.seed"),
+        ("zzz", "nothing that a checkpoint compares"),
+        ("actor.adam.lr", "saved with the weights and the optimizer"),
+        ("ds.lora.rank", "saved with the weights"),
+        ("method", "saved with the weights"),
+    ],
+)
+def test_a_name_that_cannot_be_allowed_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"ckpt.allow {name}: .*{said}"):
+        store(tmp_path, allow=[name])
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_one_checkpoint_is_kept_and_it_is_the_one_just_written(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    checkpoints = store(tmp_path, max_num=1)
+    for step in order:
+        written = write(checkpoints, step)
+        assert list(tmp_path.iterdir()) == [written]
+    assert find_damage(tmp_path / f"step_{order[-1]:08d}") is None
+
+
+def test_no_checkpoint_to_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ckpt.max_num is 0: must be 1 or more"):
+        store(tmp_path, max_num=0)

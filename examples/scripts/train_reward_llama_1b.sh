@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# usage: train_reward_llama_1b.sh [flags], e.g. --train.max_steps 2 or --dry_run
+set -euo pipefail
+ex=$(cd "$(dirname "$0")/.." && pwd)
+export PATH="$ex/../.venv/bin:$PATH"
+rto reward --config "$ex/configs/reward-llama3.2-1b-8xa100.yaml" "$@"

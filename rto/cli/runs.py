@@ -1,0 +1,91 @@
+"""`rto runs`: the run folders of a folder by state, with the last of their figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rto.errors import UserError
+from rto.tracking.summary import Summary, by_state, find_runs, summarise
+
+WIDTH = 160
+"""Columns of the table where nobody's terminal sets them."""
+
+
+def main(argv: Sequence[str]) -> int:
+    options = _parser().parse_args(argv)
+    folder = Path(options.folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"runs: {folder}: no such folder: name one that holds run folders")
+    found = by_state([summarise(path) for path in find_runs(folder)])
+    if options.json:
+        print(json.dumps([_plain(each) for each in found], indent=2))
+    elif not found:
+        print(f"no run folders in {folder}")
+    else:
+        _show(found, folder)
+    return 0
+
+
+def _show(found: Sequence[Summary], folder: Path) -> None:
+    from rich.console import Console
+
+    from rto.tracking.console import table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table([_shown(each, folder) for each in found]))
+
+
+def _shown(each: Summary, folder: Path) -> dict[str, str]:
+    started = each.started
+    return {
+        "run": str(each.path.relative_to(folder)) if each.path != folder else str(each.path),
+        "state": each.state,
+        "method": each.method,
+        "started": "" if started is None else time.strftime("%F %H:%M", time.localtime(started)),
+        "steps": str(each.steps),
+        "loss": _figure(each.loss, named=False),
+        "reward or eval": _figure(each.outcome, named=True),
+        "error": each.error,
+    }
+
+
+def _figure(metric: tuple[str, float] | None, *, named: bool) -> str:
+    from rto.tracking.console import figure
+
+    if metric is None:
+        return ""
+    name, value = metric
+    return f"{name} {figure(value)}" if named else figure(value)
+
+
+def _plain(each: Summary) -> dict[str, Any]:
+    """For other programs: a metric by its name, times in seconds since 1970."""
+    return {
+        "path": str(each.path),
+        "state": each.state,
+        "command": each.command,
+        "method": each.method,
+        "started": each.started,
+        "steps": each.steps,
+        "metrics": dict(metric for metric in (each.loss, each.outcome) if metric is not None),
+        "error": each.error,
+    }
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"runs: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLine(prog="rto runs", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    return parser

@@ -1,0 +1,54 @@
+"""Every model of a run, looked at before an actor loads it."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from rto.cluster.actors import Kind
+from rto.cluster.build import Models
+from rto.config import RunConfig
+from rto.models.load import is_encoder_decoder
+from rto.models.skeleton import Needs, Use, check_model
+
+
+def check_models(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    frozen: Models,
+    *,
+    kind: Kind = "policy",
+    critic: str | None = None,
+) -> None:
+    """The model in training, its ``critic`` where it has one, and those of the scorer actors.
+
+    Raises:
+        UserError: a model cannot do what the run wants of it; one line with its path.
+    """
+    path, ds = str(config.actor.model_name_or_path), config.ds
+    encoder_decoder = is_encoder_decoder(path)
+    needs = Needs(
+        tokenizer=tokenizer,
+        lengths=_lengths(config, encoder_decoder=encoder_decoder),
+        lora=ds.lora,
+        load_in_4bit=ds.load_in_4bit,
+    )
+    still = Needs(tokenizer, needs.lengths)
+    trained: Use = "new reward" if kind == "score" else "policy"
+    check_model(path, trained, needs)
+    if critic is not None:
+        check_model(critic, "critic", needs)
+    for other in sorted(set(frozen.paths.values()) - ({path} if trained == "policy" else set())):
+        check_model(other, "policy", still)
+    for other in sorted(set(frozen.rewards)):
+        check_model(other, "reward", still)
+
+
+def _lengths(config: RunConfig, *, encoder_decoder: bool) -> dict[str, int]:
+    """The longest rows that a model may be given, by the setting that allows them."""
+    data = config.data
+    if not encoder_decoder or data.max_prompt_len is None:
+        return {"data.max_len": data.max_len}
+    return {
+        "data.max_prompt_len": data.max_prompt_len,
+        "data.max_len less data.max_prompt_len": data.max_len - data.max_prompt_len,
+    }

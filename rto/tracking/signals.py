@@ -1,0 +1,28 @@
+"""Signals that ask a process to end, as an exception: what is open gets closed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from rto.errors import Terminated
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def end_on_signals() -> None:
+    """From now on each of ``ENDING`` raises ``Terminated`` in the main thread.
+
+    One that the user has switched off, as nohup does, stays so. Called again after ``ray.init``,
+    which installs handlers of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated(128 + number, f"ended by {signal.Signals(number).name}")

@@ -1,0 +1,157 @@
+"""What decides the meaning of a saved position: settings, and the content of files they name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rto.config import RunConfig
+from rto.errors import UserError, foreign
+
+FREE_SECTIONS = ("ckpt", "eval", "generate", "logger", "plan", "ray", "vllm")
+FREE = frozenset({
+    "actor.gradient_checkpointing_enable", "critic.gradient_checkpointing_enable",
+    "critic.save_value_network", "data.cache_dir", "ds.attn_implementation", "ds.overlap_comm",
+    "ds.timeout", "ref.num_gpus_per_node", "ref.num_nodes", "ref.offload",
+    "reward.remote_batch_size", "reward.remote_timeout", "reward.remote_token_env",
+    "rollout.max_tokens_per_gpu", "train.colocate_all", "train.device", "train.max_steps",
+    "train.max_tokens_per_gpu", "train.micro_batch_size", "train.num_episodes", "train.self_check",
+})  # fmt: skip
+"""How long a run is, where it computes and what it says: may change when it goes on."""
+MODELS = ".model_name_or_path"
+FILES = frozenset({
+    "data.dataset", "data.eval_dataset", "data.feedback", "data.pretrain_dataset",
+    "data.prompt_dataset", "reward.func_path",
+})  # fmt: skip
+"""Settings that name files, compared by content: a file may move."""
+
+
+FIXED = re.compile(
+    r"method|ds\.(zero_stage|param_dtype|load_in_4bit|lora\..*)"
+    r"|(actor|critic)\.(model_name_or_path|num_nodes|num_gpus_per_node|adam\..*)"
+)
+"""Saved with the weights and the optimizer: another value would not act, or not load."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run must share with a checkpoint to go on from it.
+
+    ``settings`` are by dotted name; ``files`` have [name, digest] of each file of a setting.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+
+
+def identity_of(config: RunConfig, method: str) -> Identity:
+    """As plain values, so that what is read from a checkpoint compares equal.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = dict(_leaves(dataclasses.asdict(config), ""))
+    files = {name: _named_files(found.pop(name)) for name in sorted(FILES & found.keys())}
+    kept = {
+        name: _place(value) if name.endswith(MODELS) else value
+        for name, value in found.items()
+        if name not in FREE and name.split(".")[0] not in FREE_SECTIONS
+    }
+    return Identity(method, json.loads(json.dumps(kept)), files)
+
+
+def differences(kept: Identity, wanted: Identity) -> dict[str, str]:
+    """By name of the setting: its value in the checkpoint, and in this run.
+
+    A setting that only one of two versions of this program knows is passed over.
+    """
+    found: dict[str, str] = {}
+    if kept.method != wanted.method:
+        found["method"] = f"{kept.method}, this run {wanted.method}"
+    for name, value in wanted.settings.items():
+        if name in kept.settings and kept.settings[name] != value:
+            found[name] = f"{kept.settings[name]}, this run {value}"
+    for name, files in wanted.files.items():
+        before = kept.files.get(name, files)
+        if [digest for _, digest in before] != [digest for _, digest in files]:
+            found[name] = _told_files(before, files)
+    return found
+
+
+def check_allowed(allow: Sequence[str], identity: Identity) -> None:
+    """
+    Raises:
+        UserError: a name in ckpt.allow is no setting that is compared, or one that cannot change.
+    """
+    known = ["method", *identity.settings, *identity.files]
+    for name in allow:
+        if FIXED.fullmatch(name):
+            raise UserError(
+                f"ckpt.allow {name}: it is saved with the weights and the optimizer, so another "
+                "value has no effect on a run that goes on: start a new run with it"
+            )
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "nothing that a checkpoint compares"
+            raise UserError(f"ckpt.allow {name}: {hint}")
+
+
+def _told_files(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
+    old, new = (", ".join(name for name, _ in each) or "none" for each in (before, now))
+    return f"{old} with other content" if old == new else f"{old}, this run {new}"
+
+
+def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _place(value: Any) -> Any:
+    """A path as one of its many spellings; a hub id as it is."""
+    if isinstance(value, list):
+        return [_place(item) for item in value]
+    is_path = isinstance(value, str) and Path(value).expanduser().exists()
+    return str(Path(value).expanduser().resolve()) if is_path else value
+
+
+def _named_files(value: Any) -> list[list[str]]:
+    names = value if isinstance(value, list) else [] if value is None else [value]
+    return [[name, fingerprint(name)] for name in names]
+
+
+def fingerprint(name: str) -> str:
+    """SHA-256 of a file, or of all files of a directory with their names; of a hub id its name."""
+    path = Path(name).expanduser()
+    with foreign(f"{name}: cannot be read"):
+        if path.is_file():
+            return _digest(path)
+        if not path.is_dir():
+            return f"hub:{name}"
+        whole = hashlib.sha256()
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+            whole.update(f"{file.relative_to(path)}\0{_digest(file)}\n".encode())
+        return whole.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    """Read once, however often a run asks; a file that changes has another size or time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

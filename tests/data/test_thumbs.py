@@ -1,0 +1,193 @@
+"""Feedback as logs hold it: verdicts in many words, other names of columns, conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rto.cli.main import main
+from rto.data.feedback import load_feedback
+from rto.data.verdicts import is_verdict, verdict
+from rto.errors import UserError
+from rto.sections import Data
+
+CHAT = [
+    {"role": "user", "content": "p"},
+    {"role": "assistant", "content": "hm?"},
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "a"},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(folder: Path, rows: list[dict[str, Any]], **data: Any) -> list[Any]:
+    found = load_feedback(write(folder / "f.jsonl", rows), split="train", data=Data(**data))
+    return [(row.prompt, row.responses) for row in found]
+
+
+def refused(folder: Path, rows: list[dict[str, Any]], **data: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder, rows, **data)
+    return str(caught.value).removeprefix(f"{folder / 'f.jsonl'}: ")
+
+
+UP = (True, 1, 1.0, "true", "TRUE", "yes", "up", "+1", "1", "thumbs_up", "Thumbs up", "👍", "good")
+DOWN = (False, 0, -1, -1.0, "false", "No", "down", "-1", "0", "thumbs-down", "👎", "disliked")
+
+
+@pytest.mark.parametrize(("values", "wanted"), [(UP, True), (DOWN, False)])
+def test_words_for_a_verdict(values: tuple[object, ...], wanted: bool) -> None:
+    assert [verdict(value) for value in values] == [wanted] * len(values)
+
+
+def test_what_is_no_verdict() -> None:
+    for value in (None, "maybe", "", 2, 0.5, float("nan"), "2", [], {}):
+        assert verdict(value) is None
+    assert [is_verdict(x) for x in (True, "up", 1, "1", "+1", 0.0, None)] == [True] * 2 + [
+        False
+    ] * 5
+
+
+@pytest.mark.parametrize(
+    ("columns", "up", "down"),
+    [
+        (("completion", "label"), True, False),
+        (("completion", "label"), "true", "false"),
+        (("completion", "label"), 1, -1),
+        (("response", "label"), "up", "down"),
+        (("response", "label"), "+1", "-1"),
+        (("response", "reward"), True, False),
+        (("response", "reward"), "thumbs_up", "thumbs_down"),
+    ],
+)
+def test_verdicts_are_rewards_of_1_and_0(
+    tmp_path: Path, columns: tuple[str, str], up: object, down: object
+) -> None:
+    text, label = columns
+    rows = [{"prompt": "p", text: "b", label: down}, {"prompt": "p", text: "a", label: up}]
+    assert load(tmp_path, rows) == [("p", (("a", 1.0), ("b", 0.0)))]
+
+
+def test_numbers_stay_ratings(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": str(r), "reward": r} for r in (1, -1)]
+    assert load(tmp_path, rows) == [("p", (("1", 1.0), ("-1", -1.0)))]
+
+
+@pytest.mark.parametrize(("first", "then"), [(True, 3.5), ("up", 2), (1.0, True), (0.5, "up")])
+def test_verdicts_and_ratings_do_not_mix(tmp_path: Path, first: object, then: object) -> None:
+    rows = [{"prompt": "p", "response": "a", "reward": reward} for reward in (first, then)]
+    assert refused(tmp_path, rows).startswith("row 1: 'reward' ")
+
+
+def test_a_label_that_is_none(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": "a", "label": "maybe"}]
+    assert refused(tmp_path, rows).startswith("row 0: 'label' is 'maybe': must be true or false (")
+
+
+def test_the_numbers_of_a_csv_file_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("prompt,response,reward\np,007,1\np,1.10,-2.5e0\n")
+    (row,) = load_feedback(str(path), split="train")
+    assert row.responses == (("007", 1.0), ("1.10", -2.5))
+    for bad in ("", "x", "1_0", "nan", "1e39"):
+        path.write_text(f"prompt,response,reward\np,a,1\np,b,{bad}\n")
+        with pytest.raises(UserError, match=f"row 1: 'reward' has reward '{bad}'"):
+            list(load_feedback(str(path), split="train"))
+
+
+def test_a_conversation_and_its_rating(tmp_path: Path) -> None:
+    assert load(tmp_path, [{"messages": CHAT, "rating": 4}]) == [(CHAT[:-1], (("a", 4.0),))]
+    assert load(tmp_path, [{"messages": CHAT, "rating": "down"}]) == [(CHAT[:-1], (("a", 0.0),))]
+    rated = [{"messages": CHAT[:2], "rating": 1}, {"messages": [*CHAT[:1], *CHAT[3:]], "rating": 2}]
+    assert load(tmp_path, rated) == [(CHAT[:1], (("a", 2.0), ("hm?", 1.0)))]
+    said = refused(tmp_path, [{"messages": CHAT[:-1], "rating": 4}])
+    assert said.startswith("row 0: 'messages' message 2 is a turn of 'user': an answer is the")
+
+
+def test_turns_before_the_answer_are_asked(tmp_path: Path) -> None:
+    """The prompt alone does not tell which rows belong together."""
+    pair = {"prompt": "p", "score_chosen": 2, "score_rejected": 1}
+    worse = [*CHAT[:-1], {"role": "assistant", "content": "b"}]
+    rows = [
+        {**pair, "chosen": CHAT, "rejected": worse},
+        {**pair, "chosen": [*CHAT[:1], *CHAT[3:]], "rejected": [*CHAT[:1], *worse[3:]]},
+    ]
+    both = (("a", 2.0), ("b", 1.0))
+    assert load(tmp_path, rows) == [(CHAT[:-1], both), ("p", both)]
+    mixed = [{**rows[0], "rejected": rows[1]["rejected"]}]
+    assert refused(tmp_path, mixed).startswith(
+        "row 0: 'rejected' and 'chosen' answer different prompts"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "near"),
+    [
+        ({"question": "p", "answer": "a", "score": 1}, "flat: name columns with data.columns as in "
+         "prompt=question,response=answer,reward=score"),
+        ({"prompt": "p", "response": "a", "thumbs": "up"}, "flat: name columns with data.columns as"
+         " in reward=thumbs"),
+        ({"messages": CHAT, "label": True}, "messages: name columns with data.columns as in "
+         "rating=label"),
+        ({"prompt": "p", "chosn": "a", "rejected": "b"}, "preferences: name columns with "
+         "data.columns as in chosen=chosn"),
+        ({"prompt": "p", "response": "a"}, "flat, which lacks the column reward: name columns with "
+         "data.columns, as in prompt=question,response=answer,reward=score"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_nearest_layout(
+    tmp_path: Path, rows: dict[str, Any], near: str
+) -> None:
+    said = refused(tmp_path, [rows])
+    assert (
+        said == f"no known layout of feedback (columns: {', '.join(rows)}); the nearest is {near}"
+    )
+
+
+def test_the_mapping_that_a_refusal_names(tmp_path: Path) -> None:
+    row = {"question": "p", "answer": "a", "score": 1}
+    columns = refused(tmp_path, [row]).rpartition(" as in ")[2].split(",")
+    assert load(tmp_path, [row], columns=columns) == [("p", (("a", 1.0),))]
+
+
+def test_equal_responses_are_one_with_the_mean_reward(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "response": text, "reward": reward}
+        for text, reward in (("a", 1.0), ("b", 2.5), ("a", 3.0), ("a", 5.0))
+    ]
+    (row,) = load_feedback(write(tmp_path / "f.jsonl", rows), split="train")
+    assert (row.responses, row.num_merged) == ((("a", 3.0), ("b", 2.5)), 2)
+
+
+def test_verdicts_have_no_mean(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "response": "a", "label": label} for label in (True, False, True, False)
+    ]
+    (row,) = load_feedback(write(tmp_path / "f.jsonl", rows), split="train")
+    assert (row.responses, row.num_merged) == ((("a", 1.0), ("a", 0.0)), 2)
+
+
+@pytest.mark.parametrize("reward", [1e39, -1e39, 10**400, 10**39])
+def test_a_reward_beyond_float32_is_named(
+    tmp_path: Path, reward: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "p", "response": r, "reward": x} for r, x in (("a", 3.4e38), ("b", reward))]
+    assert refused(tmp_path, rows).startswith("row 1: 'reward' has reward ")
+    assert main(["data", "check", write(tmp_path / "f.jsonl", rows)]) == 0
+    said = capsys.readouterr().out
+    assert "rewards that are NaN, or infinite in float32: 1" in said
+
+
+def test_nothing_usable_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "p", "response": "a", "reward": "very"} for _ in range(8)]
+    assert main(["data", "check", write(tmp_path / "f.jsonl", rows)]) == 2
+    output = capsys.readouterr()
+    assert "no usable response in 8 rows" in output.err
+    assert output.err.count("\n") == 1

@@ -1,0 +1,66 @@
+"""The settings of one call to an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from rto.errors import UserError
+from rto.rollout.requests import Sampling
+from rto.sections_runtime import Decoding, Generate
+
+
+def test_a_call_has_the_settings_of_the_command() -> None:
+    chosen = Generate(
+        temperature=0.3, top_p=0.9, top_k=50, min_p=0.1, repetition_penalty=1.2,
+        no_repeat_ngram_size=3, max_new_tokens=7, stop=["x", "y"],
+    )  # fmt: skip
+    assert Sampling.of(chosen) == Sampling(7, 0.3, 0.9, 50, 0.1, 1.2, 3, ("x", "y"))
+    assert {f.name for f in dataclasses.fields(Sampling)} == {
+        f.name for f in dataclasses.fields(Decoding)
+    }
+
+
+def test_a_text_ends_where_the_first_of_the_stop_texts_begins() -> None:
+    sampling = Sampling(1, stop=("b", "ca"))
+    assert sampling.until_stop("accab") == "ac"
+    assert sampling.until_stop("acc") == "acc"
+    assert Sampling(1).until_stop("acb") == "acb"
+
+
+def test_vllm_has_no_ban_of_ngrams() -> None:
+    Sampling(1, repetition_penalty=1.2).check_vllm()
+    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM, which samples from deco"):
+        Sampling(1, no_repeat_ngram_size=3).check_vllm()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("temperature", -0.1, "0 (greedy), or 0.01 to 100"),
+        ("temperature", 0.001, "0 (greedy), or 0.01 to 100"),
+        ("temperature", float("inf"), "0 (greedy), or 0.01 to 100"),
+        ("temperature", float("nan"), "0 (greedy), or 0.01 to 100"),
+        ("top_p", 0, "must be in (0, 1]"),
+        ("top_p", 1.1, "must be in (0, 1]"),
+        ("top_k", -1, "must be 0 (off) or more"),
+        ("min_p", -0.1, "must be in [0, 1]"),
+        ("min_p", float("nan"), "must be in [0, 1]"),
+        ("repetition_penalty", 0, "1 (off), or 0.01 to 100"),
+        ("repetition_penalty", float("inf"), "1 (off), or 0.01 to 100"),
+        ("no_repeat_ngram_size", -1, "must be 0 (off) or more"),
+        ("max_new_tokens", 0, "must be 1 or more"),
+        ("stop", ["a", ""], "a text to stop at must not be empty"),
+    ],
+)
+def test_ranges(name: str, value: object, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Generate(**{name: value})  # pyright: ignore[reportArgumentType]
+    assert str(caught.value) == f"generate.{name} is {value!r}: {said}"
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_p", 0.9), ("top_k", 5), ("min_p", 0.1)])
+def test_greedy_decoding_has_no_truncation(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"generate.{name} is {value} and generate.temperature 0"):
+        Generate(**{"temperature": 0, name: value})  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,101 @@
+"""What of a configuration and its files a checkpoint is compared by."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rto.config import RunConfig
+from rto.sections import Actor, Adam, Data, Reward, RolloutSection, Train
+from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Logger, Lora
+from rto.training.identity import Identity, differences, fingerprint, identity_of
+
+
+def changed(**sections: Any) -> list[str]:
+    """The names by which a run with these sections differs from one with the defaults."""
+    before, after = (identity_of(each, "sft") for each in (RunConfig(), RunConfig(**sections)))
+    kept = Identity(**json.loads(json.dumps(dataclasses.asdict(before))))
+    return list(differences(kept, after))
+
+
+@pytest.mark.parametrize(
+    ("sections", "name"),
+    [
+        ({"train": Train(seed=7)}, "train.seed"),
+        ({"train": Train(batch_size=64)}, "train.batch_size"),
+        ({"train": Train(max_epochs=2)}, "train.max_epochs"),
+        ({"rollout": RolloutSection(batch_size=512)}, "rollout.batch_size"),
+        ({"rollout": RolloutSection(temperature=0.5)}, "rollout.temperature"),
+        ({"actor": Actor(adam=Adam(lr=1e-3))}, "actor.adam.lr"),
+        ({"actor": Actor(adam=Adam(betas=(0.5, 0.9)))}, "actor.adam.betas"),
+        ({"actor": Actor(lr_scheduler="linear")}, "actor.lr_scheduler"),
+        ({"actor": Actor(num_gpus_per_node=2)}, "actor.num_gpus_per_node"),
+        ({"ds": DeepSpeed(zero_stage=3)}, "ds.zero_stage"),
+        ({"ds": DeepSpeed(param_dtype="fp32")}, "ds.param_dtype"),
+        ({"ds": DeepSpeed(lora=Lora(rank=8))}, "ds.lora.rank"),
+        ({"data": Data(max_len=64)}, "data.max_len"),
+        ({"data": Data(max_samples=5)}, "data.max_samples"),
+        ({"reward": Reward(coef=2.0)}, "reward.coef"),
+    ],
+)
+def test_what_decides_the_training_is_compared(sections: dict[str, Any], name: str) -> None:
+    assert changed(**sections) == [name]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"train": Train(max_steps=9, micro_batch_size=1, device="cpu", self_check=False)},
+        {"ckpt": Ckpt(output_dir="x", save_steps=3, max_num=1, load_enable=True)},
+        {"logger": Logger(logging_steps=5)},
+        {"vllm": VLLM(num_engines=2), "ray": Cluster(num_cpus=3)},
+        {"data": Data(cache_dir="x")},
+    ],
+)
+def test_how_long_where_and_what_is_said_is_not(sections: dict[str, Any]) -> None:
+    assert changed(**sections) == []
+
+
+def test_files_are_compared_by_content(tmp_path: Path) -> None:
+    first, moved, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
+    for path, text in ((first, "x"), (moved, "x"), (other, "y")):
+        path.write_text(text)
+
+    def identity(*paths: Path) -> Identity:
+        return identity_of(RunConfig(data=Data(dataset=[str(path) for path in paths])), "sft")
+
+    assert differences(identity(first), identity(moved)) == {}
+    said = differences(identity(first), identity(other))
+    assert said == {"data.dataset": f"{first}, this run {other}"}
+    assert list(differences(identity(first), identity(first, moved))) == ["data.dataset"]
+    kept = identity(first)
+    first.write_text("xx")
+    assert differences(kept, identity(first)) == {"data.dataset": f"{first} with other content"}
+
+
+def test_a_directory_is_its_files_and_a_hub_id_its_name(tmp_path: Path) -> None:
+    (tmp_path / "set" / "part").mkdir(parents=True)
+    file = tmp_path / "set" / "part" / "a"
+    file.write_text("x")
+    before = fingerprint(str(tmp_path / "set"))
+    file.rename(file.with_name("b"))
+    assert fingerprint(str(tmp_path / "set")) != before
+    assert fingerprint("owner/name") == "hub:owner/name"
+
+
+def test_a_model_is_its_place_however_it_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+
+    def model(path: str) -> Any:
+        config = RunConfig(actor=Actor(model_name_or_path=path))
+        return identity_of(config, "sft").settings["actor.model_name_or_path"]
+
+    assert model("model") == model("./model/") == str(tmp_path / "model")
+    assert model("owner/hub-id") == "owner/hub-id"
