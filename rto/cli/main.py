@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rto import __version__
 from rto.errors import RtoError, Terminated, UserError
 from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
-from rto.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rto: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
-        print(f"rto: {error or 'interrupted'}", file=sys.stderr)
+        print(f"rto: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except Terminated as error:
         print(f"rto: {error}", file=sys.stderr)
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str]) -> None:
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("--version", "-V"):
-        print(f"rto {VERSION}")
+        print(f"rto {__version__}")
         return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from rto.config import RunConfig
 from rto.errors import UserError
 from rto.paths import absolute_paths, split_list
-from rto.shipped import shipped
+from rto.resources import shipped
 
 ALIASES = {
     "algo": "algo.name",
