@@ -23,7 +23,7 @@ SHIPPED = ("examples/configs/*.yaml", "ray_jobs/*.yaml", "ray_jobs/*.py")
 
 
 class BuildWithExamples(build_py):
-    """Copies what rto.shipped offers into the wheel; a checkout has it where it is."""
+    """Copies what rto.resources finds into the wheel; a checkout has it where it is."""
 
     def run(self) -> None:
         super().run()
@@ -43,7 +43,7 @@ def pins(name: str) -> list[str]:
 
 setup(
     name="rto-rlhf",
-    version=runpy.run_path(str(ROOT / "rto" / "version.py"))["VERSION"],
+    version=runpy.run_path(str(ROOT / "rto" / "__init__.py"))["__version__"],
     description="RLHF with token-wise rewards on Ray, vLLM and DeepSpeed",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

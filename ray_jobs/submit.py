@@ -30,8 +30,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
 from rto.errors import RtoError, UserError
+from rto.resources import IS_CHECKOUT, ROOT, shipped
 from rto.secrets import hide, holds_secret, is_secret_name, shown_url
-from rto.shipped import IS_CHECKOUT, ROOT, shipped
 from rto.text import one_line
 from rto.yaml_file import read_yaml
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rto.version import VERSION as __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rto.api import Run, dpo, fit, load_config, reward, sft, train

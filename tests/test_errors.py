@@ -73,3 +73,13 @@ def test_every_error_of_ours_has_an_exit_code_of_its_own_kind() -> None:
     assert UserError("x").exit_code == 2
     assert issubclass(UserError, RtoError)
     assert issubclass(UserError, ValueError)
+
+
+def test_a_guarded_generator_may_be_left_early() -> None:
+    def rows():
+        with foreign("cannot read"):
+            yield from range(3)
+
+    left = rows()
+    assert next(left) == 0
+    left.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import json
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rto.cli.one_line_parser import OneLineParser, whole
+from rto.cli.compare_flags import axis, parser
 from rto.cli.parse import narrow, parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
@@ -104,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
         root=root,
         judge=arguments.judge,
         samples=arguments.samples,
-        grid=dict(_axis(axis) for axis in arguments.grid),
+        grid=dict(axis(text) for text in arguments.grid),
     )
     rows = compare(plan)
     from rich.console import Console
@@ -371,36 +370,3 @@ def chosen(
         print(f"{entry.label}: {', '.join(f'{name} {value}' for name, value in point)}")
         best[entry.label] = [part(each, 1) for each in by_point[point]]
     return best, part(start, 1)
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="rto compare",
-        description=__doc__,
-        epilog="All other flags are those of rto train and rto fit, and hold for every method.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--algos",
-        required=True,
-        help="names, comma-separated; NAME:online, NAME+rto (with the token reward)",
-    )
-    parser.add_argument("--seeds", type=whole(1), default=3, help="runs per method")
-    parser.add_argument(
-        "--budget", type=whole(1), default=4096, help="sequences that each run trains on"
-    )
-    parser.add_argument("--prompts", required=True, help="prompts that all policies answer")
-    parser.add_argument("--samples", type=whole(1), default=2, help="answers to each prompt")
-    parser.add_argument("--judge", help="reward_func.py that judges; else the reward sources")
-    parser.add_argument(
-        "--grid", action="append", default=[], metavar="NAME=A,B", help="settings to search"
-    )
-    parser.add_argument("--output_dir", help="default runs/compare-<date>")
-    return parser
-
-
-def _axis(text: str) -> tuple[str, list[str]]:
-    name, equals, values = text.partition("=")
-    if not (name and equals and values):
-        raise UserError(f"--grid {text!r}: write NAME=VALUE,VALUE")
-    return name, values.split(",")

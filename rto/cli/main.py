@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rto import __version__
 from rto.errors import RtoError, Terminated, UserError
 from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
-from rto.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def parse(argv: Sequence[str]) -> None:
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("--version", "-V"):
-        print(f"rto {VERSION}")
+        print(f"rto {__version__}")
         return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -23,7 +23,7 @@ from rto.config import RunConfig
 from rto.errors import UserError
 from rto.paths import absolute_paths
 from rto.ranges import hints
-from rto.shipped import shipped
+from rto.resources import shipped
 from rto.text import one_line
 
 ALIASES = {

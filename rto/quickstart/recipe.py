@@ -23,7 +23,7 @@ from rto.cli.report import add_report
 from rto.cluster import launch
 from rto.config import RunConfig
 from rto.evaluation.statistics import Mean, bootstrap
-from rto.shipped import CONFIGS
+from rto.resources import CONFIGS
 
 if TYPE_CHECKING:
     from rto.cluster.evaluate import Evaluated

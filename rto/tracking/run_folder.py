@@ -18,9 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from rto import __version__
 from rto.errors import UserError, foreign
 from rto.text import one_line
-from rto.version import VERSION
 
 PACKAGES = (
     "torch",
@@ -170,7 +170,7 @@ class RunFolder:
 def versions() -> dict[str, str | int]:
     """What the numbers of a run depend on besides its config."""
     found: dict[str, str | int] = {
-        "rto": VERSION,
+        "rto": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count() or 1,

@@ -148,7 +148,9 @@ def test_runs_of_one_name_have_seeds_of_their_own(flags: list[str]) -> None:
 def test_folders_are_named_after_the_run(flags: list[str]) -> None:
     folders = [str(run.folder) for run in planned(flags, "rpo:online,grpo+rto", seeds=2)]
     assert folders == [
-        f"root/runs/{name}-seed{seed}" for name in ("rpo-online", "grpo-rto") for seed in (0, 1)
+        f"{Path.cwd()}/root/runs/{name}-seed{seed}"
+        for name in ("rpo-online", "grpo-rto")
+        for seed in (0, 1)
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import rto
 from rto.cli.main import COMMANDS, Command, main, parse
 from rto.errors import UserError
 
@@ -116,6 +117,11 @@ def test_parse_checks_a_run_and_starts_nothing() -> None:
         parse(["train", "--train.max_step", "2"])
     with pytest.raises(UserError, match="unknown command"):
         parse(["tran"])
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rto {rto.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
-"""Example configurations and job files: of the checkout, or of the wheel, which has copies here."""
+"""Example configurations and job files: the checkout's own, or the copies in a wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE if (HERE / "examples").is_dir() else HERE.parents[1]
+COPIES = Path(__file__).resolve().parent / "shipped"
+ROOT = COPIES if (COPIES / "examples").is_dir() else COPIES.parents[1]
 """The folder that has ``examples/`` and ``ray_jobs/``."""
 CONFIGS = ROOT / "examples" / "configs"
-IS_CHECKOUT = ROOT != HERE
+IS_CHECKOUT = ROOT != COPIES
 FOLDERS = ("examples/configs", "ray_jobs")
 
 
