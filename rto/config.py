@@ -19,7 +19,7 @@ from rto.sections import (
     require,
 )
 from rto.sections_methods import Algo, Preference
-from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger
+from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Generate, Logger, Planned
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class RunConfig:
     ds: DeepSpeed = field(default_factory=DeepSpeed)
     vllm: VLLM = field(default_factory=VLLM)
     ray: Cluster = field(default_factory=Cluster)
+    plan: Planned = field(default_factory=Planned)
     ckpt: Ckpt = field(default_factory=Ckpt)
     logger: Logger = field(default_factory=Logger)
     generate: Generate = field(default_factory=Generate)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from rto.sections import require
+
+_GPUS = re.compile(r"(?P<count>[1-9]\d{0,4})x[A-Za-z][A-Za-z0-9]{0,15}(?:-(?P<gib>[1-9]\d{0,3}))?")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,25 @@ class Cluster:
     """Seconds that one call on an actor may take."""
     start_timeout: float = 300.0
     """Seconds that the actors may take to start."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """`--dry_run` for a machine that is somewhere else."""
+
+    gpus: str | None = None
+    """GPUs to plan for where there are none, as COUNTxNAME-GIB: 8xA100-80."""
+
+    @property
+    def num_gpus(self) -> int:
+        found = _GPUS.fullmatch(self.gpus or "")
+        return int(found["count"]) if found else 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.gpus is None or self.num_gpus >= 1,
+            f"plan.gpus is {self.gpus!r}: write COUNTxNAME-GIB, as in 8xA100-80",
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rto.cli.parse import dump, parse_run
 from rto.cli.report import add_report
 from rto.config import RunConfig
 from rto.errors import ActorLost, UserError
+from rto.sections import require
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
 
@@ -51,6 +52,7 @@ def execute(command: str, config: RunConfig) -> Finished:
 
     A run that fails its checks leaves no folder behind.
     """
+    require(config.plan.gpus is None, "plan.gpus plans for other machines: give --dry_run with it")
     path = Path(config.ckpt.output_dir or _default_folder(command, config))
     fresh = not path.exists()
     with RunFolder(path, resume=config.ckpt.load_enable) as folder:
