@@ -22,7 +22,16 @@ from rto.sections import (
     Train,
 )
 from rto.sections_methods import Algo, Preference
-from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Eval, Generate, Logger
+from rto.sections_runtime import (
+    VLLM,
+    Ckpt,
+    Cluster,
+    DeepSpeed,
+    Eval,
+    Generate,
+    Logger,
+    Planned,
+)
 
 FREE_TEXT = ("generate.prompt", "data.input_template")
 """Settings that hold text for a model: any words may stand in them."""
@@ -45,6 +54,7 @@ class RunConfig:
     ds: DeepSpeed = field(default_factory=DeepSpeed)
     vllm: VLLM = field(default_factory=VLLM)
     ray: Cluster = field(default_factory=Cluster)
+    plan: Planned = field(default_factory=Planned)
     ckpt: Ckpt = field(default_factory=Ckpt)
     eval: Eval = field(default_factory=Eval)
     logger: Logger = field(default_factory=Logger)

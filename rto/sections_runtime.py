@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -21,6 +22,8 @@ from rto.ranges import (
 )
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+_GPUS = re.compile(r"(?P<count>[1-9]\d{0,4})x[A-Za-z][A-Za-z0-9]{0,15}(?:-(?P<gib>[1-9]\d{0,3}))?")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,25 @@ class Cluster(Section):
     """Seconds that one call on an actor may take."""
     start_timeout: Seconds = 300.0
     """Seconds that the actors may take to start."""
+
+
+@dataclass(frozen=True)
+class Planned(Section):
+    """`--dry_run` for a machine that is somewhere else."""
+
+    gpus: str | None = None
+    """GPUs to plan for where there are none, as COUNTxNAME-GIB: 8xA100-80."""
+
+    @property
+    def num_gpus(self) -> int:
+        found = _GPUS.fullmatch(self.gpus or "")
+        return int(found["count"]) if found else 0
+
+    def check(self, prefix: str) -> None:
+        require(
+            self.gpus is None or self.num_gpus >= 1,
+            f"{prefix}gpus is {self.gpus!r}: write COUNTxNAME-GIB, as in 8xA100-80",
+        )
 
 
 @dataclass(frozen=True)

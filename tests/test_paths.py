@@ -16,6 +16,7 @@ NO_PATHS = {
     "data.chosen_key",
     "data.columns",
     "data.config_name",
+    "plan.gpus",
     "data.dataset_split",
     "data.input_key",
     "data.input_template",

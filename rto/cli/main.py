@@ -41,6 +41,9 @@ COMMANDS = {
     ),
     "data": Command("check a data set of feedback, or convert it", "rto.cli.data:main"),
     "serve-reward": Command("serve a reward model or function over HTTP", "rto.cli.serve:main"),
+    "convert-flags": Command(
+        "the command here for a training script of OpenRLHF or TRL", "rto.cli.convert:main"
+    ),
     "methods": Command("list the methods that --algo knows", "rto.cli.methods:main"),
     "quickstart": Command(
         "the whole recipe on this machine, minutes", "rto.quickstart.recipe:main"

@@ -213,8 +213,8 @@ def _flag_values(given: Given) -> dict[str, Any]:
 def _refuse_unknown(command: str, given: Given) -> None:
     """All flags that do not exist, in one message."""
     said: list[str] = []
-    for name, words in given.unknown:
-        told = explain(name, " ".join(words))
+    for name, _ in given.unknown:
+        told = explain(name, command)
         said.append(f"--{name}{f': {told}' if told else _hint(command, name, prefix='--')}")
     if said:
         raise UserError(f"unknown flag{'s' * (len(said) > 1)} {'; '.join(said)}")

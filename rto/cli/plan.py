@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from rto.cluster.device import check_planned
 from rto.cluster.estimate import batch_arithmetic, disk_bytes, gib, trainer_bytes
 from rto.cluster.offline import OfflineRun
 from rto.cluster.online import OnlineRun
@@ -18,7 +19,11 @@ def print_plan(run: OnlineRun | OfflineRun) -> None:
     config = run.config
     size = num_parameters(str(config.actor.model_name_or_path), _trained(run))
     console.print(f"{run.method.card}: policy of {size / 1e6:,.1f} M parameters")
+    check_planned(config, run.plan)
     console.print(table(_actor_rows(run, config, size), title="actors"))
+    if run.plan.device == "cuda":
+        of = f" of {config.plan.gpus}" if config.plan.gpus else ""
+        console.print(f"GPUs: {run.plan.total('GPU'):g}{of}")
     if isinstance(run, OnlineRun):
         lines = batch_arithmetic(config, iterations=run.iterations)
         rows = [{"quantity": x.name, "value": x.value, "from": x.why} for x in lines]

@@ -82,6 +82,7 @@ COMMANDS: dict[str, frozenset[str]] = {
     "vllm.enforce_eager": ONLINE | SAMPLING,
     "vllm.cpu_kvcache_gib": ONLINE | SAMPLING,
     "ray": TRAINING | {"eval"},
+    "plan": TRAINING,
     "ckpt": TRAINING,
     "eval": OFFLINE,
     "logger": TRAINING,

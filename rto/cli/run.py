@@ -14,6 +14,7 @@ from rto.cli.preflight import preflight
 from rto.cli.report import add_report
 from rto.config import RunConfig
 from rto.paths import absolute_paths
+from rto.ranges import require
 from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_place
@@ -53,6 +54,7 @@ def execute(command: str, config: RunConfig) -> Finished:
 
     A run that fails its checks writes nothing: its folder is made behind them.
     """
+    require(config.plan.gpus is None, "plan.gpus plans for other machines: give --dry_run with it")
     config = absolute_paths(config)
     place = check_place(config.ckpt.output_dir or _default_folder(command, config))
     check_free(place, resume=config.ckpt.load_enable)

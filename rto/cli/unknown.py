@@ -5,22 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-REPLACED = {
-    "rpo_alpha": "TRL's SFT term on the chosen response is --preference.nll_loss_coef",
-    "gt_reward_scale": "NVIDIA's name; write --algo.reward_aware.eta",
-    "ref_policy_kl_penalty": "NVIDIA's name; write --algo.reward_aware.beta",
-}
-"""Flags of other programs, with what they are called here."""
+from rto.cli.foreign import explain as foreign_flag
 
 
-def explain(name: str, value: str) -> str:
+def explain(name: str, command: str) -> str:
     """What a flag of another program is here; empty where none is known.
 
     Args:
         name: without dashes.
-        value: what was given with it, words joined by blanks.
     """
-    return REPLACED.get(name, "")
+    return foreign_flag(name.replace("-", "_"), command) or ""
 
 
 def nearest(name: str, readable: Collection[str], *, prefix: str) -> str:

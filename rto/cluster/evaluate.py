@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rto.cluster.build import Models
+from rto.cluster.device import run_device
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.groups import ActorGroup
 from rto.cluster.plan import GroupSpec, Plan
@@ -20,7 +21,7 @@ from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import check_receipt
 from rto.config import RunConfig
-from rto.models.device import device_type, dtype_of, with_dtype
+from rto.models.device import dtype_of, with_dtype
 from rto.models.families import load_policy
 from rto.models.load import is_encoder_decoder
 from rto.models.policy import unwrapped
@@ -169,7 +170,7 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _plan(config: RunConfig) -> Plan:
     """One engine and one scorer, on the cores of a CPU machine or beside each other on a GPU."""
-    on_cpu = device_type(config.train.device) == "cpu"
+    on_cpu = run_device(config) == "cpu"
     gpus = 0.0 if on_cpu else 0.5
     bundle = {"CPU": 0.5} if on_cpu else {"CPU": 2.0, "GPU": 1.0}
     spec = GroupSpec(1, bundle["CPU"] / 2, gpus, "shared")

@@ -6,13 +6,18 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from rto.errors import foreign
 from rto.sections_runtime import Cluster
 from rto.tracking.signals import end_on_signals
 
 GIB = 1024**3
+QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
+KNOCK_TIMEOUT = 10.0
+"""Seconds that a host may take to accept a connection."""
 LOOPBACK = "127.0.0.1"
 OPENMP_SPINS = "5000"
 """Some 50 microseconds: between two steps of a layer."""
@@ -30,7 +35,7 @@ def start(
     Inside a Ray Job the job's own cluster is joined. A local cluster opens no port to the network
     and has no dashboard. Returns False when this process was already connected.
     """
-    address = settings.address or _job_address()
+    address = cluster_address(settings)
     if address is None:
         _stay_local()
         if device == "cpu":
@@ -40,17 +45,45 @@ def start(
 
     if ray.is_initialized():
         return False
-    common = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is not None:
-        ray.init(address=address, **common)
+        _join(address)
     else:
-        _start_local(settings, num_actors, common)
+        _start_local(settings, num_actors)
         session = Path(ray.get_runtime_context().worker.node.get_session_dir_path())  # pyright: ignore
         link = log_dir / "ray"
         link.unlink(missing_ok=True)
         link.symlink_to(session / "logs")
     end_on_signals()
     return True
+
+
+def joined_gpus(address: str) -> float:
+    """GPUs of a running cluster, by Ray's account of it; joins for as long as the question takes.
+
+    Raises:
+        UserError: nothing answers at the address.
+    """
+    import ray
+
+    joined_before = ray.is_initialized()
+    if not joined_before:
+        _join(address)
+    try:
+        return float(ray.cluster_resources().get("GPU", 0))
+    finally:
+        if not joined_before:
+            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    with foreign(f"ray.address {address}: no Ray cluster answers", "start it, or leave it out"):
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal() and "/" not in host:
+            # Ray itself tries a dead address for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT).close()
+        ray.init(address=address, **QUIET)
 
 
 def stop() -> None:
@@ -83,17 +116,17 @@ def _keep_freed_memory() -> None:
         os.environ.setdefault(name, NEVER)
 
 
-def _start_local(settings: Cluster, num_actors: int, common: dict[str, Any]) -> None:
+def _start_local(settings: Cluster, num_actors: int) -> None:
     import ray
 
     memory = settings.object_store_gib
-    options = {
+    options: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(settings.num_cpus or os.cpu_count() or 1, num_actors),
         "object_store_memory": int(memory * GIB) if memory else None,
         "include_dashboard": False,
         "_temp_dir": _session_dir(),
-        **common,
+        **QUIET,
     }
     try:
         ray.init(**options)
@@ -109,7 +142,10 @@ def _start_local(settings: Cluster, num_actors: int, common: dict[str, Any]) -> 
         raise RuntimeError(f"the local Ray cluster is at {found}, not at {LOOPBACK}")
 
 
-def _job_address() -> str | None:
+def cluster_address(settings: Cluster) -> str | None:
+    """Of the cluster that a run joins; None where it starts one of its own."""
+    if settings.address is not None:
+        return settings.address
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return os.environ.get("RAY_ADDRESS", "auto") if inside_job else None
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.check_models import check_models
+from rto.cluster.device import run_device
 from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
 from rto.cluster.online import OnlineRun
@@ -31,7 +32,6 @@ from rto.data.templates import Template, load_template
 from rto.errors import UserError
 from rto.functional.observe import OBSERVED
 from rto.methods.reward_model import RewardModel
-from rto.models.device import device_type
 from rto.models.load import (
     assert_same_tokenizer,
     load_config,
@@ -80,10 +80,9 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     total = sampler.iterations_per_epoch * config.train.num_episodes
     iterations = min(total, config.train.max_steps or total)
     drawn = sampler.num_drawn(iterations)
-    device = device_type(config.train.device)
     plan = plan_actors(
         config,
-        device=device,
+        device=run_device(config),
         num_cpus=available_cpus(config),
         online=True,
         critic=Role.CRITIC in roles,
@@ -315,7 +314,7 @@ def _offline(
     )
     plan = plan_actors(
         config,
-        device=device_type(config.train.device),
+        device=run_device(config),
         num_cpus=available_cpus(config),
         online=False,
         critic=Role.CRITIC in method.roles,

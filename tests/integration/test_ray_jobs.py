@@ -18,6 +18,8 @@ import psutil
 import pytest
 import yaml
 
+from rto.quickstart.tokenizer import build_base_model
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOKEN = "token-of-the-ray-jobs-test-0123456789"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -30,6 +32,7 @@ TASK = (
 @dataclass(frozen=True)
 class Head:
     address: str
+    gcs: str
     env: dict[str, str]
 
     def submit(
@@ -78,6 +81,7 @@ def head() -> Iterator[Head]:
             "dashboard-agent-listen-port": agent,
             "include-dashboard": "true",
             "num-cpus": 2,
+            "num-gpus": 2,
             "object-store-memory": 100_000_000,
             "temp-dir": folder,
         }
@@ -88,7 +92,7 @@ def head() -> Iterator[Head]:
         address = f"http://127.0.0.1:{dashboard}"
         try:
             wait_until_ready(address, process, log)
-            yield Head(address, env)
+            yield Head(address, f"127.0.0.1:{port}", env)
         finally:
             stop(process)
             assert [p.pid for p in psutil.process_iter() if folder in command_line(p)] == []
@@ -149,3 +153,20 @@ def test_a_wrong_token_is_refused(head: Head, tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "refused the token" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_driver_without_gpus_plans_for_those_of_the_cluster(head: Head, tmp_path: Path) -> None:
+    build_base_model(tmp_path / "model", 0)
+    (tmp_path / "sft.jsonl").write_text('{"input": "a", "output": "b"}\n' * 8)
+    command = [sys.executable, "-m", "rto.cli.main", "sft", "--dry_run", "--ray.address", head.gcs]
+    data = ["--data.dataset", "sft.jsonl", "--data.output_key", "output", "--train.batch_size", "2"]
+    done = subprocess.run(
+        [*command, "--actor.model_name_or_path", "model", *data],
+        cwd=tmp_path,
+        env=head.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "GPUs: 1" in done.stdout
