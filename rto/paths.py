@@ -14,6 +14,8 @@ FILES = frozenset(
     {
         "ckpt.output_dir",
         "data.cache_dir",
+        "generate.out",
+        "generate.prompts",
         "reward.func_path",
     }
 )
@@ -33,6 +35,7 @@ FILES_OR_HUB_IDS = frozenset(
         "data.eval_dataset",
         "data.feedback",
         "data.pretrain_dataset",
+        "data.chat_template",
     }
 )
 """Settings that are a path where something is there, and may be a name of the hub else."""

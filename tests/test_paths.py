@@ -30,7 +30,10 @@ NO_PATHS = {
     "ds.lora.target_modules",
     "algo.name",
     "algo.reward_aware.distance",
+    "ckpt.allow",
     "generate.prompt",
+    "generate.prompt_key",
+    "generate.stop",
     "logger.wandb.group",
     "logger.wandb.project",
     "logger.wandb.run_name",
@@ -104,7 +107,7 @@ def test_all_paths_of_a_configuration(folder: Path) -> None:
 
 def test_a_command_has_absolute_paths(folder: Path) -> None:
     (folder / "c.yaml").write_text("data: {feedback: ~/f.jsonl}\nckpt: {output_dir: runs/x}\n")
-    config = parse_run("fit", ["--config", "c.yaml", "--reward.func_path", "f.py"]).config
+    config = parse_run("train", ["--config", "c.yaml", "--reward.func_path", "f.py"]).config
     assert config.data.feedback == f"{folder}/home/f.jsonl"
     assert config.ckpt.output_dir == f"{folder}/runs/x"
     assert config.reward.func_path == f"{folder}/f.py"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rto.cli import reads
 from rto.cli.foreign import explain, renamed, table
 from rto.cli.parse import ALIASES, known_fields
 from rto.cli.shell_script import Call, find_calls
@@ -100,6 +101,7 @@ def convert(call: Call) -> Conversion:
     for flag, values in given.items():
         _convert_flag(conversion, flag, values)
     _add_defaults(conversion)
+    _drop_unread(conversion)
     return conversion
 
 
@@ -277,6 +279,20 @@ def _add_defaults(conversion: Conversion) -> None:
     for name, value in table()["defaults"].get(conversion.command, {}).items():
         if name not in conversion.flags:
             conversion.set(name, str(value).lower())
+
+
+def _drop_unread(conversion: Conversion) -> None:
+    """What the method does not read would be refused; that it was given is said."""
+    command = conversion.command
+    given = {ALIASES.get(name, name): values for name, values in conversion.flags.items()}
+    chosen = (given.get("preference.loss") or ["dpo"])[0]
+    method = chosen if command == "dpo" else conversion.method or command
+    theirs = {renamed(flag, command) or flag for flag in conversion.given}
+    for name, dotted in zip(list(conversion.flags), given, strict=True):
+        if not reads.reads(command, method, dotted, {**given, "algo.name": method}):
+            del conversion.flags[name]
+            if name in theirs:
+                conversion.note(name, f"not read by {method}: left out")
 
 
 def _one(flag: str, values: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from transformers.utils.hub import cached_file
 
 from rto.errors import UserError, foreign
 from rto.models.adapters import some, with_adapters
+from rto.models.chat_template import chosen_template
 from rto.models.rope import fix_frequencies
 from rto.models.source import check_type, reading, source
 from rto.sections_runtime import Lora
@@ -59,7 +60,7 @@ def load_tokenizer(path: str, *, chat_template: str | None = None) -> PreTrained
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template is not None:
-        tokenizer.chat_template = _chosen_template(tokenizer, chat_template)
+        tokenizer.chat_template = chosen_template(tokenizer, chat_template)
     return tokenizer
 
 
@@ -81,25 +82,6 @@ def generation_stops(path: str) -> tuple[int, ...]:
     if not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in found):
         raise UserError(f"{path}: eos_token_id of its generation config is {ends!r}: give ids")
     return tuple(found)
-
-
-def _chosen_template(tokenizer: PreTrainedTokenizerBase, choice: str) -> str:
-    held = tokenizer.chat_template
-    names = sorted(held) if isinstance(held, dict) else []
-    if isinstance(held, dict) and choice in names:
-        return held[choice]
-    file = Path(choice).expanduser()
-    if not file.is_file():
-        known = f"its templates are {', '.join(names)}" if names else "it has no named templates"
-        raise UserError(
-            f"data.chat_template {choice}: no such file, nor a template of "
-            f"{tokenizer.name_or_path}: {known}"
-        )
-    with foreign(f"data.chat_template {choice}: cannot be read", "give a jinja template in UTF-8"):
-        text = file.read_text(encoding="utf-8")
-    if not text.strip():
-        raise UserError(f"data.chat_template {choice}: the file is empty")
-    return text
 
 
 def load_config(path: str) -> PreTrainedConfig:

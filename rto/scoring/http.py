@@ -85,7 +85,8 @@ def check_url(url: str, *, setting: str, remedy: str) -> str:
         raise UserError(f"{setting} {shown}: {error.args[0]} is not set: export it") from error
     except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise UserError(f"{setting} {ascii(shown)}: {without(str(error))}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    # httpx escapes what no host may hold, as an open bracket.
+    if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
         raise UserError(f"{setting} {shown}: needs http:// or https:// and a host")
     if parsed.userinfo or holds_secret(url):
         raise UserError(f"{setting} {shown}: put no credentials into the URL: {remedy}")

@@ -175,7 +175,7 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
         (["--drY_run"], "did you mean --dry_run?"),
         (["--zzzzzz", "1"], "unknown flag --zzzzzz"),
         (["--zzz", "1", "--train.sed=3", "--yyy"], "flags --zzz; --train.sed: did you mean --tra"),
-        (["--rpo_alpha", "1"], "TRL's SFT term on the chosen response is --preference.nll_loss"),
+        (["--rpo_alpha", "1"], "unknown flag --rpo_alpha: here --preference.nll_loss_coef"),
         (["train.seed", "3"], "unexpected argument 'train.seed': flags are written --name value"),
         (["--train.seed"], "--train.seed takes one value, got 0"),
         (["--train.seed", "1", "2"], "--train.seed takes one value, got 2: 1 2"),

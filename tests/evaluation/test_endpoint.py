@@ -158,7 +158,7 @@ def test_a_refusal_to_answer_is_an_empty_text(server: ScriptedServer, tmp_path: 
         ("x/v1", "needs http"),
         ("http://me:secret@x/v1", "put no credentials"),
         ("http://x/v1?api-key=secret", "put no credentials"),
-        ("http://[secret", "Invalid"),
+        ("http://[x", "needs http"),
     ],
 )
 def test_an_url_is_checked(url: str, said: str) -> None:
