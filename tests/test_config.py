@@ -105,7 +105,7 @@ def test_a_limit_of_its_own_for_prompts() -> None:
     assert (told.max_new_tokens, told.max_prompt_len) == (90, 10)
     for wrong in (0, 100):
         with pytest.raises(UserError, match=f"data.max_prompt_len is {wrong}"):
-            Data(max_len=100, max_prompt_len=wrong)
+            online(data=Data(max_len=100, max_prompt_len=wrong))
 
 
 def test_sequences_and_ranks_multiply() -> None:

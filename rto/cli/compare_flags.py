@@ -11,7 +11,7 @@ from rto.errors import UserError
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="rto compare",
-        description="Train several methods on the same data with the same budget, and compare them.",
+        description="Train several methods on the same data and budget, and compare them.",
         epilog="All other flags are those of rto train and rto fit, and hold for every method.",
         allow_abbrev=False,
     )

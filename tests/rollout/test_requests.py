@@ -19,7 +19,8 @@ def test_a_call_has_the_settings_of_the_command() -> None:
     )  # fmt: skip
     assert Sampling.of(chosen) == Sampling(7, 0.3, 0.9, 50, 0.1, 1.2, 3, ("x", "y"))
     assert {f.name for f in dataclasses.fields(Sampling)} == {
-        f.name for f in dataclasses.fields(Decoding)
+        *(f.name for f in dataclasses.fields(Decoding)),
+        "stop_token_ids",
     }
 
 
