@@ -81,7 +81,7 @@ def test_settings_in_every_spelling(started: Started, tmp_path: Path) -> None:
 
 
 def test_a_path_is_the_model_of_its_section(started: Started) -> None:
-    rto.train(actor="a", critic=Path("c"), ref="f", reward="r", dpo="d")
+    rto.train(algo="rto", actor="a", critic=Path("c"), ref="f", reward="r", dpo="d")
     found = started.last
     assert [
         found.actor.model_name_or_path,

@@ -167,7 +167,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
                 config.max_new_tokens,
                 config.rollout.temperature,
                 config.rollout.top_p,
-                run.stops,
+                stop_token_ids=run.stops,
             ),
             samples_per_prompt=config.rollout.n_samples_per_prompt,
             run_seed=config.train.seed,

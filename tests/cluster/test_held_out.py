@@ -148,7 +148,7 @@ def test_what_cannot_be_followed_is_refused(changes, rows, said: str) -> None:
 )
 def test_settings_have_a_range(changes, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Eval(**changes)
+        RunConfig(eval=Eval(**changes))
 
 
 def test_an_exported_reward_model_gets_its_constants(tiny_reward_dir: Path, tmp_path: Path) -> None:

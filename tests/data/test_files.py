@@ -18,6 +18,7 @@ from rto.data.files import may_hold_lists
 from rto.data.json_values import CHUNK
 from rto.data.sources import label_text, load_rows, read_rows
 from rto.errors import UserError
+from rto.ranges import check_tree
 from rto.sections import Data
 
 VALUES = [
@@ -269,7 +270,7 @@ def test_columns_by_other_names(tmp_path: Path) -> None:
 )
 def test_names_of_columns_that_are_none(columns: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Data(columns=columns)
+        check_tree(Data(columns=columns), "data.")
 
 
 def test_where_lists_may_stand(tmp_path: Path) -> None:

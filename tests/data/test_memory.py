@@ -29,8 +29,8 @@ class Letters(Template):
     def prompt_ids(self, text: str) -> tuple[int, ...]:
         return tuple(text.encode())
 
-    def response_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(text.encode())
+    def _following(self, text: str) -> list[int]:
+        return list(text.encode())
 
 
 def write_flat(path: Path, num_rows: int) -> str:

@@ -11,6 +11,7 @@ from tiny_tokenizers import bos_tokenizer, piece_tokenizer, tiny_t5_tokenizer, t
 from rto.data.templates import Template, Where, load_template
 from rto.errors import UserError
 from rto.models.load import generation_stops, load_tokenizer
+from rto.ranges import check_tree
 from rto.sections import Data
 
 HERE = Where("f.jsonl", 3, "input")
@@ -241,4 +242,4 @@ def test_the_rpo_authors_format() -> None:
     assert reader.response("q", "r", HERE) == "r"
     Data(input_template="rpo_authors")
     with pytest.raises(UserError, match="needs one {} for the prompt, or is one of rpo_authors"):
-        Data(input_template="rpo_author")
+        check_tree(Data(input_template="rpo_author"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 from rto.ranges import hints
@@ -20,7 +21,8 @@ def recorded(tree: Any, seen: set[str], prefix: str = "") -> Any:
     leaves = {name for name, hint in fields.items() if not dataclasses.is_dataclass(hint)}
 
     def read(self: Any, name: str) -> Any:
-        if name in leaves:
+        copied = sys._getframe(1).f_code is dataclasses.replace.__code__
+        if name in leaves and not copied:
             seen.add(prefix + name)
         return object.__getattribute__(self, name)
 
