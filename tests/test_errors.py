@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_an_error_of_ours_keeps_its_words_and_a_key_press_its_meaning() -> None:
 
 
 def test_a_generator_that_is_given_up_ends_quietly() -> None:
-    def guarded() -> Iterator[int]:
+    def guarded() -> Generator[int, None, None]:
         with foreign("reading"):
             yield 1
 

@@ -76,8 +76,9 @@ def _metrics_row(line: str, where: str) -> dict[str, float]:
 
 
 def is_number(value: object) -> bool:
-    is_plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_plain and -LARGEST <= value <= LARGEST
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -LARGEST <= value <= LARGEST
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_tokenizers import tiny_config, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from rto.errors import UserError
 from rto.models.families import load_policy
 from rto.models.rope import check_positions, max_positions
 from rto.types import TokenBatch, pad
-from tests.conftest import tiny_config, tiny_tokenizer
 
 ORIGINAL = 8
 SHAPE: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_tokenizers import tiny_config, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
@@ -14,7 +15,6 @@ from rto.errors import UserError
 from rto.models.decoder import Decoder
 from rto.models.families import load_policy
 from rto.models.load import load_language_model
-from tests.conftest import tiny_config, tiny_tokenizer
 
 
 class OverTheBatch(nn.Module):

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rto.errors import UserError
 from rto.models.load import load_language_model, load_tokenizer
 from rto.models.skeleton import Needs, Use, check_model, num_parameters
 from rto.sections_runtime import Lora
-from tests.conftest import tiny_tokenizer
 
 WEIGHTS = "model.safetensors"
 
@@ -50,7 +50,7 @@ def rewrite(folder: Path, **more: Any) -> None:
 
 
 def test_sound_models_pass(tiny_model_dir: Path, tiny_reward_dir: Path, tiny_t5_dir: Path) -> None:
-    for folder, use in (
+    sound: list[tuple[Path, Use]] = [
         (tiny_model_dir, "policy"),
         (tiny_model_dir, "critic"),
         (tiny_model_dir, "new reward"),
@@ -58,7 +58,8 @@ def test_sound_models_pass(tiny_model_dir: Path, tiny_reward_dir: Path, tiny_t5_
         (tiny_reward_dir, "critic"),
         (tiny_t5_dir, "policy"),
         (tiny_t5_dir, "critic"),
-    ):
+    ]
+    for folder, use in sound:
         check_model(str(folder), use, needs(folder))
 
 

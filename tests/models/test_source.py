@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from tiny_tokenizers import tiny_tokenizer
 
 from rto.errors import UserError
 from rto.models import source
 from rto.models.load import load_config, load_tokenizer
 from rto.models.skeleton import Needs, check_model
-from tests.conftest import tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
