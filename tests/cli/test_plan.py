@@ -18,7 +18,10 @@ from rto.cluster.stages import prepare_fit, prepare_reward
 from rto.config import RunConfig
 from rto.sections import Actor, Data, RolloutSection, Train
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "examples" / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "configs"
+SIZES_ALONE = "laptop"
+"""Goes with any command; it names no model and no data."""
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != SIZES_ALONE)
 COMMANDS = {"sft": "sft", "dpo": "dpo", "reward": "reward", "compare": "train"}
 FEEDBACK = [
     {"prompt": f"w{i}", "response": f"w{i + 1} w{j}", "reward": float(j)}
