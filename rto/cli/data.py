@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError
 from rto.ranges import check_tree
 from rto.sections import Data
@@ -220,24 +220,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: one line with the argument and the remedy.
     """
-    parser = _parser()
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], [f"--{name}" for name in vars(options)], 1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise UserError(f"data: unknown argument {unknown[0]}{hint}")
-    return options
-
-
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog.removeprefix('rto ')}: {message}")
+    return _parser().parse_args(argv)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(prog="rto data", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="rto data", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="check|convert")
-    source = _OneLine(add_help=False)
+    source = OneLineParser(add_help=False)
     source.add_argument("source", help="file, directory of save_to_disk, or hub id")
     source.add_argument("--layout", metavar="NAME", help="instead of the one the columns tell")
     source.add_argument(

@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from rto.cli.one_line_parser import OneLineParser
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
@@ -144,13 +145,8 @@ def endpoint_of(judge: JudgeSpec, options: Options) -> Endpoint:
     )
 
 
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"eval: {message}")
-
-
 def parser() -> argparse.ArgumentParser:
-    parser = _OneLine(
+    parser = OneLineParser(
         prog="rto eval",
         description=DESCRIPTION,
         epilog="--config, --dry_run, --seed and flags with a dot, such as --ds.param_dtype, are "

@@ -28,7 +28,13 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
-            near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
+            near = difflib.get_close_matches(unknown[1], self._flags(), 1)
             hint = f": did you mean {near[0]}?" if near else ""
             message = f"unknown argument {unknown[1]}{hint}"
         raise UserError(f"{self.prog.removeprefix('rto ')}: {message}")
+
+    def _flags(self) -> list[str]:
+        """Those of its commands too: argparse leaves it to the whole to say what none knows."""
+        commands = [x for x in self._actions if isinstance(x, argparse._SubParsersAction)]
+        parsers = [self, *(parser for x in commands for parser in x.choices.values())]
+        return [flag for parser in parsers for flag in parser._option_string_actions]

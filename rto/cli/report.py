@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError
 
 NAME = "report.html"
@@ -62,21 +61,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: one line with the argument and the remedy.
     """
-    options, unknown = _parser().parse_known_args(argv)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], ["--output"], 1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise UserError(f"report: unknown argument {unknown[0]}{hint}")
-    return options
-
-
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}")
+    return _parser().parse_args(argv)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(prog="rto report", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="rto report", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folder, or a folder of run folders"
     )

@@ -7,8 +7,9 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError
 from rto.tracking.summary import Summary, by_state, find_runs, summarise
 
@@ -79,13 +80,8 @@ def _plain(each: Summary) -> dict[str, Any]:
     }
 
 
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"runs: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(prog="rto runs", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="rto runs", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     return parser

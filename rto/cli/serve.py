@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError
 from rto.scoring.listen import PORTS, open_door
 
@@ -41,11 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: one line with the flag and the remedy.
     """
-    options, unknown = _parser().parse_known_args(argv)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], [f"--{name}" for name in vars(options)], 1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise UserError(f"serve-reward: unknown argument {unknown[0]}{hint}")
+    options = _parser().parse_args(argv)
     if options.reward_model is None and options.func_path is None:
         raise UserError("serve-reward: nothing to serve: give --reward_model or --func_path")
     if options.port not in PORTS:
@@ -55,13 +50,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"serve-reward: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(
+    parser = OneLineParser(
         prog="rto serve-reward",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
