@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
 
 import torch
 from transformers import (
@@ -109,79 +109,40 @@ def is_encoder_decoder(path: str) -> bool:
     return bool(load_config(path).is_encoder_decoder)
 
 
-def load_language_model(
-    path: str,
-    *,
-    dtype: torch.dtype,
-    attn_implementation: str,
-    max_len: int | None = None,
-    lora: Lora | None = None,
-    load_in_4bit: bool = False,
-    gradient_checkpointing: bool = False,
-) -> PreTrainedModel | PeftModel:
-    """A causal or an encoder-decoder LM, as its config says; with peft adapters on it when
-    ``lora.rank`` is above 0. ``max_len``: see ``rto.models.rope.fix_frequencies``."""
-    wanted = language_model(path)
-    model = _load(
-        wanted,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        max_len=max_len,
-        load_in_4bit=load_in_4bit,
-    )
-    return _prepared(model, lora, wanted.task, gradient_checkpointing)
+class Loading(TypedDict):
+    """How a model is loaded. ``max_len``: see ``rto.models.rope.fix_frequencies``; there are peft
+    adapters on it when ``lora.rank`` is above 0."""
+
+    dtype: torch.dtype
+    attn_implementation: str
+    max_len: NotRequired[int | None]
+    lora: NotRequired[Lora | None]
+    load_in_4bit: NotRequired[bool]
+    gradient_checkpointing: NotRequired[bool]
+
+
+def load_language_model(path: str, **how: Unpack[Loading]) -> PreTrainedModel | PeftModel:
+    """A causal or an encoder-decoder LM, as its config says."""
+    return _load(language_model(path), **how)
 
 
 def load_scalar_model(
-    path: str,
-    *,
-    dtype: torch.dtype,
-    attn_implementation: str,
-    new_head: bool,
-    max_len: int | None = None,
-    lora: Lora | None = None,
-    load_in_4bit: bool = False,
-    gradient_checkpointing: bool = False,
+    path: str, *, new_head: bool, **how: Unpack[Loading]
 ) -> PreTrainedModel | PeftModel:
     """A sequence classifier with one label and head ``score``.
 
     ``new_head`` allows a checkpoint without the head (a causal LM) and initialises it; without
     it such a checkpoint is an error, for a random head would pass as a reward model.
     """
-    wanted = scalar_model(path, new_head=new_head)
-    model = _load(
-        wanted,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        max_len=max_len,
-        load_in_4bit=load_in_4bit,
-    )
-    return _prepared(model, lora, wanted.task, gradient_checkpointing)
+    return _load(scalar_model(path, new_head=new_head), **how)
 
 
-def load_value_model(
-    path: str,
-    *,
-    dtype: torch.dtype,
-    attn_implementation: str,
-    max_len: int | None = None,
-    lora: Lora | None = None,
-    load_in_4bit: bool = False,
-    gradient_checkpointing: bool = False,
-) -> PreTrainedModel | PeftModel:
+def load_value_model(path: str, **how: Unpack[Loading]) -> PreTrainedModel | PeftModel:
     """The encoder of an encoder-decoder model with a scalar head ``classifier``.
 
     A new head starts at 0, which is the mean of the rewards that DRO regresses on.
     """
-    wanted = value_model(path)
-    model = _load(
-        wanted,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        max_len=max_len,
-        load_in_4bit=load_in_4bit,
-    )
-    return _prepared(model, lora, wanted.task, gradient_checkpointing)
+    return _load(value_model(path), **how)
 
 
 @dataclass(frozen=True)
@@ -297,9 +258,11 @@ def _load(
     *,
     dtype: torch.dtype,
     attn_implementation: str,
-    max_len: int | None,
-    load_in_4bit: bool,
-) -> PreTrainedModel:
+    max_len: int | None = None,
+    lora: Lora | None = None,
+    load_in_4bit: bool = False,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel | PeftModel:
     refuse_quantised(wanted, load_in_4bit=load_in_4bit)
     with reading(wanted.path):
         loaded: Any = wanted.auto.from_pretrained(
@@ -320,7 +283,10 @@ def _load(
     fix_frequencies(model, max_len=max_len)
     if load_in_4bit:
         _disable_avx512(model)
-    return model
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    # Importing peft takes seconds: only where adapters are asked for.
+    return model if lora is None or lora.rank == 0 else with_adapters(model, lora, wanted.task)
 
 
 def check_loaded(wanted: Wanted, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
@@ -384,12 +350,3 @@ def _disable_avx512(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def _prepared(
-    model: PreTrainedModel, lora: Lora | None, task: str, gradient_checkpointing: bool
-) -> PreTrainedModel | PeftModel:
-    """With adapters where they are asked for. Importing peft takes seconds: only then."""
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model if lora is None or lora.rank == 0 else with_adapters(model, lora, task)
