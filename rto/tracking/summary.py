@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import mmap
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from rto.tracking.run_folder import holder
 
 MARKS = ("run.json", "config.yaml", "metrics.jsonl")
 """A folder with one of these is a run folder."""
@@ -99,24 +100,11 @@ def _summary(path: Path) -> Summary:
 def _state(path: Path, about: Mapping[str, Any]) -> str:
     status = _text(about, "status") or "unknown"
     if status in ("running", "unknown"):
-        held = is_held(path)
+        held = holder(path) is not None
         return "running" if held else "lost" if status == "running" else "unknown"
     if status not in STATES:
         raise Damaged(f"run.json: status is {status!r:.60}")
     return status
-
-
-def is_held(path: Path) -> bool:
-    """Whether some process holds the lock of the run folder."""
-    lock = path / ".lock"
-    if not lock.is_file():
-        return False
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def _about(path: Path) -> dict[str, Any]:
