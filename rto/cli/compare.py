@@ -183,11 +183,13 @@ def entries(names: str) -> list[Entry]:
 
 def planned_runs(plan: Plan) -> Iterator[Run]:
     """All runs, configured for the same budget."""
+    from rto.cluster.device import run_device
     from rto.models.device import with_dtype
 
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
-        config = with_dtype(parse_run("compare", [*plan.base, *flags]).config)
+        config = parse_run("compare", [*plan.base, *flags]).config
+        config = with_dtype(config, run_device(config))
         config = _budgeted(config, plan, entry)
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.

@@ -67,7 +67,7 @@ def execute(command: str, config: RunConfig) -> Finished:
         quiet(folder.logs)
         folder.write_config(dump(run.config, command))
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
-        print(_dtype_told(config, run.config), flush=True)
+        print(_dtype_told(config, run), flush=True)
         with RunState(folder, _about(command, run)) as state:
             state.results = work(run, folder, found)
         add_report(folder.path)
@@ -104,7 +104,7 @@ def _command(command: str, argv: Sequence[str]) -> int:
         from rto.cli.plan import print_plan
 
         print_plan(run)
-        print(_dtype_told(parsed.config, run.config))
+        print(_dtype_told(parsed.config, run))
         return 0
     finished = execute(command, parsed.config)
     _print_results(finished)
@@ -114,9 +114,10 @@ def _command(command: str, argv: Sequence[str]) -> int:
 def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
     """The checked run and the function that runs it. Imports the libraries: call quiet first."""
     tell("importing libraries")
+    from rto.cluster.device import run_device
     from rto.models.device import with_dtype
 
-    config = with_dtype(with_authors_code(command, config))
+    config = with_dtype(with_authors_code(command, config), run_device(config))
     if config.algo.authors_code:
         print(told(config))
     from functools import partial
@@ -138,10 +139,10 @@ def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[s
     return stages.prepare_fit(config, method), run_offline
 
 
-def _dtype_told(asked: RunConfig, run: RunConfig) -> str:
+def _dtype_told(asked: RunConfig, run: Any) -> str:
     from rto.models.device import dtype_told
 
-    return dtype_told(asked, run)
+    return dtype_told(asked, run.config, run.plan.device)
 
 
 def method_name(command: str, config: RunConfig) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rto.cluster import launch
 from rto.cluster.plan import Plan
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.models.device import device_type
+from rto.models.device import DeviceType, device_type
 from rto.ranges import require
 
 
-def run_device(config: RunConfig) -> Literal["cpu", "cuda"]:
+def run_device(config: RunConfig) -> DeviceType:
     """``train.device``; ``auto`` is CUDA where the run will find GPUs.
 
     They are looked for in ``plan.gpus``, then in the cluster that the run joins, and on this

@@ -96,7 +96,7 @@ def evaluator(
     reference = {} if config.reference_path is None else {Role.REFERENCE: config.reference_path}
     models = Models(reference, config.reward.model_name_or_path)
     roles = frozenset(reference) | frozenset([] if rewards is None else [Role.REWARD])
-    config = with_dtype(config)
+    config = with_dtype(config, run_device(config))
     config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
     rollout = config.rollout
     with session(config, _plan(config), logs=logs) as actors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -57,6 +58,7 @@ def start(
     return True
 
 
+@functools.cache
 def joined_gpus(address: str) -> float:
     """GPUs of a running cluster, by Ray's account of it; joins for as long as the question takes.
 

@@ -12,6 +12,7 @@ import torch
 from rto.config import RunConfig
 from rto.errors import UserError
 
+DeviceType = Literal["cpu", "cuda"]
 Dtype = Literal["bf16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -35,7 +36,7 @@ def resolve_device(name: Literal["auto", "cpu", "cuda"], index: int = 0) -> torc
     return torch.device("cuda", index)
 
 
-def device_type(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+def device_type(name: Literal["auto", "cpu", "cuda"]) -> DeviceType:
     """The kind of device that a run uses, for plans made before any actor has its GPU."""
     return "cpu" if resolve_device(name).type == "cpu" else "cuda"
 
@@ -45,7 +46,7 @@ def dtype_of(name: Dtype) -> torch.dtype:
 
 
 def native_dtype(
-    device: Literal["cpu", "cuda"],
+    device: DeviceType,
     *,
     cpu: Mapping[str, object],
     cuda: tuple[int, int] | None,
@@ -60,27 +61,29 @@ def native_dtype(
     return "bf16" if any(cpu.get(name) for name in BF16_FEATURES) else "fp32"
 
 
-def with_dtype(config: RunConfig) -> RunConfig:
-    """The configuration with ``ds.param_dtype`` settled: what a run records and its actors get."""
+def with_dtype(config: RunConfig, device: DeviceType | None = None) -> RunConfig:
+    """The configuration with ``ds.param_dtype`` settled: what a run records and its actors get.
+
+    ``device`` is the run's (``rto.cluster.device.run_device``); this machine's where it is None.
+    """
     if config.ds.param_dtype != "auto":
         return config
-    device = device_type(config.train.device)
     found = native_dtype(
-        device,
+        device or device_type(config.train.device),
         cpu=torch.cpu.get_capabilities(),
         cuda=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
     )
     return replace(config, ds=replace(config.ds, param_dtype=found))
 
 
-def dtype_told(asked: RunConfig, settled: RunConfig) -> str:
-    """The line that says which dtype a run computes in, and why."""
+def dtype_told(asked: RunConfig, settled: RunConfig, device: DeviceType) -> str:
+    """The line that says which dtype a run on ``device`` computes in, and why."""
     name = settled.ds.dtype
     if asked.ds.param_dtype != "auto":
         return f"dtype: {name}"
     has = "has" if name == "bf16" else "has no"
-    device = "GPU" if device_type(settled.train.device) == "cuda" else "CPU"
-    return f"dtype: {name} (ds.param_dtype auto: this {device} {has} bf16 arithmetic)"
+    kind = "GPU" if device == "cuda" else "CPU"
+    return f"dtype: {name} (ds.param_dtype auto: this {kind} {has} bf16 arithmetic)"
 
 
 def empty_cache(device: torch.device) -> None:

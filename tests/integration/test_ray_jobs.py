@@ -170,3 +170,4 @@ def test_a_driver_without_gpus_plans_for_those_of_the_cluster(head: Head, tmp_pa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "GPUs: 1" in done.stdout
+    assert "dtype: bf16 (ds.param_dtype auto: this GPU has bf16" in done.stdout

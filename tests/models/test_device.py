@@ -8,7 +8,14 @@ import torch
 
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.models.device import dtype_of, dtype_told, native_dtype, resolve_device, with_dtype
+from rto.models.device import (
+    device_type,
+    dtype_of,
+    dtype_told,
+    native_dtype,
+    resolve_device,
+    with_dtype,
+)
 from rto.sections_runtime import DeepSpeed
 
 
@@ -41,10 +48,19 @@ def test_dtype_is_settled_once_and_said() -> None:
     settled = with_dtype(asked)
     assert settled.ds.param_dtype == settled.ds.dtype in ("bf16", "fp32")
     assert replace(settled, ds=asked.ds) == asked
-    assert dtype_told(asked, settled).startswith(f"dtype: {settled.ds.dtype} (ds.param_dtype auto")
+    told = dtype_told(asked, settled, device_type("auto"))
+    assert told.startswith(f"dtype: {settled.ds.dtype} (ds.param_dtype auto")
     given = RunConfig(ds=DeepSpeed(param_dtype="bf16"))
     assert with_dtype(given) is given
-    assert dtype_told(given, given) == "dtype: bf16"
+    assert dtype_told(given, given, "cpu") == "dtype: bf16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a driver without GPUs is the case")
+def test_dtype_is_that_of_the_runs_device_not_of_the_drivers() -> None:
+    asked = RunConfig()
+    settled = with_dtype(asked, "cuda")
+    assert settled.ds.dtype == "bf16"
+    assert "this GPU has bf16" in dtype_told(asked, settled, "cuda")
 
 
 def test_device() -> None:
