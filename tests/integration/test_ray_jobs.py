@@ -159,9 +159,9 @@ def test_a_driver_without_gpus_plans_for_those_of_the_cluster(head: Head, tmp_pa
     build_base_model(tmp_path / "model", 0)
     (tmp_path / "sft.jsonl").write_text('{"input": "a", "output": "b"}\n' * 8)
     command = [sys.executable, "-m", "rto.cli.main", "sft", "--dry_run", "--ray.address", head.gcs]
-    data = ["--data.dataset", "sft.jsonl", "--data.output_key", "output", "--train.batch_size", "2"]
+    data = ["--data.dataset", "sft.jsonl", "--data.output_key", "output", "--data.max_len", "64"]
     done = subprocess.run(
-        [*command, "--actor.model_name_or_path", "model", *data],
+        [*command, "--actor.model_name_or_path", "model", *data, "--train.batch_size", "2"],
         cwd=tmp_path,
         env=head.env,
         capture_output=True,
