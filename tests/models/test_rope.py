@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_tokenizers import tiny_config, tiny_tokenizer
+from token_rows import token_batch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from rto.errors import UserError
 from rto.models.families import load_policy
 from rto.models.rope import check_positions, max_positions
-from rto.types import TokenBatch, pad
+from rto.types import TokenBatch
 
 ORIGINAL = 8
 SHAPE: dict[str, Any] = {
@@ -57,17 +58,7 @@ def rows(*sizes: tuple[int, int]) -> TokenBatch:
     """Rows of (prompt, response) tokens, each with a prompt of its own."""
     draw = torch.Generator().manual_seed(1)
     ids = [[torch.randint(6, 64, (n,), generator=draw).tolist() for n in size] for size in sizes]
-    prompt_ids, prompt_mask = pad([prompt for prompt, _ in ids], 0, left=True)
-    response_ids, response_mask = pad([response for _, response in ids], 0, left=False)
-    return TokenBatch(
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        sampler_logprobs=torch.zeros(response_ids.shape),
-        finished=torch.ones(len(ids), dtype=torch.bool),
-        group=torch.arange(len(ids)),
-    )
+    return token_batch([prompt for prompt, _ in ids], [response for _, response in ids])
 
 
 def logprobs(folder: Path, tokens: TokenBatch, max_len: int | None) -> torch.Tensor:
