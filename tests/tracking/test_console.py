@@ -94,7 +94,7 @@ def test_each_phase_before_the_first_step_is_told() -> None:
 def test_a_phase_is_a_line_with_its_second(capsys: pytest.CaptureFixture[str]) -> None:
     console, _ = plain()
     LiveConsole("RTO", total=3, console=console).stage("loading policy")
-    assert re.fullmatch(r"\[ *\d+ s\] loading policy\n", capsys.readouterr().err)
+    assert re.fullmatch(r"\[ *\d+ s\] loading policy\n", capsys.readouterr().out)
 
 
 def test_progress_within_a_phase_is_told_every_ten_seconds_with_its_count() -> None:
