@@ -16,6 +16,7 @@ import torch
 from rto.errors import UserError
 from rto.sections_runtime import Logger, WandB
 from rto.tracking.metrics import RunTracker, open_tracker
+from rto.tracking.quiet import QUIET_ENV
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
@@ -184,7 +185,8 @@ def test_the_key_of_wandb_login_counts(tmp_path: Path, logged_in: bool) -> None:
     netrc.chmod(0o600)
     asked = "https://wandb.example.org" if logged_in else "https://other.example.org"
     kept = {k: v for k, v in os.environ.items() if k not in ("WANDB_API_KEY", "WANDB_MODE")}
-    # In a process of its own, for wandb keeps the settings that it once found.
+    # In a process of its own, for wandb keeps the settings that it once found; silent, as a run has
+    # it: else wandb asks the server for the user's name.
     code = (
         "from rto.sections_runtime import WandB\n"
         "from rto.tracking.metrics import check_wandb\n"
@@ -192,7 +194,7 @@ def test_the_key_of_wandb_login_counts(tmp_path: Path, logged_in: bool) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**kept, "NETRC": str(netrc), "WANDB_BASE_URL": asked},
+        env={**kept, **QUIET_ENV, "NETRC": str(netrc), "WANDB_BASE_URL": asked},
         capture_output=True,
         text=True,
     )
