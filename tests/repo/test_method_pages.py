@@ -19,7 +19,7 @@ from rto.protocols import Mode
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 METHODS = (DOCS / "methods.md").read_text(encoding="utf-8")
 PAGES = [DOCS / f"{name}.md" for name in ("methods", "rpo", "compare", "extending")]
-OURS = sorted(p.name for p in entry_points(group=GROUP) if p.dist and p.dist.name == "rto")
+OURS = sorted(p.name for p in entry_points(group=GROUP) if p.dist and p.dist.name == "rto-rlhf")
 CHOICES = (
     *("preference.loss", "algo.rpo.estimator", "algo.rpo.reduction", "algo.dro.variant"),
     *("algo.kto.variant", "algo.kto.threshold", "algo.dpo_reward_variant"),
