@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import re
 import shutil
 from pathlib import Path
 
@@ -41,9 +41,15 @@ def pins(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def version() -> str:
+    text = (ROOT / "rto" / "__init__.py").read_text(encoding="utf-8")
+    (found,) = re.findall(r'^__version__ = "(.+)"$', text, re.M)
+    return found
+
+
 setup(
     name="rto-rlhf",
-    version=runpy.run_path(str(ROOT / "rto" / "__init__.py"))["__version__"],
+    version=version(),
     description="RLHF with token-wise rewards on Ray, vLLM and DeepSpeed",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

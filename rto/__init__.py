@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rto.builds import hide_cuda_builds
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rto.api import Run, dpo, fit, load_config, reward, sft, train
+
+hide_cuda_builds()
 
 __all__ = ["Run", "__version__", "dpo", "fit", "load_config", "reward", "sft", "train"]
 

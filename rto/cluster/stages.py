@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rto.builds import require_vllm
+from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.check_models import check_models
@@ -150,12 +152,15 @@ def _offline_critic(config: RunConfig, method: Targets) -> str | None:
 
 
 def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
-    """vLLM serves no encoder-decoder model: what only it does is refused for one.
+    """vLLM is there, and what only it does is refused for an encoder-decoder model, which it does
+    not serve.
 
     Raises:
         UserError: one line with the name, the value and the remedy.
     """
     if not encoder_decoder:
+        if launch.cluster_address(config.ray) is None:
+            require_vllm()
         return
     path, vllm = config.actor.model_name_or_path, config.vllm
     for name, value, only in (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
+from rto.builds import require_vllm
 from rto.errors import UserError
 from rto.sections_runtime import Decoding
 
@@ -37,8 +38,10 @@ class Sampling:
     def check_vllm(self) -> None:
         """
         Raises:
-            UserError: a setting that vLLM, which serves decoder-only models, does not have.
+            UserError: vLLM, which serves decoder-only models, is not installed, or a setting is
+                none that it has.
         """
+        require_vllm()
         if self.no_repeat_ngram_size:
             raise UserError(
                 f"no_repeat_ngram_size is {self.no_repeat_ngram_size}: vLLM, which samples from "

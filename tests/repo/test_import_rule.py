@@ -134,11 +134,11 @@ def test_the_pipeline_imports_neither_the_extension_nor_the_scripts() -> None:
 
 
 def test_init_files_import_the_standard_library_alone() -> None:
-    """But for the package's own: its functions are there at their first use, and `import rto`
-    loads nothing else for them."""
+    """But for the package's own: its functions are there at their first use, and what an installer
+    did wrong is seen before a library can be imported."""
     inits = {name: path for name, path in MODULES.items() if path.name == "__init__.py"}
     found = {name: third_party_or_ours(p.read_text("utf-8")) for name, p in inits.items()}
-    assert [name for name in found.pop("rto") if not below(name, ("rto.api",))] == []
+    assert [name for name in found.pop("rto") if not below(name, ("rto.api", "rto.builds"))] == []
     assert found
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
     assert loaded_after_importing(["rto"]) & {"torch", "yaml", "jsonargparse", *HEAVY} == set()

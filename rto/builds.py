@@ -1,0 +1,52 @@
+"""What an installer left out, or put beside a torch that it was not built for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from rto.errors import UserError
+
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""vLLM's distributions require them; nothing here needs them."""
+CPU_BUILD = "+cpu"
+
+
+def hide_cuda_builds() -> None:
+    """Treat the companions of torch as not installed where they cannot be loaded beside it.
+
+    A package registry has them for CUDA only. Beside a torch for CPUs their import fails, and
+    transformers imports those that it finds. pip can leave out nothing that a package requires.
+    """
+    if CPU_BUILD not in _version("torch"):
+        return
+    for name in COMPANIONS:
+        found = name not in sys.modules and _version(name)
+        if found and CPU_BUILD not in found:
+            sys.modules[name] = None  # pyright: ignore[reportArgumentType]
+
+
+def require_vllm() -> None:
+    """
+    Raises:
+        UserError: it is not installed: the package alone names no build of it.
+    """
+    if find_spec("vllm") is None:
+        raise UserError(
+            "vLLM, which samples the responses, is not installed: pip install 'rto-rlhf[cpu]', or "
+            "'rto-rlhf[cuda]' for NVIDIA GPUs"
+        )
+
+
+def _version(name: str) -> str:
+    """As the package's version.py has it, without an import of it; empty where there is none."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        return ""
+    file = Path(spec.origin).with_name("version.py")
+    if not file.is_file():
+        return ""
+    found = re.search(r"^__version__ = ['\"](.+)['\"]", file.read_text(encoding="utf-8"), re.M)
+    return found[1] if found else ""
