@@ -73,9 +73,7 @@ class TrainerActor:
         from rto.training.ranks import Rank, RankPlace
 
         prepare_process(device, share=share)
-        if "rank" in vars(self):
-            self.rank.close()
-            del self.rank
+        self.rest()
         self.rank = Rank(
             spec.kind,
             spec.model_path,
@@ -85,6 +83,12 @@ class TrainerActor:
             value_constants=spec.value_constants,
             extras=spec.extras,
         )
+
+    def rest(self) -> None:
+        """Give the model's memory back."""
+        if "rank" in vars(self):
+            self.rank.close()
+            del self.rank
 
     def packs(self) -> bool:
         return self.rank.packs
@@ -149,6 +153,10 @@ class ScorerActor:
         )
         self.scorer: FrozenScorer = FrozenScorer(paths, rewards, options)
 
+    def rest(self) -> None:
+        """Give the models' memory back."""
+        del self.scorer
+
     def score(
         self, tokens: TokenBatch, roles: frozenset[Role]
     ) -> tuple[dict[Role, torch.Tensor], torch.Tensor]:
@@ -169,13 +177,11 @@ class EngineActor:
     ) -> None:  # fmt: skip
         """``gpus`` are those to use, one list per colocated rank; none: those Ray gives.
 
-        Called again, for another run of the same model, it keeps the engine: no rollout is drawn
-        from it before that run's weights are in it and proven.
+        Called again, for another run with the same ``engine_settings``, it keeps the engine: no
+        rollout is drawn from it before that run's weights are in it and proven.
         """
-        settings = (model_path, config.ds.dtype, config.data.max_len, config.vllm, door)
-        if "engine" in vars(self) and self.settings == settings:
+        if "engine" in vars(self):
             return
-        self.settings = settings
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
         # vLLM takes torch's thread count, which Ray sets to one.
@@ -224,6 +230,11 @@ class EngineActor:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.engine.finish_weight_update(weight_version)
+
+
+def engine_settings(model_path: str, config: RunConfig, door: Door) -> tuple[object, ...]:
+    """What an engine is built from."""
+    return model_path, config.ds.dtype, config.data.max_len, config.vllm, door
 
 
 def _vllm_engine(model_path: str, config: RunConfig, door: Door, index: int) -> VllmEngine:

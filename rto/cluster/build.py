@@ -9,7 +9,14 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from rto.cluster.actors import Door, EngineActor, ScorerActor, TrainerActor, TrainerSpec
+from rto.cluster.actors import (
+    Door,
+    EngineActor,
+    ScorerActor,
+    TrainerActor,
+    TrainerSpec,
+    engine_settings,
+)
 from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
 from rto.config import RunConfig
@@ -25,6 +32,10 @@ def silent(text: str) -> None:
 
 TRAINED = ("policy", "critic")
 """Groups that compute at the same time, in updates and in scoring."""
+
+Idle = dict[tuple[str, int], list[Sequence[ActorHandle]]]
+"""Processes of former runs, by what they are ("trainer", "scorer", "engine") and how many they are:
+the ranks of a model keep their process group."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,10 @@ class Actors:
     watch: Watch = field(default_factory=Watch)
     policy_devices: list[Any] = field(default_factory=list)
     """References to the GPU ids of each policy rank, for the engines that share them."""
-    waiting: dict[str, Sequence[ActorHandle]] = field(default_factory=dict)
-    """Processes of an earlier run with the same plan, which a group of that name takes over."""
+    idle: Idle = field(default_factory=dict)
+    """A new group takes its processes from here, where there are some of its kind and number."""
+    engine: tuple[object, ...] | None = None
+    """The settings of the engines, running or idle: one process holds one engine all its life."""
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> ActorGroup:
         group = self._create(name, TrainerActor)
@@ -76,6 +89,10 @@ class Actors:
         return group
 
     def start_engines(self, model_path: str, door: Door) -> ActorGroup:
+        settings = engine_settings(model_path, self.config, door)
+        if settings != self.engine:
+            self._end_idle("engine")
+        self.engine = settings
         group = self._create("engine", EngineActor)
         device = self.placement.plan.device
         arguments = [
@@ -95,10 +112,19 @@ class Actors:
             progress(f"loading {', '.join(pending.group.name for pending in self.starting)}")
             self.starting.pop(0).get(timeout=self.config.ray.start_timeout)
 
-    def renewed(self, config: RunConfig) -> Actors:
-        """For another run of the same plan: its groups begin with the processes of this one's."""
-        processes = {name: group.actors for name, group in self.groups.items()}
-        return Actors(config, self.placement, waiting={**self.waiting, **processes})
+    def renewed(self, config: RunConfig, placement: Placement) -> Actors:
+        """For another run: its groups begin with the processes of this one's."""
+        idle = {key: list(crews) for key, crews in self.idle.items()}
+        for name, group in self.groups.items():
+            idle.setdefault(_crew(name, len(group)), []).append(group.actors)
+        return Actors(config, placement, idle=idle, engine=self.engine)
+
+    def rest(self) -> None:
+        """Let the processes forget the run's models; waits for nothing."""
+        for name, group in self.groups.items():
+            if name != "engine":
+                for actor in group.actors:
+                    actor.rest.remote()
 
     def stop(self, name: str) -> None:
         """End a group that is no longer needed."""
@@ -110,8 +136,13 @@ class Actors:
     def kill(self) -> None:
         for group in self.groups.values():
             group.kill()
-        for process in (actor for actors in self.waiting.values() for actor in actors):
-            ray.kill(process)
+        for kind in {kind for kind, _ in self.idle}:
+            self._end_idle(kind)
+
+    def _end_idle(self, kind: str) -> None:
+        for key in [key for key in self.idle if key[0] == kind]:
+            for process in (process for crew in self.idle.pop(key) for process in crew):
+                ray.kill(process)
 
     def _engine_devices(self, rank: int) -> list[Any]:
         """Colocated engines use the GPUs of the policy ranks that sit on their bundles."""
@@ -120,15 +151,21 @@ class Actors:
 
     def _create(self, name: str, actor: Any) -> ActorGroup:
         spec = self.placement.plan.groups[name]
-        handles = self.waiting.pop(name, None) or [
-            actor.options(**self.placement.options(name, rank)).remote()
-            for rank in range(spec.num_actors)
-        ]
+        crews = self.idle.get(_crew(name, spec.num_actors))
+        handles = crews.pop() if crews else self._new(name, actor, spec.num_actors)
         for rank, handle in enumerate(handles):
             self.watch.add(f"{name}[{rank}]", handle)
         group = ActorGroup(name, handles, self.config.ray.actor_timeout, self.watch)
         self.groups[name] = group
         return group
+
+    def _new(self, name: str, actor: Any, num_actors: int) -> list[ActorHandle]:
+        options = (self.placement.options(name, rank) for rank in range(num_actors))
+        return [actor.options(**each).remote() for each in options]
+
+
+def _crew(name: str, num_actors: int) -> tuple[str, int]:
+    return "trainer" if name in TRAINED else name, num_actors
 
 
 def choose_door(

@@ -21,13 +21,15 @@ from rto.errors import UserError
 
 @dataclass(frozen=True)
 class Placement:
-    """A plan with its bundles reserved in the cluster."""
+    """A plan with its bundles reserved in the cluster, or none of them."""
 
     plan: Plan
     groups: dict[str, PlacementGroup]
 
     def options(self, group: str, rank: int) -> dict[str, Any]:
         """``Actor.options`` of one actor."""
+        if not self.groups:
+            return {"num_cpus": 0, "max_restarts": 0}
         spec = self.plan.groups[group]
         strategy = PlacementGroupSchedulingStrategy(
             placement_group=self.groups[spec.bundle_set],

@@ -34,6 +34,7 @@ def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
             _tear_down(actors)
             raise
         if _warm.on:
+            actors.rest()
             _warm.waiting = actors
         else:
             _tear_down(actors)
@@ -44,10 +45,11 @@ def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
 
 @contextmanager
 def warm_actors() -> Iterator[None]:
-    """Within it, a session that ends well leaves its processes to the next one of the same plan.
+    """Within it, a session that ends well leaves its processes to those that come.
 
     They have imported everything, which takes longer than a short run. What they hold of a run,
-    model, engine, weights, is built anew by the next one.
+    model, engine, weights, is built anew by the next one. On GPUs they serve runs of the same plan
+    alone: a process keeps the devices that it was given.
     """
     _warm.on = True
     try:
@@ -68,13 +70,18 @@ _warm = _Warm()
 
 def _actors(config: RunConfig, plan: Plan) -> Actors:
     from rto.cluster.build import Actors
-    from rto.cluster.placement import reserve
+    from rto.cluster.placement import Placement, reserve
 
+    # The processes of one machine's CPUs serve any plan, so none of its bundles is reserved.
+    anywhere = _warm.on and plan.device == "cpu" and launch.cluster_address(config.ray) is None
     waiting = _warm.waiting
-    if waiting is not None and waiting.placement.plan == plan:
+    if waiting is not None and (anywhere or waiting.placement.plan == plan):
         _warm.waiting = None
-        return waiting.renewed(config)
+        placement = Placement(plan, {}) if anywhere else waiting.placement
+        return waiting.renewed(config, placement)
     _drop_waiting()
+    if anywhere:
+        return Actors(config, Placement(plan, {}))
     return Actors(config, reserve(plan, timeout=config.ray.start_timeout))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -109,11 +110,23 @@ def test_a_run_in_processes_of_another_is_the_same_run(place: Workplace) -> None
         assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
 
 
+def trainers() -> set[int]:
+    """The trainers' processes."""
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if child.name().startswith("ray::TrainerActor")}
+
+
 def test_dro_trains_a_value_network_beside_the_policy(place: Workplace) -> None:
+    before = trainers()
+    place.fit("rpo_before", "--algo", "rpo")
+    one = trainers()
     rows = place.fit("dro", "--algo", "dro", "--critic.adam.lr", "1e-2")
     # Policy and reference are one, so both losses are half the mean of (r - V)^2.
     assert rows[0]["dro/loss"] == pytest.approx(rows[0]["critic/loss"], rel=1e-4)
     assert rows[1]["critic/value"] != rows[0]["critic/value"]
+    # The policy runs in the process of the run before, whose plan had no critic.
+    assert before <= one
+    assert len(trainers()) == len(one) + 1
 
 
 def test_dro_with_the_head_on_the_policy(place: Workplace) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from rto.cli.main import main
 from rto.cluster import launch
+from rto.cluster.session import warm_actors
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
 from rto.sections_runtime import Cluster
@@ -40,7 +41,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     launch.start(Cluster(), num_actors=4, log_dir=tmp_path)
     try:
-        yield tmp_path
+        with warm_actors():
+            yield tmp_path
     finally:
         launch.stop()
 
