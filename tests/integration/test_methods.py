@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,8 @@ from safetensors.torch import load_file
 
 from rto.cli.parse import parse_run
 from rto.cli.run import execute
-from rto.cluster import launch
-from rto.cluster.session import warm_actors
 from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
-from rto.sections_runtime import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -68,17 +64,14 @@ class Workplace:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def place(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     root = tmp_path_factory.mktemp("methods")
     build_base_model(root / "base", 0)
     data = write_task(
         root / "data", seed=0, num_sft=1, num_pairs=1, num_prompts=16, num_eval=1, num_feedback=20
     )
     (root / "reward.py").write_text(REWARD_FUNC)
-    launch.start(Cluster(object_store_gib=0.3), num_actors=6, log_dir=root)
-    with warm_actors():
-        yield Workplace(root, data)
-    launch.stop()
+    return Workplace(root, data)
 
 
 def test_rpo_on_one_and_two_ranks_is_one_run(place: Workplace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from rto.cli.parse import parse_run
 from rto.cli.run import execute
-from rto.cluster import launch
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
-from rto.sections_runtime import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -28,7 +25,7 @@ def reward_func(queries, prompts, labels):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def workplace(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("options")
     build_base_model(root / "base", 0)
     write_task(root / "data", seed=0, num_sft=8, num_pairs=4, num_prompts=24, num_eval=4)
@@ -36,9 +33,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     rows = [json.loads(line) for line in (root / "data" / "sft.jsonl").read_text().splitlines()]
     texts = [json.dumps({"prompt": row["response"]}) for row in rows]
     (root / "text.jsonl").write_text("\n".join(texts))
-    launch.start(Cluster(), num_actors=6, log_dir=root)
-    yield root
-    launch.stop()
+    return root
 
 
 def run(root: Path, name: str, *flags: str) -> tuple[Path, list[dict[str, float]]]:

@@ -1,8 +1,7 @@
 """The whole pipeline on real Ray, vLLM and DeepSpeed: a tiny Llama, two policy ranks, one CPU.
 
-One local Ray serves all runs but those that are killed, and a run takes over the processes of the
-one before it where their plans are the same. Models are trained once; the tests read what the runs
-left behind.
+One local Ray serves all runs but those that are killed. Models are trained once; the tests read
+what the runs left behind.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import platform
 import re
 import runpy
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -40,10 +38,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rto.cli.methods import build
 from rto.cli.parse import parse_run
 from rto.cli.run import execute
-from rto.cluster import launch
 from rto.cluster.groups import ActorGroup
 from rto.cluster.online import OnlineRun, Pipeline, build_pipeline
-from rto.cluster.session import session, warm_actors
+from rto.cluster.session import session
 from rto.cluster.stages import prepare_online
 from rto.cluster.weight_sync import ClusterWeightSync
 from rto.config import RunConfig
@@ -56,7 +53,6 @@ from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
 from rto.rollout.digest import DigestRecorder, WeightReceipt
 from rto.scoring.server import build_app
-from rto.sections_runtime import Cluster
 from rto.types import Prompt, Role, Rollout, ScoredBatch
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -169,17 +165,6 @@ MALLINFO = [
         *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    settings = Cluster(num_cpus=2, object_store_gib=0.3)
-    assert launch.start(settings, num_actors=6, log_dir=tmp_path_factory.mktemp("logs"))
-    with warm_actors():
-        yield
-    launch.stop()
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

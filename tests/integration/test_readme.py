@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rto.cli.main import main
-from rto.cluster import launch
-from rto.cluster.session import warm_actors
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
-from rto.sections_runtime import Cluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -32,19 +28,14 @@ def commands() -> list[list[str]]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a model and a feedback file, and no checkout; one Ray for all commands."""
+def here(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and a feedback file, and no checkout."""
     build_base_model(tmp_path / "model", seed=0)
     counts = dict.fromkeys(("num_sft", "num_pairs", "num_prompts", "num_eval"), 8)
     write_task(tmp_path / "toy", seed=0, **counts, num_feedback=60)
     (tmp_path / "toy" / "feedback.jsonl").rename(tmp_path / "feedback.jsonl")
     monkeypatch.chdir(tmp_path)
-    launch.start(Cluster(), num_actors=4, log_dir=tmp_path)
-    try:
-        with warm_actors():
-            yield tmp_path
-    finally:
-        launch.stop()
+    return tmp_path
 
 
 def test_every_command_makes_its_first_step(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from rto.cli.main import main
 from rto.cli.parse import parse_run
 from rto.cli.run import execute
-from rto.cluster import launch
-from rto.cluster.session import warm_actors
 from rto.errors import UserError
 from rto.models.families import load_policy
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
-from rto.sections_runtime import Cluster
 from rto.types import TokenBatch, pad
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -74,7 +70,7 @@ class Workplace:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def place(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     root = tmp_path_factory.mktemp("seq2seq")
     data = write_task(
         root / "data", seed=0, num_sft=1, num_pairs=1, num_prompts=16, num_eval=1, num_feedback=20
@@ -82,10 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     maker = ROOT / "examples" / "tools" / "tiny_t5.py"
     subprocess.run([sys.executable, maker, root / "t5", data.feedback], check=True, timeout=120)
     (root / "reward.py").write_text(REWARD_FUNC)
-    launch.start(Cluster(object_store_gib=0.3), num_actors=6, log_dir=root)
-    with warm_actors():
-        yield Workplace(root, Path(data.feedback), Path(data.prompts))
-    launch.stop()
+    return Workplace(root, Path(data.feedback), Path(data.prompts))
 
 
 def test_rpo_on_one_and_two_ranks_is_one_run(place: Workplace) -> None:
