@@ -95,6 +95,8 @@ function showTokens(response) {
     return box;
   }
   const by = $("colour").value;
+  const shown = (by && response.tokens && response.tokens[by]) || [];
+  const strongest = shown.reduce((best, value, i) => Math.abs(value) > Math.abs(shown[best]) ? i : best, 0);
   response.pieces.forEach((piece, i) => {
     const token = make("span", "token", piece === "" ? "·" : piece);
     const values = response.tokens || {};
@@ -104,6 +106,7 @@ function showTokens(response) {
       const strength = Math.min(Math.abs(values[by][i]) / scales[by], 1) * 0.6;
       token.style.backgroundColor = "rgb(var(" + (values[by][i] < 0 ? "--bad" : "--good") + ") / " + strength.toFixed(3) + ")";
     }
+    if (shown.length && i === strongest) token.dataset.strongest = "";
     box.append(token);
   });
   const cut = response.length - response.pieces.length;
@@ -142,7 +145,14 @@ function showSample() {
     if (answer.responses.length === 1)
       pair.append(make("div", "response none", "The run drew this prompt once, as far as was searched."));
     answers.append(title, pair);
+    pair.querySelectorAll(".text").forEach(showStrongest);
   }
+}
+
+// A long response opens where its strongest token score is.
+function showStrongest(box) {
+  const token = box.querySelector("[data-strongest]");
+  if (token) box.scrollTop = token.offsetTop - box.offsetTop - box.clientHeight / 2;
 }
 
 if (data.samples.length) {
