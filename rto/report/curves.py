@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from rto.report.collect import Run
+from rto.report.meanings import meaning
 
 WIDTH, HEIGHT = 372, 188
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 22
@@ -34,30 +35,6 @@ GAP = (
     "sync/probe_mean_abs_diff",
     "sync/probe_max_abs_diff",
 )
-MEANING = {
-    "reward/mean": "mean reward of the sampled responses",
-    "kl/sequence": "KL to the reference, nats per response",
-    "kl/mean": "KL to the reference, nats per token",
-    "response/length": "tokens per response",
-    "response/truncated_share": "share of responses cut at the length limit",
-    "response/surprisal": "mean −log π of a sampled token: estimates the entropy, nats",
-    "policy/entropy": "entropy of the policy, nats per token",
-    "policy/log_ratio": "log π/π_ref of a stored response, nats",
-    "policy/approx_kl": "KL from the sampling policy to the updated one",
-    "policy/clip_share": "share of tokens whose ratio was clipped",
-    "reward/correlation": "of log-ratio and reward within prompts",
-    "preference/accuracy": "share of pairs ranked as labelled",
-    "preference/margin": "implicit reward, chosen minus rejected",
-    "reward_model/accuracy": "share of pairs ranked as labelled",
-    "reward_model/margin": "reward, chosen minus rejected",
-    "dpo/sum_mean": "DPO token reward, summed over a response",
-    "dpo/clipped_share": "share of tokens whose DPO reward was clipped",
-    "sampler/abs_diff_mean": "mean |engine − trainer| log-prob per sampled token",
-    "sampler/abs_diff_max": "largest |engine − trainer| log-prob",
-    "sync/probe_mean_abs_diff": "the same on the probe prompts, after each weight sync",
-    "sync/probe_max_abs_diff": "largest gap on the probe prompts",
-    "critic/explained_variance": "share of the return's variance that the critic explains",
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +113,7 @@ def chart(runs: Sequence[Run], key: str, *, points: int) -> Chart:
     whole = [tick for tick in ticks(x_low, x_high, 5) if tick == round(tick)]
     return Chart(
         key=key,
-        meaning=MEANING.get(key, ""),
+        meaning=meaning(key),
         lines=lines,
         x_range=(x_low, x_high),
         x_ticks=[(round(place_x(tick), 1), f"{tick:,.0f}") for tick in whole],
