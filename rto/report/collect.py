@@ -54,6 +54,16 @@ class Run:
         return any("response/num" in row for row in self.metrics)
 
     @property
+    def length(self) -> int:
+        """The number, counted from 1, of the last iteration or step that was logged; 0 for none."""
+        return int(self.metrics[-1]["iteration"]) + 1 if self.metrics else 0
+
+    @property
+    def is_unfinished(self) -> bool:
+        """It says itself that it is not finished; a folder without ``run.json`` says nothing."""
+        return bool(self.about) and self.about.get("status") != "finished"
+
+    @property
     def clock(self) -> tuple[float, float] | None:
         """Seconds since 1970 of the begin and of the last metrics; None where they do not tell."""
         if not self.metrics:

@@ -49,12 +49,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One metric of all runs. Ticks are (pixel, label)."""
+    """One metric of all runs. Ranges are those of the plot's edges, ticks (pixel, label)."""
 
     key: str
     meaning: str
     lines: list[Line]
     x_range: tuple[float, float]
+    y_range: tuple[float, float]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     binned: int
@@ -116,12 +117,17 @@ def chart(runs: Sequence[Run], key: str, *, points: int) -> Chart:
         meaning=meaning(key),
         lines=lines,
         x_range=(x_low, x_high),
+        y_range=(y_low, y_high),
         x_ticks=[(round(place_x(tick), 1), f"{tick:,.0f}") for tick in whole],
         y_ticks=[
             (round(place_y(tick), 1), label) for tick, label in labelled(ticks(y_low, y_high, 4))
         ],
         binned=max(math.ceil(len(x) / points) for x, _ in columns.values()),
     )
+
+
+SHARES = [(LEFT + share / 4 * (WIDTH - LEFT - RIGHT), f"{share / 4:.0%}") for share in range(5)]
+"""Ticks of a chart whose x axis is the share of each run."""
 
 
 def thin(x: Sequence[float], y: Sequence[float], points: int) -> tuple[list[float], list[float]]:

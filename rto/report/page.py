@@ -78,9 +78,12 @@ def _render(
     sections = curves.sections(runs, points=max(8, int(POINTS * share)))
     chosen = samples.choose(found, count=NUM_SAMPLES, tokens=int(TOKENS * share))
     style, script = (_asset(name) for name in ("page.css", "page.js"))
+    lengths = [run.length for run in runs]
     numbers = {chart.key: chart for section in sections for chart in section.charts}
     payload = {
         "runs": [run.name for run in runs],
+        "lengths": lengths,
+        "plot": [curves.LEFT, curves.WIDTH - curves.RIGHT],
         "charts": {key: chart_values(chart) for key, chart in numbers.items()},
         "samples": sample_values(runs, found, chosen),
     }
@@ -96,6 +99,8 @@ def _render(
         versions=table(runs, [run.versions for run in runs]),
         settings=table(runs, [run.config for run in runs]),
         sections=sections,
+        lengths_differ=len(set(filter(None, lengths))) > 1,
+        all_ended=not any(run.is_unfinished for run in runs),
         timelines=[t for i, run in enumerate(runs) if (t := curves.timeline(i, run)) is not None],
         evaluations=find_evaluations(runs),
         accounts=[(i, each) for i, run in enumerate(runs) for each in findings.accounts(run)],
@@ -167,6 +172,7 @@ def chart_values(chart: curves.Chart) -> dict[str, Any]:
     """What the pointer reads off a chart."""
     return {
         "range": chart.x_range,
+        "y_range": chart.y_range,
         "lines": [{"run": line.run, "x": line.x, "y": line.y} for line in chart.lines],
     }
 
