@@ -93,8 +93,8 @@ def chart(runs: Sequence[Run], key: str, *, points: int) -> Chart:
     """The metric ``key`` of the runs that have it."""
     columns = {i: run.column(key) for i, run in enumerate(runs) if run.column(key)[0]}
     thinned = {i: thin(x, y, points) for i, (x, y) in columns.items()}
-    x_low, x_high = _span([x for xs, _ in thinned.values() for x in xs], pad=0)
-    y_low, y_high = _span([y for _, ys in thinned.values() for y in ys], pad=0.06)
+    x_low, x_high = span([x for xs, _ in thinned.values() for x in xs], pad=0)
+    y_low, y_high = span([y for _, ys in thinned.values() for y in ys], pad=0.06)
 
     def place_x(x: float) -> float:
         return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -141,7 +141,8 @@ def _mean(values: Sequence[float]) -> float:
     return float(f"{math.fsum(values) / len(values):.6g}")
 
 
-def _span(values: Sequence[float], *, pad: float) -> tuple[float, float]:
+def span(values: Sequence[float], *, pad: float) -> tuple[float, float]:
+    """The range of the values with ``pad`` times its width on both sides; never empty."""
     low, high = min(values), max(values)
     if low == high:
         room = abs(low) / 2

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from rto.errors import foreign
-from rto.report import curves, findings, samples
+from rto.report import curves, evaluation, findings, samples
 from rto.report.collect import Run, find_runs, read_runs
-from rto.report.evaluation import find_evaluations
 from rto.tracking.console import duration, figure
 from rto.tracking.run_folder import write_atomic
 
@@ -74,7 +74,7 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "duration": duration}
+    environment.filters |= {"figure": figure, "duration": duration, "breakable": breakable}
     sections = curves.sections(runs, points=max(8, int(POINTS * share)))
     chosen = samples.choose(found, count=NUM_SAMPLES, tokens=int(TOKENS * share))
     style, script = (_asset(name) for name in ("page.css", "page.js"))
@@ -102,12 +102,18 @@ def _render(
         lengths_differ=len(set(filter(None, lengths))) > 1,
         all_ended=not any(run.is_unfinished for run in runs),
         timelines=[t for i, run in enumerate(runs) if (t := curves.timeline(i, run)) is not None],
-        evaluations=find_evaluations(runs),
+        evaluations=evaluation.find_evaluations(runs),
+        evaluation_plot=evaluation,
         accounts=[(i, each) for i, run in enumerate(runs) for each in findings.accounts(run)],
         warnings=[(i, said) for i, run in enumerate(runs) for said in findings.warnings(run)],
         num_samples=len(chosen),
         num_prompts=len({text for each in found for text in each}),
     )
+
+
+def breakable(path: Path) -> Markup:
+    """The path as text that may be broken behind a slash, and so not within a word."""
+    return Markup("/<wbr>").join(str(path).split("/"))
 
 
 def _asset(name: str) -> str:

@@ -270,3 +270,40 @@ def test_runs_of_unlike_length_share_an_axis_from_0_to_100_percent(
     find(browser, "#share")[0].click()
     shorter, longer = ends()
     assert shorter < longer == by_share[1]
+
+
+def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_words_stay_whole(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    runs = [write_run(tmp_path / f"a-name-of-some-length-{i}", seed=i) for i in range(4)]
+    figures = {f"figure_number_{i}": {"mean": 1.0, "ci95": [0.5, 1.5]} for i in range(6)}
+    stages = {"stages": {"rto": {**figures, "kl": 2.0}}}
+    (tmp_path / "summary.json").write_text(json.dumps(stages))
+    write_report(runs, tmp_path / "report.html")
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.get((tmp_path / "report.html").as_uri())
+        for details in find(browser, "details:not([open]) > summary"):
+            details.click()
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        boxes = find(browser, ".wide")
+        assert [b for b in boxes if int(b.get_property("scrollWidth")) > int(b.size["width"])]  # pyright: ignore[reportArgumentType]
+        broken = browser.execute_script(
+            "const found = [];"
+            "for (const cell of document.querySelectorAll('th, td, p, figcaption, h1')) {"
+            "  const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);"
+            "  for (let node; node = walk.nextNode();) {"
+            "    for (const word of node.data.matchAll(/[A-Za-z]+/g)) {"
+            "      const range = document.createRange();"
+            "      range.setStart(node, word.index);"
+            "      range.setEnd(node, word.index + word[0].length);"
+            "      if (range.getClientRects().length > 1) found.push(word[0]);"
+            "    }"
+            "  }"
+            "}"
+            "return found;"
+        )
+        assert broken == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -24,7 +24,7 @@ from rto.cli.main import main
 from rto.errors import UserError
 from rto.report import samples
 from rto.report.collect import read_runs
-from rto.report.page import render
+from rto.report.page import breakable, render
 from run_folders import HOSTILE, rollout, write_iteration, write_run
 
 
@@ -108,6 +108,10 @@ def test_every_head_of_a_table_says_what_it_heads(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps({"stages": {"rto": {"kl": 1.0}}}))
     heads = [a for tag, a in Outline(render(read_runs([folder]))).tags if tag == "th"]
     assert {a.get("scope") for a in heads} == {"row", "col"}
+
+
+def test_a_path_breaks_behind_slashes_and_is_no_markup() -> None:
+    assert breakable(Path("/a/<b>")) == "/<wbr>a/<wbr>&lt;b&gt;"
 
 
 def test_nothing_of_a_run_becomes_markup(tmp_path: Path) -> None:

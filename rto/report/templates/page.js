@@ -156,7 +156,7 @@ function stepThrough(box) {
   });
   box.addEventListener("blur", () => { mark(-1); hideTip(); });
 }
-document.querySelectorAll(".timeline").forEach(stepThrough);
+document.querySelectorAll(".timeline, svg.plane").forEach(stepThrough);
 
 // Legend
 for (const button of document.querySelectorAll("#legend button")) {
