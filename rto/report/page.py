@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from rto.errors import foreign
 from rto.report import curves, evaluation, findings, samples
@@ -74,7 +73,7 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "duration": duration, "breakable": breakable}
+    environment.filters |= {"figure": figure, "duration": duration}
     sections = curves.sections(runs, points=max(8, int(POINTS * share)))
     chosen = samples.choose(found, count=NUM_SAMPLES, tokens=int(TOKENS * share))
     style, script = (_asset(name) for name in ("page.css", "page.js"))
@@ -109,11 +108,6 @@ def _render(
         num_samples=len(chosen),
         num_prompts=len({text for each in found for text in each}),
     )
-
-
-def breakable(path: Path) -> Markup:
-    """The path as text that may be broken behind a slash, and so not within a word."""
-    return Markup("/<wbr>").join(str(path).split("/"))
 
 
 def _asset(name: str) -> str:

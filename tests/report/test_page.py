@@ -24,7 +24,7 @@ from rto.cli.main import main
 from rto.errors import UserError
 from rto.report import samples
 from rto.report.collect import read_runs
-from rto.report.page import breakable, render
+from rto.report.page import render
 from run_folders import HOSTILE, rollout, write_iteration, write_run
 
 
@@ -110,8 +110,9 @@ def test_every_head_of_a_table_says_what_it_heads(folder: Path) -> None:
     assert {a.get("scope") for a in heads} == {"row", "col"}
 
 
-def test_a_path_breaks_behind_slashes_and_is_no_markup() -> None:
-    assert breakable(Path("/a/<b>")) == "/<wbr>a/<wbr>&lt;b&gt;"
+def test_a_path_breaks_behind_slashes_and_is_no_markup(tmp_path: Path) -> None:
+    page = render(read_runs([write_run(tmp_path / "<b>" / "a")]))
+    assert "/<wbr>&lt;b&gt;/<wbr>a</code>" in page
 
 
 def test_nothing_of_a_run_becomes_markup(tmp_path: Path) -> None:
