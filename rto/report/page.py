@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,32 +40,41 @@ class Row:
         return len(set(self.cells)) > 1
 
 
-def write_report(paths: Sequence[Path], target: Path) -> int:
+def write_report(paths: Sequence[Path], target: Path, *, reload: int | None = None) -> int:
     """Report of the run folders that ``paths`` name, at ``target``; returns its bytes.
+
+    Args:
+        reload: seconds after which the page loads itself again; None for a page that does not.
 
     Raises:
         UserError: a path is no run folder, or a file in it is not what a run writes.
     """
     with foreign("no report can be made of these folders", "remove what no run wrote"):
-        text = render(read_runs(find_runs(paths)))
+        text = render(read_runs(find_runs(paths)), reload=reload)
     with foreign(f"{target}: the report cannot be written", "name another --output"):
-        write_atomic(target, text)
+        # A draft of its own: a run writes its own report, perhaps now.
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        write_atomic(draft, text)
+        draft.replace(target)
     return len(text.encode())
 
 
-def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES) -> str:
+def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES, reload: int | None = None) -> str:
     """The page. Samples and points of curves are halved until it fits ``max_bytes``."""
     found = [samples.first_and_last(run) for run in runs]
     share = 1.0
     while True:
-        text = _render(runs, found, share)
+        text = _render(runs, found, share, reload)
         if len(text.encode()) <= max_bytes or share < 1 / 64:
             return text
         share /= 2
 
 
 def _render(
-    runs: Sequence[Run], found: Sequence[Mapping[str, samples.Before]], share: float
+    runs: Sequence[Run],
+    found: Sequence[Mapping[str, samples.Before]],
+    share: float,
+    reload: int | None,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -81,6 +91,7 @@ def _render(
     numbers = {chart.key: chart for section in sections for chart in section.charts}
     payload = {
         "runs": [run.name for run in runs],
+        "reload": reload,
         "lengths": lengths,
         "plot": [curves.LEFT, curves.WIDTH - curves.RIGHT],
         "charts": {key: chart_values(chart) for key, chart in numbers.items()},
@@ -93,7 +104,8 @@ def _render(
         script=script,
         policy=security_policy(style, script),
         payload=embedded(payload),
-        made=time.strftime("%Y-%m-%d %H:%M"),
+        reload=reload,
+        made=time.strftime("%Y-%m-%d %H:%M:%S"),
         overview=overview(runs),
         versions=table(runs, [run.versions for run in runs]),
         settings=table(runs, [run.config for run in runs]),

@@ -16,9 +16,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
 
 from rto.report.page import write_report
-from run_folders import HOSTILE, WORDS, rollout, write_iteration, write_run
+from run_folders import HOSTILE, WORDS, metrics_row, rollout, write_iteration, write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -307,3 +308,30 @@ def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_words_stay_whole(
         assert broken == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_live_page_loads_itself_again_as_it_was_left(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    target = tmp_path / "report.html"
+    write_report(runs, target, reload=2)
+    browser.get(target.as_uri())
+    find(browser, "#smooth")[0].send_keys(*[Keys.ARROW_RIGHT] * 4)
+    find(browser, "#legend button")[1].click()
+    find(browser, "#next")[0].click()
+    find(browser, "#configuration summary")[0].click()
+    prompt = text(browser, "#prompt")
+    write_iteration(runs[0], 3, [rollout(9, "prompt 9", "late", 5.0)])
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics_row(3)) + "\n")
+    write_report(runs, target)
+    WebDriverWait(browser, 10).until(lambda _: "4 iterations" in text(browser, "#overview"))
+    # The page that came is the last one, which is no live page: it opens as any other.
+    assert text(browser, "#smoothed") == "off"
+    write_report(runs, target, reload=60)
+    browser.refresh()
+    assert text(browser, "#smoothed") == "0.20"
+    assert find(browser, "#legend button")[1].get_attribute("aria-pressed") == "false"
+    assert text(browser, "#prompt") == prompt
+    assert find(browser, "#configuration details")[0].get_attribute("open")

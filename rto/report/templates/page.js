@@ -275,4 +275,32 @@ if (data.samples.length) {
   showScale();
   showSample();
 }
+
+// A live page loads itself again, and is then as it was left
+if (data.reload) {
+  const controls = () => [...document.querySelectorAll("#smooth, #share, #colour")];
+  const titled = () => [...document.querySelectorAll("details")].map((each) => [each.querySelector("summary").textContent, each]);
+  const left = history.state;
+  if (left) {
+    for (const [title, each] of titled()) if (title in left.open) each.open = left.open[title];
+    for (const control of controls()) if (control.id in left.values) {
+      const value = left.values[control.id];
+      if (control.type === "checkbox") control.checked = value; else control.value = value;
+      control.dispatchEvent(new Event(control.id === "smooth" ? "input" : "change"));
+    }
+    for (const button of document.querySelectorAll("#legend button"))
+      if (left.hidden.includes(button.textContent)) button.click();
+    const sample = data.samples.findIndex((each) => each.prompt === left.prompt);
+    if (sample >= 0) { current = sample; showSample(); }
+  }
+  setTimeout(() => {
+    history.replaceState({
+      open: Object.fromEntries(titled().map(([title, each]) => [title, each.open])),
+      values: Object.fromEntries(controls().map((each) => [each.id, each.type === "checkbox" ? each.checked : each.value])),
+      hidden: [...hiddenRuns].map((run) => data.runs[run]),
+      prompt: data.samples.length ? data.samples[current].prompt : null,
+    }, "");
+    location.reload();
+  }, 1000 * data.reload);
+}
 })();
