@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rto.errors import foreign
-from rto.report import curves, evaluation, findings, samples
+from rto.report import curves, evaluation, findings, samples, settings
 from rto.report.collect import Run, find_runs, read_runs
 from rto.tracking.console import duration, figure
 from rto.tracking.run_folder import write_atomic
@@ -86,6 +86,7 @@ def _render(
     environment.filters |= {"figure": figure, "duration": duration}
     sections = curves.sections(runs, points=max(8, int(POINTS * share)))
     chosen = samples.choose(found, count=NUM_SAMPLES, tokens=int(TOKENS * share))
+    chosen_settings = table(runs, [settings.acting(run) for run in runs])
     style, script = (_asset(name) for name in ("page.css", "page.js"))
     lengths = [run.length for run in runs]
     numbers = {chart.key: chart for section in sections for chart in section.charts}
@@ -108,7 +109,9 @@ def _render(
         made=time.strftime("%Y-%m-%d %H:%M:%S"),
         overview=overview(runs),
         versions=table(runs, [run.versions for run in runs]),
-        settings=table(runs, [run.config for run in runs]),
+        settings=chosen_settings,
+        changed=[row for row in chosen_settings if is_changed(row)],
+        defaults=settings.defaults(),
         sections=sections,
         lengths_differ=len(set(filter(None, lengths))) > 1,
         all_ended=not any(run.is_unfinished for run in runs),
@@ -148,6 +151,11 @@ def table(runs: Sequence[Run], columns: Sequence[Mapping[str, str]]) -> list[Row
     """One row for each name that any run has, in order of appearance; an absent cell is a dash."""
     names = {name: None for column in columns for name in column}
     return [Row(name, [column.get(name, "–") for column in columns]) for name in names]
+
+
+def is_changed(row: Row) -> bool:
+    """Whether a run has the setting at another value than its default, or it has none."""
+    return bool({*row.cells} - {"–", settings.defaults().get(row.name)})
 
 
 def overview(runs: Sequence[Run]) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ class Clock:
     """Time that passes in ``sleep`` alone, where the test acts too: one act per sleep."""
 
     def __init__(self, *acts: Callable[[], object]) -> None:
-        self.now, self.acts = 0.0, list(acts)
+        self.now = 0.0
+        self.acts: Sequence[Callable[[], object]] = acts
 
     def monotonic(self) -> float:
         return self.now
@@ -26,7 +27,8 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         if self.acts:
-            self.acts.pop(0)()
+            act, *self.acts = self.acts
+            act()
 
 
 @pytest.fixture
