@@ -12,7 +12,7 @@ from rto.report.meanings import meaning
 
 WIDTH, HEIGHT = 372, 188
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 22
-STAGES = ("generate", "score", "update", "sync", "other")
+STAGES = ("generate", "score", "update", "sync", "evaluate", "other")
 
 PROGRESS = (
     "reward/mean",
@@ -28,6 +28,11 @@ PROGRESS = (
     "preference/margin",
     "reward_model/accuracy",
     "reward_model/margin",
+    "eval/accuracy",
+    "eval/margin",
+    "eval/nll_per_token",
+    "eval/reward_correlation",
+    "eval/row_correlation",
 )
 GAP = (
     "sampler/abs_diff_mean",

@@ -25,7 +25,18 @@ MAX_BYTES = 3_000_000
 NUM_SAMPLES = 24
 TOKENS = 40_000
 POINTS = 200
-CLOSING = ("reward/mean", "kl/sequence", "response/length")
+CLOSING = (
+    "reward/mean",
+    "kl/sequence",
+    "response/length",
+    "sft/loss",
+    "preference/accuracy",
+    "reward_model/accuracy",
+)
+
+
+AXIS = {True: "iteration (online)", False: "optimizer step (offline)"}
+"""What a curve is drawn against, by whether the run is online."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,7 @@ def _render(
         changed=[row for row in chosen_settings if is_changed(row)],
         defaults=settings.defaults(),
         sections=sections,
+        units=" or ".join(sorted({AXIS[run.is_online] for run in runs if run.metrics})),
         lengths_differ=len(set(filter(None, lengths))) > 1,
         all_ended=not any(run.is_unfinished for run in runs),
         timelines=[t for i, run in enumerate(runs) if (t := curves.timeline(i, run)) is not None],
@@ -164,13 +176,16 @@ def overview(runs: Sequence[Run]) -> list[Row]:
 
 
 def summary(run: Run) -> dict[str, str]:
-    found = {"method": run.about.get("title", run.kind) or "–"}
+    known = bool(run.about or run.metrics)
+    found = {
+        "stage": run.stage if known else "–",
+        "method": run.about.get("title", run.kind) or "–",
+    }
     if "command" in run.about:
         found |= {"command": f"rto {run.about['command']}", "status": run.about.get("status", "–")}
     found["model"] = run.config.get("actor.model_name_or_path", "–")
     if run.metrics:
-        unit = "iterations" if run.is_online else "steps"
-        found["length"] = f"{len(run.metrics):,} {unit}"
+        found["length"] = f"{len(run.metrics):,} {run.unit}"
     if run.clock is not None:
         began, ended = run.clock
         found["began"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
