@@ -335,3 +335,22 @@ def test_a_live_page_loads_itself_again_as_it_was_left(
     assert find(browser, "#legend button")[1].get_attribute("aria-pressed") == "false"
     assert text(browser, "#prompt") == prompt
     assert find(browser, "#configuration details")[0].get_attribute("open")
+
+
+def test_the_samples_open_at_the_strongest_token_rewards(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    """Of the last iteration's two prompts the second is stronger, by its token 350 of 400."""
+    folder = write_run(tmp_path / "rto", iterations=1)
+    rows = [rollout(n, f"last {n}", "one", 0.0, [1, 2] * 200) for n in range(2)]
+    rows[1]["scores"]["dpo"]["tokens"][350] = 9.0
+    write_iteration(folder, 1, rows)
+    write_report([folder], tmp_path / "report.html")
+    browser.get((tmp_path / "report.html").as_uri())
+    assert text(browser, "#prompt") == "last 1"
+    (box,) = find(browser, ".response .text")
+    strongest = box.find_elements(By.CSS_SELECTOR, ".token")[350]
+    assert (strongest.get_attribute("data-tip") or "").splitlines()[1].endswith("+10.5")
+    frame = box.rect
+    assert frame["y"] <= strongest.rect["y"] < frame["y"] + frame["height"]
+    assert box.get_property("scrollTop") != 0
