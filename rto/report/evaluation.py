@@ -72,7 +72,8 @@ class Plane:
 def plane(evaluation: Evaluation) -> Plane | None:
     """The first figure with an interval against KL; None where no policy has both."""
     rows = evaluation.policies.values()
-    judged_by = next((n for row in rows for n, each in row.items() if each.ci95), "")
+    judges = (n for row in rows for n, each in row.items() if each.ci95 and n != DISTANCE)
+    judged_by = next(judges, "")
     placed = [
         (name, row[DISTANCE].value, row[judged_by])
         for name, row in evaluation.policies.items()

@@ -322,6 +322,8 @@ def test_the_plot_of_an_evaluation_has_intervals_against_kl(tmp_path: Path) -> N
     assert dpo.y - dpo.high == pytest.approx(unit / 2, abs=0.2)
     assert rto.low == rto.y > rto.high
     assert "gain\t1 [0, 2]" in dpo.tip
+    moved = {"kl": {"mean": 1.0, "ci95": [0.5, 2.0]}}
+    assert plane(read_evaluation(tmp_path, {"methods": {"a": moved}}, "methods")) is None
     del methods["dpo"]["kl"], methods["rto"]["kl"]
     assert plane(read_evaluation(tmp_path, {"methods": methods}, "methods")) is None
     assert plane(read_evaluation(tmp_path, {"methods": {"a": {"kl": 1.0}}}, "methods")) is None

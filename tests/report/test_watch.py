@@ -78,6 +78,13 @@ def test_a_run_that_has_ended_is_written_once(tmp_path: Path, clock: Clock) -> N
     assert '"reload":null' in (folder / "report.html").read_text()
 
 
+def test_the_draft_of_the_runs_own_report_is_not_touched(tmp_path: Path, clock: Clock) -> None:
+    folder = write_run(tmp_path / "rto")
+    (folder / "report.html.tmp").write_text("half a page")
+    assert report.main([str(folder), "--watch"]) == 0
+    assert (folder / "report.html.tmp").read_text() == "half a page"
+
+
 def test_ctrl_c_leaves_a_page_that_does_not_load_itself(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
