@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rto.cli.one_line_parser import OneLineParser
+from rto.cli.one_line_parser import OneLineParser, whole
 from rto.errors import UserError
+from rto.secrets import hide
+from rto.text import one_line
 
 NAME = "report.html"
+EVERY = 10
+"""Seconds between two pages of `--watch`."""
+BETWEEN_STAGES = 60
+"""Seconds for which no run of a folder of runs may go on before `--watch` ends."""
 SECONDS = 120
 """A report that a run makes at its end gets no more."""
 
@@ -22,9 +29,56 @@ def main(argv: Sequence[str]) -> int:
 
     paths = [Path(path) for path in options.runs]
     target = checked(Path(options.output)) if options.output else default_target(paths)
+    if options.watch:
+        watch(paths, target, options.every or EVERY)
+    elif options.every:
+        raise UserError("report: --every goes with --watch: add it")
     size = write_report(paths, target)
     print(f"report: {target} ({size / 1e6:.1f} MB)")
     return 0
+
+
+def watch(paths: Sequence[Path], target: Path, every: int) -> None:
+    """Write the page, which loads itself again, every ``every`` seconds until the run ends or
+    Ctrl-C. Of a folder of runs the next stage is waited for.
+
+    What cannot be read now is told on stderr, and the last page stays.
+
+    Raises:
+        UserError: a path is no run folder.
+    """
+    from rto.report.collect import find_runs, is_run
+    from rto.report.page import write_report
+
+    find_runs(paths)
+    patience = 0 if all(map(is_run, paths)) else BETWEEN_STAGES
+    print(f"report: {target}, anew every {every} s; Ctrl-C ends it", flush=True)
+    seen, said = time.monotonic(), ""
+    try:
+        while True:
+            problem = ""
+            try:
+                if is_running(paths):
+                    seen = time.monotonic()
+                elif time.monotonic() - seen >= patience:
+                    return
+                write_report(paths, target, reload=every)
+            except UserError as error:
+                problem = str(error)
+            if problem and problem != said:
+                print(f"no new report for now: {hide(one_line(problem))}", file=sys.stderr)
+            said = problem
+            time.sleep(every)
+    except KeyboardInterrupt:
+        print("ended by Ctrl-C")
+
+
+def is_running(paths: Sequence[Path]) -> bool:
+    """Whether a process is at work in one of the run folders."""
+    from rto.report.collect import find_runs
+    from rto.tracking.run_folder import holder
+
+    return any(holder(run) is not None for run in find_runs(paths))
 
 
 def checked(target: Path) -> Path:
@@ -73,5 +127,16 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         metavar="FILE",
         help=f"where to write; default {NAME} in RUN, or here for several",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="write it again and again while the run goes on; the page loads itself again",
+    )
+    parser.add_argument(
+        "--every",
+        type=whole(1, 86_400),
+        metavar="SECONDS",
+        help=f"between two pages of --watch; default {EVERY}",
     )
     return parser

@@ -38,6 +38,17 @@ STAGES = {
 """Stage -> the command that runs ``examples/configs/quickstart-STAGE.yaml``."""
 
 JUDGED = ("sft", "dpo", "ppo", "rto")
+COMPARED = ("sft", "ppo", "dpo")
+"""Policies that RTO is compared with."""
+MAKES = {
+    "sft": "the policy that all others start from",
+    "reward": "the reward model that PPO and RTO ask",
+    "dpo": "a policy, and the token rewards of RTO",
+    "ppo": "a policy",
+    "rto": "a policy",
+}
+MINUTES = "5 to 7"
+"""On two cores, as docs/results/quickstart.md measured it."""
 NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL, NUM_FEEDBACK = 8000, 8000, 4000, 192, 4000
 SAMPLES_PER_PROMPT = 4
 MOST_ACTORS = 6
@@ -62,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     root = Path("runs/quickstart")
+    announce(root)
     prepare(root, seed=arguments.seed)
     config = stage_config("rto", root / "rto")
     from rto.models.device import device_type
@@ -75,19 +87,52 @@ def main(argv: Sequence[str]) -> int:
     finally:
         launch.stop()
     rows = {name: row(result) for name, result in results.items()}
-    gain = paired_gain(results["rto"], results["sft"])
+    gains = {name: paired_gain(results["rto"], results[name]) for name in COMPARED}
     total = time.monotonic() - started
     summary = {
         "seconds": round(total, 1),
         "stages": {name: asdict(each) for name, each in rows.items()},
-        "rto_minus_sft": asdict(gain),
+        **{f"rto_minus_{name}": asdict(gain) for name, gain in gains.items()},
         "stage_seconds": {name: round(value, 1) for name, value in seconds.items()},
         "seed": arguments.seed,
     }
     (root / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    report(rows, gain, seconds, total, root)
+    report(rows, gains, seconds, total, root)
     add_report(root)
     return 0
+
+
+def announce(root: Path) -> None:
+    """What will happen, before anything is imported or written."""
+    from rich.console import Console
+
+    from rto.tracking.console import table
+
+    lines = [
+        {"stage": stage, "makes": MAKES[stage], "trains on": work(stage, stage_config(stage, root))}
+        for stage in STAGES
+    ]
+    console = Console()
+    console.print(table(lines, title="quickstart: a model of 0.6M parameters on a generated task"))
+    console.print(
+        f"Then each policy answers {NUM_EVAL} held-out prompts {SAMPLES_PER_PROMPT} times; a "
+        f"program, the gold reward, judges. About {MINUTES} minutes on two cores."
+    )
+    print(f"results: {root.absolute()} (replaces those of an earlier quickstart)", flush=True)
+
+
+def work(stage: str, config: RunConfig) -> str:
+    """How much a stage trains on, in words."""
+    train, rollout = config.train, config.rollout
+    if STAGES[stage] == "train":
+        whole = NUM_PROMPTS // rollout.batch_size * train.num_episodes
+        count = min(whole, train.max_steps or whole)
+        steps = count * config.steps_per_iteration
+        return f"{steps} steps: {count} iterations of {rollout.num_sequences} sampled responses"
+    rows, unit = (NUM_SFT, "demonstrations") if stage == "sft" else (NUM_PAIRS, "pairs")
+    kept = round(rows * (1 - config.data.eval_ratio))
+    whole = kept // train.batch_size * train.max_epochs
+    return f"{min(whole, train.max_steps or whole)} steps of {train.batch_size} {unit}"
 
 
 def prepare(root: Path, *, seed: int) -> None:
@@ -186,7 +231,11 @@ def row(result: Evaluated) -> Row:
 
 
 def report(
-    rows: Mapping[str, Row], gain: Mean, seconds: Mapping[str, float], total: float, root: Path
+    rows: Mapping[str, Row],
+    gains: Mapping[str, Mean],
+    seconds: Mapping[str, float],
+    total: float,
+    root: Path,
 ) -> None:
     from rich.console import Console
 
@@ -206,8 +255,40 @@ def report(
     ]
     console = Console()
     console.print(table(lines, title="quickstart: held-out prompts, gold reward is a program"))
-    verdict = "significant" if gain.significant else "not significant"
-    console.print(f"RTO minus SFT: {gain} gold reward, 95% interval over prompts: {verdict}")
+    compared = [
+        {
+            "gold reward": f"RTO - {name.upper()}",
+            "difference": f"{gain.mean:+.3f}",
+            "paired 95% interval": "[{:+.3f}, {:+.3f}]".format(*gain.ci95),
+            "holds 0": "no" if gain.significant else "yes",
+        }
+        for name, gain in gains.items()
+    ]
+    console.print(table(compared))
+    steps = {name: made_steps(name, root / name) for name in rows}
+    console.print(how_to_read(rows, steps))
     console.print(
         f"{total:.0f} s in all; run folders in {root.absolute()}, figures in summary.json"
+    )
+
+
+def made_steps(stage: str, folder: Path) -> int:
+    """Optimizer steps that the run made."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").count("\n")
+    online = STAGES[stage] == "train"
+    return lines * (stage_config(stage, folder).steps_per_iteration if online else 1)
+
+
+def how_to_read(rows: Mapping[str, Row], steps: Mapping[str, int]) -> str:
+    """One sentence on what the differences do not say: distance from SFT, and seeds."""
+    from rto.tracking.console import figure
+
+    moved = {name: each.kl for name, each in rows.items() if name != "sft"}
+    farthest = max(moved, key=lambda name: moved[name])
+    each = ", ".join(
+        f"{name.upper()} {figure(kl)} nats in {steps[name]} steps" for name, kl in moved.items()
+    )
+    return (
+        f"The intervals are over prompts, of one seed, which does not order the methods; and the "
+        f"policies are not equally far from SFT: {farthest.upper()} moved farthest (KL: {each})."
     )

@@ -42,16 +42,49 @@ class Run:
         """The method; of a folder without ``run.json``, told by config and names of metrics."""
         if "method" in self.about:
             return str(self.about["method"])
-        areas = {key.split("/")[0] for row in self.metrics for key in row}
-        if "sft" in areas:
+        named = self.config.get("algo.name", "")
+        # Online training may mix in the loss of demonstrations (ptx).
+        if not self.is_online and "sft" in self._areas:
             return "sft"
-        if "reward_model" in areas:
+        if "reward_model" in self._areas:
             return "reward"
-        return self.config.get("preference.loss" if "preference" in areas else "algo.name", "")
+        return self.config.get("preference.loss", named) if "preference" in self._areas else named
+
+    @property
+    def stage(self) -> str:
+        """What part of the recipe the run is, in words."""
+        if self.is_online:
+            return "online training on sampled responses"
+        if self.kind in ("sft", "reward"):
+            return {"sft": "supervised fine-tuning", "reward": "reward model"}[self.kind]
+        pairs = "preference" in self._areas or self.about.get("command") == "dpo"
+        return f"offline training on {'preference pairs' if pairs else 'rated responses'}"
+
+    @property
+    def unit(self) -> str:
+        """What the rows of its metrics are."""
+        return "iterations" if self.is_online else "steps"
 
     @property
     def is_online(self) -> bool:
+        """It samples its responses; of a folder without ``run.json``, where it logged any."""
+        if "command" in self.about:
+            return self.about["command"] == "train"
         return any("response/num" in row for row in self.metrics)
+
+    @property
+    def _areas(self) -> set[str]:
+        return {key.split("/")[0] for row in self.metrics for key in row}
+
+    @property
+    def length(self) -> int:
+        """The number, counted from 1, of the last iteration or step that was logged; 0 for none."""
+        return int(self.metrics[-1]["iteration"]) + 1 if self.metrics else 0
+
+    @property
+    def is_unfinished(self) -> bool:
+        """It says itself that it is not finished; a folder without ``run.json`` says nothing."""
+        return bool(self.about) and self.about.get("status") != "finished"
 
     @property
     def clock(self) -> tuple[float, float] | None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from rto.report.collect import Run
+from rto.report.meanings import meaning
 
 WIDTH, HEIGHT = 372, 188
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 22
-STAGES = ("generate", "score", "update", "sync", "other")
+STAGES = ("generate", "score", "update", "sync", "evaluate", "other")
 
 PROGRESS = (
     "reward/mean",
@@ -27,6 +28,11 @@ PROGRESS = (
     "preference/margin",
     "reward_model/accuracy",
     "reward_model/margin",
+    "eval/accuracy",
+    "eval/margin",
+    "eval/nll_per_token",
+    "eval/reward_correlation",
+    "eval/row_correlation",
 )
 GAP = (
     "sampler/abs_diff_mean",
@@ -34,30 +40,6 @@ GAP = (
     "sync/probe_mean_abs_diff",
     "sync/probe_max_abs_diff",
 )
-MEANING = {
-    "reward/mean": "mean reward of the sampled responses",
-    "kl/sequence": "KL to the reference, nats per response",
-    "kl/mean": "KL to the reference, nats per token",
-    "response/length": "tokens per response",
-    "response/truncated_share": "share of responses cut at the length limit",
-    "response/surprisal": "mean −log π of a sampled token: estimates the entropy, nats",
-    "policy/entropy": "entropy of the policy, nats per token",
-    "policy/log_ratio": "log π/π_ref of a stored response, nats",
-    "policy/approx_kl": "KL from the sampling policy to the updated one",
-    "policy/clip_share": "share of tokens whose ratio was clipped",
-    "reward/correlation": "of log-ratio and reward within prompts",
-    "preference/accuracy": "share of pairs ranked as labelled",
-    "preference/margin": "implicit reward, chosen minus rejected",
-    "reward_model/accuracy": "share of pairs ranked as labelled",
-    "reward_model/margin": "reward, chosen minus rejected",
-    "dpo/sum_mean": "DPO token reward, summed over a response",
-    "dpo/clipped_share": "share of tokens whose DPO reward was clipped",
-    "sampler/abs_diff_mean": "mean |engine − trainer| log-prob per sampled token",
-    "sampler/abs_diff_max": "largest |engine − trainer| log-prob",
-    "sync/probe_mean_abs_diff": "the same on the probe prompts, after each weight sync",
-    "sync/probe_max_abs_diff": "largest gap on the probe prompts",
-    "critic/explained_variance": "share of the return's variance that the critic explains",
-}
 
 
 @dataclass(frozen=True)
@@ -72,12 +54,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One metric of all runs. Ticks are (pixel, label)."""
+    """One metric of all runs. Ranges are those of the plot's edges, ticks (pixel, label)."""
 
     key: str
     meaning: str
     lines: list[Line]
     x_range: tuple[float, float]
+    y_range: tuple[float, float]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     binned: int
@@ -115,8 +98,8 @@ def chart(runs: Sequence[Run], key: str, *, points: int) -> Chart:
     """The metric ``key`` of the runs that have it."""
     columns = {i: run.column(key) for i, run in enumerate(runs) if run.column(key)[0]}
     thinned = {i: thin(x, y, points) for i, (x, y) in columns.items()}
-    x_low, x_high = _span([x for xs, _ in thinned.values() for x in xs], pad=0)
-    y_low, y_high = _span([y for _, ys in thinned.values() for y in ys], pad=0.06)
+    x_low, x_high = span([x for xs, _ in thinned.values() for x in xs], pad=0)
+    y_low, y_high = span([y for _, ys in thinned.values() for y in ys], pad=0.06)
 
     def place_x(x: float) -> float:
         return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -136,15 +119,20 @@ def chart(runs: Sequence[Run], key: str, *, points: int) -> Chart:
     whole = [tick for tick in ticks(x_low, x_high, 5) if tick == round(tick)]
     return Chart(
         key=key,
-        meaning=MEANING.get(key, ""),
+        meaning=meaning(key),
         lines=lines,
         x_range=(x_low, x_high),
+        y_range=(y_low, y_high),
         x_ticks=[(round(place_x(tick), 1), f"{tick:,.0f}") for tick in whole],
         y_ticks=[
             (round(place_y(tick), 1), label) for tick, label in labelled(ticks(y_low, y_high, 4))
         ],
         binned=max(math.ceil(len(x) / points) for x, _ in columns.values()),
     )
+
+
+SHARES = [(LEFT + share / 4 * (WIDTH - LEFT - RIGHT), f"{share / 4:.0%}") for share in range(5)]
+"""Ticks of a chart whose x axis is the share of each run."""
 
 
 def thin(x: Sequence[float], y: Sequence[float], points: int) -> tuple[list[float], list[float]]:
@@ -158,7 +146,8 @@ def _mean(values: Sequence[float]) -> float:
     return float(f"{math.fsum(values) / len(values):.6g}")
 
 
-def _span(values: Sequence[float], *, pad: float) -> tuple[float, float]:
+def span(values: Sequence[float], *, pad: float) -> tuple[float, float]:
+    """The range of the values with ``pad`` times its width on both sides; never empty."""
     low, high = min(values), max(values)
     if low == high:
         room = abs(low) / 2

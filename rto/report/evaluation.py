@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rto.report import curves
 from rto.report.collect import Run
 from rto.report.files import is_number, read_json
 
 FILES = {"summary.json": "stages", "compare.json": "methods"}
 """File -> its table of figures by policy."""
+DISTANCE = "kl"
+"""The column that tells how far a policy has moved."""
+WIDTH, HEIGHT, RIGHT = 560, 280, 100
+"""Of the plot; names of policies stand in its right margin."""
 DEPTH = 3
 """A run's folder, the one it lies in (quickstart), and the next (rto compare)."""
 
@@ -40,6 +45,72 @@ class Evaluation:
         """The range that holds the figures and their intervals."""
         ends = [end for figure in names for end in (figure.value, *(figure.ci95 or ()))]
         return min(ends), max(ends)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A policy in the plot: its place and the ends of its 95% interval, in pixels."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    tip: str
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What an evaluation judges by against KL. Ticks are (pixel, label)."""
+
+    judged_by: str
+    marks: list[Mark]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+def plane(evaluation: Evaluation) -> Plane | None:
+    """The first figure with an interval against KL; None where no policy has both."""
+    rows = evaluation.policies.values()
+    judges = (n for row in rows for n, each in row.items() if each.ci95 and n != DISTANCE)
+    judged_by = next(judges, "")
+    placed = [
+        (name, row[DISTANCE].value, row[judged_by])
+        for name, row in evaluation.policies.items()
+        if judged_by in row and row[judged_by].ci95 and DISTANCE in row
+    ]
+    if not placed:
+        return None
+    x_low, x_high = curves.span([0.0, *(kl for _, kl, _ in placed)], pad=0.04)
+    y_low, y_high = curves.span(list(evaluation.span([each for *_, each in placed])), pad=0.06)
+
+    def place_x(x: float) -> float:
+        return round(
+            curves.LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - RIGHT - curves.LEFT), 1
+        )
+
+    def place_y(y: float) -> float:
+        bottom = HEIGHT - 2 * curves.BOTTOM
+        return round(bottom - (y - y_low) / (y_high - y_low) * (bottom - curves.TOP), 1)
+
+    marks = [
+        Mark(
+            name=name,
+            x=place_x(kl),
+            y=place_y(each.value),
+            low=place_y(low),
+            high=place_y(high),
+            tip=f"{name}\nKL\t{kl:.4g}\n{judged_by}\t{each.value:.4g} [{low:.4g}, {high:.4g}]",
+        )
+        for name, kl, each in placed
+        for low, high in [each.ci95 or (each.value, each.value)]
+    ]
+    return Plane(
+        judged_by=judged_by,
+        marks=marks,
+        x_ticks=[(place_x(x), t) for x, t in curves.labelled(curves.ticks(x_low, x_high, 6))],
+        y_ticks=[(place_y(y), t) for y, t in curves.labelled(curves.ticks(y_low, y_high, 5))],
+    )
 
 
 def find_evaluations(runs: Sequence[Run]) -> list[Evaluation]:

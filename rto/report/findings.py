@@ -71,10 +71,10 @@ def warnings(run: Run) -> list[str]:
 
 
 def _ending(run: Run) -> Iterator[str]:
-    if run.about and run.about.get("status") != "finished":
+    if run.is_unfinished:
         why = run.about.get("reason")
         how = f" ({run.about['status']}: {why})" if why and "status" in run.about else ""
-        yield f"the run has not finished: {len(run.metrics)} iterations are there{how}"
+        yield f"the run has not finished: {len(run.metrics)} {run.unit} are there{how}"
     if run.versions.get("git_commit", "").endswith("-dirty"):
         yield "the code was not as committed: git_commit ends in -dirty"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rto.errors import foreign
-from rto.report import curves, findings, samples
+from rto.report import curves, evaluation, findings, samples, settings
 from rto.report.collect import Run, find_runs, read_runs
-from rto.report.evaluation import find_evaluations
 from rto.tracking.console import duration, figure
 from rto.tracking.run_folder import write_atomic
 
@@ -25,7 +25,18 @@ MAX_BYTES = 3_000_000
 NUM_SAMPLES = 24
 TOKENS = 40_000
 POINTS = 200
-CLOSING = ("reward/mean", "kl/sequence", "response/length")
+CLOSING = (
+    "reward/mean",
+    "kl/sequence",
+    "response/length",
+    "sft/loss",
+    "preference/accuracy",
+    "reward_model/accuracy",
+)
+
+
+AXIS = {True: "iteration (online)", False: "optimizer step (offline)"}
+"""What a curve is drawn against, by whether the run is online."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +51,41 @@ class Row:
         return len(set(self.cells)) > 1
 
 
-def write_report(paths: Sequence[Path], target: Path) -> int:
+def write_report(paths: Sequence[Path], target: Path, *, reload: int | None = None) -> int:
     """Report of the run folders that ``paths`` name, at ``target``; returns its bytes.
+
+    Args:
+        reload: seconds after which the page loads itself again; None for a page that does not.
 
     Raises:
         UserError: a path is no run folder, or a file in it is not what a run writes.
     """
     with foreign("no report can be made of these folders", "remove what no run wrote"):
-        text = render(read_runs(find_runs(paths)))
+        text = render(read_runs(find_runs(paths)), reload=reload)
     with foreign(f"{target}: the report cannot be written", "name another --output"):
-        write_atomic(target, text)
+        # A draft of its own: a run writes its own report, perhaps now.
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        write_atomic(draft, text)
+        draft.replace(target)
     return len(text.encode())
 
 
-def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES) -> str:
+def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES, reload: int | None = None) -> str:
     """The page. Samples and points of curves are halved until it fits ``max_bytes``."""
     found = [samples.first_and_last(run) for run in runs]
     share = 1.0
     while True:
-        text = _render(runs, found, share)
+        text = _render(runs, found, share, reload)
         if len(text.encode()) <= max_bytes or share < 1 / 64:
             return text
         share /= 2
 
 
 def _render(
-    runs: Sequence[Run], found: Sequence[Mapping[str, samples.Before]], share: float
+    runs: Sequence[Run],
+    found: Sequence[Mapping[str, samples.Before]],
+    share: float,
+    reload: int | None,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -77,10 +97,15 @@ def _render(
     environment.filters |= {"figure": figure, "duration": duration}
     sections = curves.sections(runs, points=max(8, int(POINTS * share)))
     chosen = samples.choose(found, count=NUM_SAMPLES, tokens=int(TOKENS * share))
+    chosen_settings = table(runs, [settings.acting(run) for run in runs])
     style, script = (_asset(name) for name in ("page.css", "page.js"))
+    lengths = [run.length for run in runs]
     numbers = {chart.key: chart for section in sections for chart in section.charts}
     payload = {
         "runs": [run.name for run in runs],
+        "reload": reload,
+        "lengths": lengths,
+        "plot": [curves.LEFT, curves.WIDTH - curves.RIGHT],
         "charts": {key: chart_values(chart) for key, chart in numbers.items()},
         "samples": sample_values(runs, found, chosen),
     }
@@ -91,13 +116,20 @@ def _render(
         script=script,
         policy=security_policy(style, script),
         payload=embedded(payload),
-        made=time.strftime("%Y-%m-%d %H:%M"),
+        reload=reload,
+        made=time.strftime("%Y-%m-%d %H:%M:%S"),
         overview=overview(runs),
         versions=table(runs, [run.versions for run in runs]),
-        settings=table(runs, [run.config for run in runs]),
+        settings=chosen_settings,
+        changed=[row for row in chosen_settings if is_changed(row)],
+        defaults=settings.defaults(),
         sections=sections,
+        units=" or ".join(sorted({AXIS[run.is_online] for run in runs if run.metrics})),
+        lengths_differ=len(set(filter(None, lengths))) > 1,
+        all_ended=not any(run.is_unfinished for run in runs),
         timelines=[t for i, run in enumerate(runs) if (t := curves.timeline(i, run)) is not None],
-        evaluations=find_evaluations(runs),
+        evaluations=evaluation.find_evaluations(runs),
+        evaluation_plot=evaluation,
         accounts=[(i, each) for i, run in enumerate(runs) for each in findings.accounts(run)],
         warnings=[(i, said) for i, run in enumerate(runs) for said in findings.warnings(run)],
         num_samples=len(chosen),
@@ -133,19 +165,27 @@ def table(runs: Sequence[Run], columns: Sequence[Mapping[str, str]]) -> list[Row
     return [Row(name, [column.get(name, "–") for column in columns]) for name in names]
 
 
+def is_changed(row: Row) -> bool:
+    """Whether a run has the setting at another value than its default, or it has none."""
+    return bool({*row.cells} - {"–", settings.defaults().get(row.name)})
+
+
 def overview(runs: Sequence[Run]) -> list[Row]:
     """What ran, and how it ended."""
     return [row for row in table(runs, [summary(run) for run in runs]) if set(row.cells) != {"–"}]
 
 
 def summary(run: Run) -> dict[str, str]:
-    found = {"method": run.about.get("title", run.kind) or "–"}
+    known = bool(run.about or run.metrics)
+    found = {
+        "stage": run.stage if known else "–",
+        "method": run.about.get("title", run.kind) or "–",
+    }
     if "command" in run.about:
         found |= {"command": f"rto {run.about['command']}", "status": run.about.get("status", "–")}
     found["model"] = run.config.get("actor.model_name_or_path", "–")
     if run.metrics:
-        unit = "iterations" if run.is_online else "steps"
-        found["length"] = f"{len(run.metrics):,} {unit}"
+        found["length"] = f"{len(run.metrics):,} {run.unit}"
     if run.clock is not None:
         began, ended = run.clock
         found["began"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
@@ -167,6 +207,7 @@ def chart_values(chart: curves.Chart) -> dict[str, Any]:
     """What the pointer reads off a chart."""
     return {
         "range": chart.x_range,
+        "y_range": chart.y_range,
         "lines": [{"run": line.run, "x": line.x, "y": line.y} for line in chart.lines],
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -150,30 +150,63 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def choose(found: Sequence[Mapping[str, Before]], *, count: int, tokens: int) -> list[str]:
-    """Prompts to show, those with most responses to compare first, then spread evenly over reward.
+    """Prompts to show, those with most responses to compare first, then spread evenly over reward;
+    in the order of ``telling``, whose first prompt is always among them.
 
     ``found`` has one mapping per run. At most ``count``, and ``tokens`` tokens in all.
     """
     prompts = {text: None for each in found for text in each}
+    if not prompts:
+        return []
     by_size: dict[int, list[str]] = {}
     for text in prompts:
         by_size.setdefault(len(responses(found, text)), []).append(text)
-    picked: list[str] = []
+    first = telling(found, prompts)[0]
+    picked = [first]
     for size in sorted(by_size, reverse=True):
         ranked = sorted(by_size[size], key=lambda text: (_reward(found, text), text))
-        picked += spread(ranked, count - len(picked))
+        others = [text for text in ranked if text != first]
+        picked += spread(others, count - len(picked))
     shown: list[str] = []
     for text in picked:
         tokens -= sum(len(r.ids) for r in responses(found, text))
         if tokens < 0 and shown:
             break
         shown.append(text)
-    return shown
+    return telling(found, shown)
+
+
+def telling(found: Sequence[Mapping[str, Before]], prompts: Iterable[str]) -> list[str]:
+    """The prompts, those that a run's last iteration answered first, strong token scores before
+    weak ones (mean size): RTO's token rewards where a run has them, else the other scores."""
+    newest = [max((r.iteration for t in each for r in _pair(each[t])), default=0) for each in found]
+    latest = {
+        text: [
+            r
+            for each, last in zip(found, newest, strict=True)
+            if text in each
+            for r in _pair(each[text])
+            if r.iteration == last
+        ]
+        for text in prompts
+    }
+    kinds = {name for text in latest for r in responses(found, text) for name in r.tokens}
+    kind = next((name for name in (*SCALES, "value") if name in kinds), "")
+
+    def order(text: str) -> tuple[bool, float, int]:
+        shown = latest[text] or responses(found, text)
+        means = [fmean(map(abs, r.tokens[kind])) for r in shown if r.tokens.get(kind)]
+        return not latest[text], -max(means, default=0.0), -len(responses(found, text))
+
+    return sorted(latest, key=order)
+
+
+def _pair(pair: Before) -> list[Response]:
+    return [r for r in (pair.first, pair.last) if r is not None]
 
 
 def responses(found: Sequence[Mapping[str, Before]], text: str) -> list[Response]:
-    pairs = [each[text] for each in found if text in each]
-    return [r for pair in pairs for r in (pair.first, pair.last) if r is not None]
+    return [r for each in found if text in each for r in _pair(each[text])]
 
 
 def _reward(found: Sequence[Mapping[str, Before]], text: str) -> float:

@@ -86,7 +86,14 @@ def test_stages_are_stacked_and_add_up() -> None:
     """Each iteration: generate 1 s, update 2 s of 4 s."""
     found = curves.timeline(0, run(*(metrics_row(i) for i in range(5))), bars=2)
     assert found is not None
-    assert found.totals == {"generate": 5, "score": 0, "update": 10, "sync": 0, "other": 5}
+    assert found.totals == {
+        "generate": 5,
+        "score": 0,
+        "update": 10,
+        "sync": 0,
+        "evaluate": 0,
+        "other": 5,
+    }
     assert found.seconds == 20
     assert [(bar.first, bar.last) for bar in found.bars] == [(1, 3), (4, 5)]
     (generate, update, other) = found.bars[0].parts

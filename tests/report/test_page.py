@@ -69,6 +69,7 @@ def test_one_run(folder: Path) -> None:
     assert 'id="warnings"' not in page
     assert outline.payload["charts"]["reward/mean"] == {
         "range": [1, 3],
+        "y_range": [-0.06, 1.06],
         "lines": [{"run": 0, "x": [1, 2, 3], "y": [0, 0.5, 1]}],
     }
     sample = outline.payload["samples"][0]
@@ -81,14 +82,37 @@ def test_one_run(folder: Path) -> None:
 def test_runs_side_by_side(folder: Path) -> None:
     other = write_run(folder.parent / "ppo", seed=2)
     page = render(read_runs([folder, other]))
-    settings = page[page.index("What differs") : page.index("All settings")]
-    assert re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td><td>(.*?)</td>", settings) == [
+    settings = page[page.index("What differs") : page.index("Not at the default")]
+    assert re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', settings) == [
         ("train.seed", "1", "2")
     ]
     payload = Outline(page).payload
     assert [line["run"] for line in payload["charts"]["reward/mean"]["lines"]] == [0, 1]
     assert [answer["run"] for answer in payload["samples"][0]["answers"]] == [0, 1]
     assert page.count('<button type="button" aria-pressed="true"') == 2
+
+
+def test_the_share_of_the_run_is_offered_where_lengths_differ(folder: Path) -> None:
+    """And is the x axis at first, unless a run is still on its way."""
+    same, longer = write_run(folder.parent / "a"), write_run(folder.parent / "b", iterations=6)
+    assert 'id="share"' not in render(read_runs([folder, same]))
+    page = render(read_runs([folder, longer]))
+    assert '<input type="checkbox" id="share" checked>' in page
+    assert Outline(page).payload["lengths"] == [3, 6]
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, "status": "running"}))
+    assert '<input type="checkbox" id="share">' in render(read_runs([folder, longer]))
+
+
+def test_every_head_of_a_table_says_what_it_heads(folder: Path) -> None:
+    (folder / "summary.json").write_text(json.dumps({"stages": {"rto": {"kl": 1.0}}}))
+    heads = [a for tag, a in Outline(render(read_runs([folder]))).tags if tag == "th"]
+    assert {a.get("scope") for a in heads} == {"row", "col"}
+
+
+def test_a_path_breaks_behind_slashes_and_is_no_markup(tmp_path: Path) -> None:
+    page = render(read_runs([write_run(tmp_path / "<b>" / "a")]))
+    assert "/<wbr>&lt;b&gt;/<wbr>a</code>" in page
 
 
 def test_nothing_of_a_run_becomes_markup(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rto.report.collect import Run, read_run
 from rto.report.samples import (
     MAX_TOKENS,
     Before,
+    Response,
     choose,
     clean,
     find_tokenizer,
@@ -105,6 +106,34 @@ def test_prompts_that_compare_most_come_first_then_a_spread_of_rewards() -> None
     assert choose([a, b], count=4, tokens=6) == ["p3", "p0"]
     assert choose([a], count=4, tokens=0) == ["p0"]
     assert choose([{}], count=4, tokens=1000) == []
+
+
+def test_the_last_iterations_strongest_token_rewards_come_first() -> None:
+    """The rest of the folder is as strong, or stronger, and older."""
+
+    def answer(text: str, iteration: int, size: float) -> Response:
+        row = rollout(0, text, "r", 0.0)
+        row["scores"]["dpo"]["tokens"] = [-1.5 - size, -1.5]
+        return read_response(row, iteration)
+
+    found = {
+        "old": Before(answer("old", 1, 9.0)),
+        "weak": Before(answer("weak", 1, 8.0), answer("weak", 3, 0.5)),
+        "strong": Before(answer("strong", 3, 2.0)),
+    }
+    assert choose([found], count=3, tokens=1000) == ["strong", "weak", "old"]
+    assert choose([found], count=1, tokens=1000) == ["strong"]
+
+
+def test_without_dpo_rewards_the_other_token_scores_tell_which_are_strong() -> None:
+    def answer(text: str, size: float) -> Before:
+        row = rollout(0, text, "r", 0.0)
+        del row["scores"]["dpo"]
+        row["scores"]["policy"]["tokens"] = [-1.5 + size, -1.5]
+        return Before(read_response(row, 1))
+
+    found = {"weak": answer("weak", 0.5), "strong": answer("strong", -2.0)}
+    assert choose([found], count=2, tokens=1000) == ["strong", "weak"]
 
 
 @pytest.mark.parametrize(

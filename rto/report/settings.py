@@ -1,0 +1,32 @@
+"""Settings of a run that act, and what they are where nobody sets them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from rto.cli import parse, reads
+from rto.config import RunConfig
+from rto.report.collect import Run
+from rto.report.files import flat
+
+
+def acting(run: Run) -> dict[str, str]:
+    """The settings that the run's command reads with its method; all of a folder that does not say
+    what ran. A setting that this version does not know stays."""
+    command, method = run.about.get("command"), run.about.get("method")
+    if command not in reads.TRAINING or method is None:
+        return dict(run.config)
+    given = {name: value for name, value in run.config.items() if value != "null"}
+    return {
+        name: value
+        for name, value in run.config.items()
+        if name not in defaults() or reads.reads(command, method, name, given)
+    }
+
+
+@functools.cache
+def defaults() -> Mapping[str, str]:
+    """Each setting of this version by dotted name, its default as ``Run.config`` has values."""
+    values = parse.flat(RunConfig())
+    return dict(flat({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}))
