@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -145,6 +146,13 @@ def read_feedback(
         found = replace(rows[0], responses=tuple(sorted(responses, key=lambda rated: -rated[1])))
         binary = all(entry.source.layout.binary for entry in members)
         yield merged(found, binary=binary) if merge else found
+
+
+def tallied(rows: Iterable[Feedback], merged: array[int]) -> Iterator[Feedback]:
+    """The same rows; how many responses of each were merged is added to ``merged``."""
+    for row in rows:
+        merged.append(row.num_merged)
+        yield row
 
 
 def merged(row: Feedback, *, binary: bool) -> Feedback:
