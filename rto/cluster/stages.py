@@ -22,6 +22,7 @@ from rto.cluster.scorer import RewardSources, TextReward
 from rto.config import RunConfig
 from rto.data.groups import Groups, split_by_prompt
 from rto.data.intake import (
+    DISLIKED,
     EQUAL,
     HELD_OUT,
     NOT_REACHED,
@@ -271,7 +272,14 @@ def _rows(
 
 def _demonstrations(data: Data, template: Template, seed: int) -> Loaded:
     found = load_examples(data, template, seed=seed)
-    return _told(Loaded(found.examples, {TOO_LONG: found.num_too_long}, found.num_merged))
+    filtered = {TOO_LONG: found.num_too_long}
+    if found.num_disliked:
+        filtered[DISLIKED] = found.num_disliked
+        print(
+            f"{found.num_disliked} prompts whose every response has a bad verdict are left out, "
+            f"{len(found.examples)} remain"
+        )
+    return _told(Loaded(found.examples, filtered, found.num_merged))
 
 
 def _pairs(data: Data, template: Template, seed: int) -> Loaded:

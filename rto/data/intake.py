@@ -11,6 +11,7 @@ from rto.data.groups import Groups
 TOO_LONG = "prompt too long for data.max_len"
 EQUAL = "equal chosen and rejected"
 TOO_FEW = "too few responses"
+DISLIKED = "no response with a good verdict"
 HELD_OUT = "held out (data.eval_ratio)"
 NOT_REACHED = "not reached (train.max_steps, last batch)"
 

@@ -21,33 +21,40 @@ from rto.sections import Data
 
 @dataclass(frozen=True)
 class ExampleDataset:
-    """Groups of one example, and how many rows were dropped because their prompt did not fit.
+    """Groups of one example, and how many rows were dropped: their prompt did not fit, or it has
+    no response with a good verdict.
 
     ``num_merged`` responses of the prompts that are left repeated another one.
     """
 
     examples: Groups[tuple[Example, ...]]
     num_too_long: int
+    num_disliked: int = 0
     num_merged: int = 0
 
 
 def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDataset:
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
     limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
-    merged = array("q")
+    merged, disliked = array("q"), array("b")
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
-        parts = [_best(data.feedback, data, template, limit, merged)]
+        parts = [_best(data.feedback, data, template, limit, merged, disliked)]
     else:
         raise UserError("no rows: set data.dataset (or data.feedback)")
     groups = [((example,) if example else None for example in part) for part in parts]
     found = read_groups(groups, read_examples, data, seed=seed)
     examples = found.select(np.flatnonzero(found.sizes))
+    num_disliked = int(np.asarray(disliked)[found.numbers].sum()) if disliked else 0
+    num_too_long = len(found) - len(examples) - num_disliked
     if not examples:
-        raise UserError(f"no row is left of {len(found)}: raise data.max_len")
+        raise UserError(
+            f"no row is left of {len(found)}: {num_too_long} have a prompt too long for "
+            f"data.max_len, {num_disliked} no response with a good verdict"
+        )
     num_merged = int(np.asarray(merged)[examples.numbers].sum()) if merged else 0
-    return ExampleDataset(examples, len(found) - len(examples), num_merged)
+    return ExampleDataset(examples, num_too_long, num_disliked, num_merged)
 
 
 def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:
@@ -79,10 +86,18 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
 
 
 def _best(
-    source: str, data: Data, template: Template, limit: Limit, merged: array[int]
+    source: str,
+    data: Data,
+    template: Template,
+    limit: Limit,
+    merged: array[int],
+    disliked: array[int],
 ) -> Iterator[Example | None]:
+    """The best response to each prompt; None, too, where its verdict is the bad one."""
     for row in tallied(load_feedback(source, split=data.dataset_split, data=data), merged):
-        yield _answered(row.prompt, row.responses[0][0], template, limit, row.where)
+        disliked.append(row.disliked)
+        best = row.responses[0][0]
+        yield (None if row.disliked else _answered(row.prompt, best, template, limit, row.where))
 
 
 def _answered(

@@ -39,7 +39,8 @@ def load_questions(
     """The distinct prompts of a file, a saved dataset or a hub id, in the order of their first row.
 
     The columns tell the layout: ``turns`` is MT-Bench or Arena-Hard, ``instruction`` AlpacaEval, a
-    layout of rated responses gives the best-rated response as the reference.
+    layout of rated responses gives the best-rated response as the reference, none where its
+    verdict is the bad one.
 
     Raises:
         UserError: names the row and the field that cannot be read.
@@ -49,7 +50,11 @@ def load_questions(
         found = list(_turns(rows, source))
     elif prompt_key is None and (layout := told_layout(rows)) is not None and layout.rated:
         found = [
-            Question(row.where.row, (_one_turn(row.prompt, row.where),), row.responses[0][0])
+            Question(
+                row.where.row,
+                (_one_turn(row.prompt, row.where),),
+                None if row.disliked else row.responses[0][0],
+            )
             for row in load_feedback(source, split=split)
         ]
     else:
