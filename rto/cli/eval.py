@@ -49,9 +49,8 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    root = writable(
-        "--output_dir", options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    given = options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}"
+    root = writable("--output_dir", given).absolute()
     require(not root.exists() or root.is_dir(), f"--output_dir {root}: is no folder")
     quiet(None)
     from rich.console import Console
@@ -75,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     win_rates = judge_all(job, found, rewards, root, console)
     save(root / "eval.json", job, figures, win_rates, shlex.join(argv))
     show(console, figures, win_rates)
-    console.print(f"in {root.absolute()}", style="dim", markup=False, soft_wrap=True)
+    console.print(f"in {root}", style="dim", markup=False, soft_wrap=True)
     return 0
 
 

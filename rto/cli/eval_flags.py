@@ -16,6 +16,7 @@ from rto.cli.one_line_parser import OneLineParser
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.paths import absolute_path
 from rto.ranges import check_tree, require
 from rto.sections_runtime import Decoding
 
@@ -95,6 +96,7 @@ def parse(argv: Sequence[str]) -> Options:
     model, baseline = _policies(given)
     if given.prompts is None:
         raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
+    _make_absolute(given)
     judges = [_judge(text) for text in given.judge]
     require(
         given.judge_key_env.isidentifier(),
@@ -246,6 +248,15 @@ def _check_known(rest: Sequence[str], known: Sequence[str]) -> None:
             raise UserError(f"eval: unknown flag {name}{hint}")
 
 
+def _make_absolute(given: argparse.Namespace) -> None:
+    """The paths of this command's own flags, as those of a run are: an actor reads them too."""
+    for name in ("prompts", "reference", "bertscore_model", "toxicity_model", "output_dir"):
+        value = vars(given)[name]
+        if value is not None:
+            vars(given)[name] = absolute_path(value, hub=name != "output_dir")
+    given.reward_models = [absolute_path(path) for path in given.reward_models]
+
+
 def _policies(given: argparse.Namespace) -> tuple[Source, Source | None]:
     """The model, and what it is compared with."""
     model = _source(given.model, given.outputs, given.name, "--model", "--outputs")
@@ -275,7 +286,7 @@ def _source(
         f"{flag} is called {called!r:.60}, which can be no folder's name: give --name or "
         "--baseline_name",
     )
-    return Source(called, given, path is None)
+    return Source(called, absolute_path(given, hub=outputs is None), path is None)
 
 
 def _name(path: str) -> str:
@@ -292,7 +303,7 @@ def _judge(text: str) -> JudgeSpec:
     kind, colon, target = text.partition(":")
     for known in get_args(JudgeKind):
         if kind == known and colon and target:
-            return JudgeSpec(known, target)
+            return JudgeSpec(known, target if kind == "openai" else absolute_path(target))
     raise UserError(f"--judge {text}: write reward:DIR, vllm:MODEL or openai:MODEL")
 
 

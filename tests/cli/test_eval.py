@@ -88,7 +88,32 @@ def test_flags_of_a_run_are_taken() -> None:
 )
 def test_outputs_are_called_after_their_file(path: str, name: str) -> None:
     options = parse(["--outputs", path, "--prompts", "p.jsonl"])
-    assert options.model == Source(name, path, is_outputs=True)
+    assert options.model == Source(name, str(Path(path).absolute()), is_outputs=True)
+
+
+def test_paths_are_absolute_before_they_cross_to_an_actor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of the hub stay; what an endpoint calls its model is no path, though one is there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "b", "r", "rm", "j", "bert", "tox"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "p.jsonl").write_text("")
+    flags = ["--model", "m", "--baseline_outputs", "gone.json", "--prompts", "p.jsonl"]
+    flags += ["--reference", "./r", "--reward_model", "rm", "--reward_model", "org/rm"]
+    flags += ["--judge", "reward:j", "--judge", "vllm:org/j", "--judge", "openai:m"]
+    flags += ["--bertscore_model", "bert", "--toxicity_model", "tox", "--output_dir", "out"]
+    options = parse(flags)
+    here = str(tmp_path)
+    assert options.model == Source("m", f"{here}/m", is_outputs=False)
+    assert options.baseline == Source("gone", f"{here}/gone.json", is_outputs=True)
+    assert (options.prompts, options.reference) == (f"{here}/p.jsonl", f"{here}/r")
+    assert options.reward_models == [f"{here}/rm", "org/rm"]
+    assert list(map(str, options.judges)) == [f"reward:{here}/j", "vllm:org/j", "openai:m"]
+    models = options.metric_models
+    assert (models.bertscore, models.toxicity) == (f"{here}/bert", f"{here}/tox")
+    assert options.output_dir == f"{here}/out"
+    assert parse([*BASE, "--baseline", "org/base"]).metric_models.bertscore == "roberta-large"
 
 
 def test_judges() -> None:
