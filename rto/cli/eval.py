@@ -181,10 +181,16 @@ def rewards_of(job: Job, found: Mapping[str, Sampled]) -> dict[str, dict[str, np
 
     judges = [judge.target for judge in job.options.judges if judge.kind == "reward"]
     paths = dict.fromkeys([*job.options.reward_models, *judges])
-    chosen = job.options.config.data.chat_template
+    options = job.options
     return {
         path: {
-            name: reward_scores(model_path(path), job.questions, each.answers, chat_template=chosen)
+            name: reward_scores(
+                model_path(path),
+                job.questions,
+                each.answers,
+                source=options.prompts,
+                chat_template=options.config.data.chat_template,
+            )
             for name, each in found.items()
         }
         for path in paths

@@ -71,12 +71,14 @@ def reward_scores(
     questions: Sequence[Question],
     answers: Answers,
     *,
+    source: str,
     chat_template: str | None = None,
 ) -> np.ndarray:
     """Raw scores [N] of the last response of each conversation by a reward model.
 
     It reads the conversation through its own chat template where it has one, and the end of turn
-    after a response that ended. ``chat_template`` chooses one of several.
+    after a response that ended. ``chat_template`` chooses one of several;
+    ``source`` is where the questions stand, for messages.
     """
     from rto.scoring.server import RewardModel
 
@@ -85,11 +87,10 @@ def reward_scores(
     template = replace(model.template, apply_chat_template=has_chat)
     rows = [
         template.pair_ids(
-            *_as_read(question, turns, template, Where(path, number, str(question.id))),
-            finished=finished,
+            *_as_read(question, turns, template, question.where(source)), finished=finished
         )
-        for number, (question, turns, finished) in enumerate(
-            zip(questions, answers.turns, answers.finished, strict=True)
+        for question, turns, finished in zip(
+            questions, answers.turns, answers.finished, strict=True
         )
     ]
     return np.array(model.scores(rows))
