@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from rto.cli.eval_flags import JudgeSpec, Options, endpoint_of, parse
 from rto.cli.generate import model_path, writable
 from rto.ranges import require
+from rto.secrets import hide_words
 from rto.sections_runtime import Decoding
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import versions, write_atomic
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     rewards = rewards_of(job, found)
     figures = measure_all(job, found, rewards)
     win_rates = judge_all(job, found, rewards, root, console)
-    save(root / "eval.json", job, figures, win_rates, shlex.join(argv))
+    save(root / "eval.json", job, figures, win_rates, hide_words(argv))
     show(console, figures, win_rates)
     console.print(f"in {root}", style="dim", markup=False, soft_wrap=True)
     return 0

@@ -203,6 +203,7 @@ def test_stored_outputs_before_an_endpoint(
     out = tmp_path / "out"
     flags = ["--judge", "openai:j", "--judge_url", url, "--judge_key_env", "MY_KEY"]
     flags += ["--judge_prices", "2,4", "--output_dir", str(out)]
+    flags += ["--judge_options", '{"extra": {"api_key": "hunter2"}, "n": 1}']
     assert main([*stored, *flags]) == 0
     printed = capsys.readouterr().out
     assert "openai:j: 6 of 6 judgements, 6,000 tokens read, 0 written, cost 0.0120" in printed
@@ -210,7 +211,9 @@ def test_stored_outputs_before_an_endpoint(
 
     text = (out / "eval.json").read_text()
     assert KEY not in text
+    assert "hunter2" not in text
     result = json.loads(text)
+    assert '{"extra": {"api_key": "***"}, "n": 1}' in result["command"]
     won = result["win_rates"]["openai:j"]
     assert won["win_rate"] == {"mean": 1.0, "ci95": [1.0, 1.0]}
     assert (won["num_prompts"], won["num_left_out"], won["num_unparsed"]) == (3, 1, 2)
