@@ -76,15 +76,17 @@ def reward_scores(
 ) -> np.ndarray:
     """Raw scores [N] of the last response of each conversation by a reward model.
 
-    It reads the conversation through its own chat template where it has one, and the end of turn
-    after a response that ended. ``chat_template`` chooses one of several;
-    ``source`` is where the questions stand, for messages.
+    It reads the conversation as its training rendered prompts, or, where its folder does not say
+    how, through its own chat template if it has one; and the end of turn after a response that
+    ended. ``chat_template`` chooses one of several; ``source`` is where the questions stand, for
+    messages.
     """
     from rto.scoring.server import RewardModel
 
     model = RewardModel(path, max_batch=16, chat_template=chat_template)
+    told = model.trained_with.apply_chat_template
     has_chat = bool(model.template.tokenizer.chat_template)
-    template = replace(model.template, apply_chat_template=has_chat)
+    template = replace(model.template, apply_chat_template=has_chat if told is None else told)
     rows = [
         template.pair_ids(
             *_as_read(question, turns, template, question.where(source)), finished=finished

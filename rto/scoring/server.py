@@ -21,8 +21,9 @@ from rto.data.templates import Template
 from rto.errors import RewardProtocolError, UserError, told
 from rto.models.device import dtype_of, resolve_device, with_dtype
 from rto.models.heads import SequenceReward
-from rto.models.load import generation_stops, load_scalar_model, load_tokenizer
+from rto.models.load import generation_stops, load_config, load_scalar_model, load_tokenizer
 from rto.models.policy import unwrapped
+from rto.models.trained_with import trained_with
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import unique_keys
@@ -59,6 +60,7 @@ class RewardModel:
     """
 
     def __init__(self, path: str, *, max_batch: int, chat_template: str | None = None) -> None:
+        self.trained_with = trained_with(load_config(path), path=path)
         device = resolve_device("auto")
         dtype = dtype_of(with_dtype(RunConfig()).ds.dtype)
         model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
@@ -69,6 +71,13 @@ class RewardModel:
 
     def __str__(self) -> str:
         return f"reward model {self.path}"
+
+    @property
+    def about(self) -> str:
+        """How a query is to be rendered, where the model's folder tells it."""
+        if self.trained_with.apply_chat_template is None:
+            return str(self)
+        return f"{self}, trained on prompts {self.trained_with.rendered}: send queries like these"
 
     def __call__(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
@@ -159,11 +168,13 @@ def serve(
     """Serve one reward source until interrupted; ``max_batch`` texts go through a forward."""
     if reward_model and not func_path:
         source = RewardModel(reward_model, max_batch=max_batch)
+        about = source.about
     elif func_path and not reward_model:
         source = RewardFunction(func_path)
+        about = str(source)
     else:
         raise UserError("serve-reward needs a reward model or a reward function file, one of them")
-    print(f"serving {source} on {door.about}", flush=True)
+    print(f"serving {about} on {door.about}", flush=True)
     settings = uvicorn.Config(build_app(source, token=door.token), access_log=False)
     uvicorn.Server(settings).run(sockets=[door.socket])
 
