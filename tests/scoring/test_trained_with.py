@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,14 @@ from typing import Any
 import pytest
 import torch
 from tiny_tokenizers import bos_tokenizer, tiny_config
-from transformers import AutoConfig, LlamaForSequenceClassification
+from token_rows import token_batch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    LlamaForSequenceClassification,
+)
 
+from rto.cli.serve import main
 from rto.cluster.build import Models
 from rto.cluster.check_models import check_models
 from rto.config import RunConfig
@@ -28,6 +35,7 @@ from rto.models.trained_with import (
     told_differences,
     trained_with,
 )
+from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.scoring.server import RewardModel
 from rto.sections import Data
 from rto.training.ranks import build_module
@@ -139,6 +147,69 @@ def test_a_run_on_the_other_side_of_longrope_says_so(
     assert len(lines) == said
     assert all(f"it is {here} here: rope type longrope" in line for line in lines)
     assert told_differences(tiny_config(), Data(max_len=here), path="rm") == []
+
+
+@pytest.fixture
+def stretched(tmp_path: Path) -> Path:
+    """A reward model of rope type longrope."""
+    torch.manual_seed(3)
+    AutoModelForSequenceClassification.from_config(longrope()).save_pretrained(tmp_path / "long")
+    bos_tokenizer().save_pretrained(tmp_path / "long")
+    return tmp_path / "long"
+
+
+ROW = [[7, 8, 9, 10]]
+
+
+def in_training(path: Path, max_len: int) -> float:
+    """The score of ``ROW`` in a run with this data.max_len."""
+    options = FrozenOptions(dtype=torch.float32, device=torch.device("cpu"), max_len=max_len)
+    tokens = token_batch([ROW[0][:2]], [ROW[0][2:]])
+    return float(FrozenScorer({}, [str(path)], options).rewards(tokens))
+
+
+def served(path: str, **how: Any) -> float:
+    return RewardModel(path, max_batch=1, **how).scores(ROW)[0]
+
+
+def test_longrope_is_served_with_the_frequencies_of_its_training(stretched: Path) -> None:
+    short, long = in_training(stretched, 8), in_training(stretched, 9)
+    assert short != pytest.approx(long, abs=1e-4)
+    assert served(str(stretched)) == pytest.approx(short, abs=1e-6)
+    assert served(str(stretched), max_len=9) == pytest.approx(long, abs=1e-6)
+    assert served(write(stretched, max_len=9)) == pytest.approx(long, abs=1e-6)
+    assert served(str(stretched), max_len=8) == pytest.approx(short, abs=1e-6)
+
+
+def test_what_the_folder_does_not_tell_of_longrope_is_asked_for(stretched: Path) -> None:
+    asks = "as for rows up to 8 tokens (rope type longrope: give --max_len"
+    assert asks in RewardModel(str(stretched), max_batch=1).about
+    assert asks not in RewardModel(str(stretched), max_batch=1, max_len=9).about
+    assert asks not in RewardModel(write(stretched, max_len=9), max_batch=1).about
+
+
+@pytest.mark.parametrize(("flags", "asked"), [([], True), (["--max_len", "9"], False)])
+def test_the_command_takes_the_longest_row(
+    flags: list[str],
+    asked: bool,
+    stretched: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    assert main(["--reward_model", str(stretched), "--port", port, *flags]) == 0
+    assert ("give --max_len" in capsys.readouterr().out) == asked
+
+
+def test_a_longest_row_is_kept_to(stretched: Path) -> None:
+    with pytest.raises(UserError, match="has 5 tokens, the reward model reads 4"):
+        RewardModel(str(stretched), max_batch=1, max_len=4).scores([[7, 8, 9, 10, 11]])
+    with pytest.raises(
+        UserError, match="--max_len is 65, the model has max_position_embeddings 64"
+    ):
+        RewardModel(str(stretched), max_batch=1, max_len=65)
 
 
 @pytest.mark.parametrize("fields", [{"apply_chat_template": "yes"}, {"max_len": True}])
