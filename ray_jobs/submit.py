@@ -23,12 +23,13 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
+from rto.cli.one_line_parser import OneLineParser
 from rto.errors import RtoError, UserError
 from rto.resources import IS_CHECKOUT, ROOT, shipped
 from rto.secrets import hide, holds_secret, is_secret_name, shown_url
@@ -280,24 +281,19 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0 if status == JobStatus.SUCCEEDED else 1
 
 
-class _OneLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        hint = ": flags of the run stand behind --" if message.startswith("unrecognized") else ""
-        raise UserError(f"{message}{hint}")
-
-
 def main(argv: Sequence[str]) -> int:
     own, overrides = list(argv), []
     if "--" in own:
         split = own.index("--")
         own, overrides = own[:split], own[split + 1 :]
-    parser = _OneLine(prog="submit.py", allow_abbrev=False)
+    parser = OneLineParser(prog="", allow_abbrev=False)
+    parser.unknown_hint = ": flags of the run stand behind --"
     parser.add_argument("job", type=Path, help="job file (YAML)")
     address = os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
     parser.add_argument("--address", default=address, help=f"job server (default {address})")
     parser.add_argument("--follow", action="store_true", help="print the log until the job ends")
     parser.add_argument("--dry_run", action="store_true", help="check and print, submit nothing")
-    parser.usage = "%(prog)s JOB.yaml [--address URL] [--follow] [--dry_run] [-- OVERRIDES...]"
+    parser.usage = "submit.py JOB.yaml [--address URL] [--follow] [--dry_run] [-- OVERRIDES...]"
     try:
         return run(parser.parse_args(own), overrides)
     except RtoError as error:

@@ -7,6 +7,7 @@ written ``~``.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -40,7 +41,14 @@ FILES_OR_HUB_IDS = frozenset(
 )
 """Settings that are a path where something is there, and may be a name of the hub else."""
 
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
 Config = TypeVar("Config")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a name is written as the hub's are; a path may be, too."""
+    return HUB_ID.fullmatch(text) is not None
 
 
 def absolute_paths(config: Config, prefix: str = "") -> Config:

@@ -7,9 +7,12 @@ stands before the host of a URL, or a text whose form says so (``Bearer ...``, `
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 HIDDEN = "***"
 
@@ -96,6 +99,27 @@ def hide(text: str) -> str:
     return _without_named(_FLAG.sub(_without_flag, text))
 
 
+def hide_in(value: Any, name: str = "") -> Any:
+    """A JSON value, called ``name``, with ``***`` in place of every secret in it."""
+    if isinstance(value, Mapping):
+        return {key: hide_in(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hide_in(inner, name) for inner in value]
+    if isinstance(value, str):
+        secret = is_secret_name(name) and value and not _NO_SECRET.fullmatch(value)
+        return HIDDEN if secret else hide(value)
+    return value
+
+
+def hide_words(words: Sequence[str]) -> str:
+    """A command line as a shell reads it, without the secrets in it, those in JSON included."""
+    shown = [_without_json(word) for word in words]
+    for i, (flag, word) in enumerate(zip(words, words[1:], strict=False), start=1):
+        if flag.startswith("--") and "=" not in flag and not word.startswith("--"):
+            shown[i] = _hidden(flag, shown[i])
+    return shlex.join(shown)
+
+
 def holds_secret(text: str) -> bool:
     return hide(text) != text
 
@@ -123,6 +147,17 @@ def without(text: str, *secrets: str | None) -> str:
         if secret:
             text = text.replace(secret, HIDDEN)
     return hide(text)
+
+
+def _without_json(word: str) -> str:
+    """A word of a command line, which may be JSON or hold it behind ``--name=``."""
+    flag, equals, rest = word.partition("=")
+    name, text = (flag + equals, rest) if word.startswith("--") and equals else ("", word)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return hide(word)
+    return name + json.dumps(hide_in(value)) if isinstance(value, dict | list) else hide(word)
 
 
 def _without_user(found: re.Match[str]) -> str:

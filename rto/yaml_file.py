@@ -19,10 +19,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: the file, the line and the fault.
     """
-    with foreign(f"{path}: not YAML", "correct it"):
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: longer than {MAX_BYTES} bytes: no settings are")
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return parse_yaml(read_text(path, str(path)), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -30,11 +27,42 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         UserError: ``where``, the line and the fault.
     """
+    return _loaded(text, where, _Strict, "get_single_data")
+
+
+def compose_yaml(text: str, where: str) -> yaml.Node | None:
+    """The nodes of a text, which no tag, alias or number has been made an object of; None of an
+    empty one.
+
+    Raises:
+        UserError: ``where``, the line and the fault.
+    """
+    return _loaded(text, where, _Bounded, "get_single_node")
+
+
+def read_text(path: Path, where: str) -> str:
+    """
+    Raises:
+        UserError: ``where``: no file that can be read, one that is too large, or not UTF-8.
+    """
+    with foreign(f"{where}: cannot be read", "correct it"):
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{where}: longer than {MAX_BYTES} bytes: no settings are")
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 (byte {error.start}): save it with that encoding"
+        ) from error
+
+
+def _loaded(text: str, where: str, kind: type[yaml.SafeLoader], get: str) -> Any:
     try:
         with foreign(f"{where}: not YAML", "correct it"):
-            loader = _Strict(text)
+            loader = kind(text)
             try:
-                return loader.get_single_data()
+                return getattr(loader, get)()
             finally:
                 loader.dispose()
     except UserError as error:
@@ -45,20 +73,26 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}:{line}: not YAML: {cause.problem}: correct it") from cause
 
 
-class _Strict(yaml.SafeLoader):
+class _Bounded(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        if self.check_event(yaml.AliasEvent):
-            raise _fault("an alias (*): write the value out", event.start_mark)
         if self._depth >= MAX_DEPTH:
-            raise _fault(f"more than {MAX_DEPTH} levels deep", event.start_mark)
+            mark = self.peek_event().start_mark
+            raise _fault(f"more than {MAX_DEPTH} levels deep", mark)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+
+
+class _Strict(_Bounded):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise _fault("an alias (*): write the value out", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 import pytest
 
 from rto.config import RunConfig, texts
 from rto.errors import UserError
-from rto.secrets import filled, hide, holds_secret, is_secret_name, shown_url, without
+from rto.secrets import filled, hide, hide_words, holds_secret, is_secret_name, shown_url, without
 from rto.sections import Data, Reward
 from rto.sections_runtime import Generate, Logger, WandB
 
@@ -78,6 +79,22 @@ def test_a_secret_in_a_text_is_hidden(text: str, shown: str) -> None:
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert hide(text) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ('{"api_key": "hunter2", "n": 2}', '{"api_key": "***", "n": 2}'),
+        ('{"x": {"api-keys": ["hunter2", "hunter3"]}}', '{"x": {"api-keys": ["***", "***"]}}'),
+        ('{"user": "it\'s me", "pass": "hunter2"}', '{"user": "it\'s me", "pass": "***"}'),
+        ('{"headers": ["Authorization: Bearer hunter2"]}', '{"headers": ["Authorization: ***"]}'),
+        ('{"token": "${KEY}", "max_tokens": 5}', '{"token": "${KEY}", "max_tokens": 5}'),
+    ],
+)
+def test_a_command_line_is_shown_without_the_secrets_in_its_json(options: str, shown: str) -> None:
+    for words in (["--o", options], [f"--o={options}"]):
+        said = shlex.split(hide_words([*words, "--hf_token", "hunter2"]))
+        assert said == [word.replace(options, shown) for word in words] + ["--hf_token", "***"]
 
 
 @pytest.mark.parametrize("unit", ["a", "a.b-", "x=", "a://", "a@", "token='\\"])

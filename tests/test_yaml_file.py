@@ -33,8 +33,8 @@ BOMB = "a0: &a0 {x: 1}\n" + "".join(
         ("a: 2026-99-99", "not YAML: ValueError"),
         ("{[1]: 2}", "not YAML: TypeError: unhashable type"),
         ("a: \x00", "not YAML"),
-        ("a: \xff".encode("latin-1"), "not YAML: UnicodeDecodeError"),
-        ("a: 1".encode("utf-16"), "not YAML: UnicodeDecodeError"),
+        ("a: \xff".encode("latin-1"), "not UTF-8 (byte 3): save it with that encoding"),
+        ("a: 1".encode("utf-16"), "not UTF-8 (byte 0): save it with that encoding"),
         ("a: 1\n" * 300_000, "longer than 1048576 bytes"),
     ],
 )
@@ -52,5 +52,5 @@ def test_a_file_that_cannot_be_read_is_one_line(
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.yaml"):
-        with pytest.raises(UserError, match=f"{path}: not YAML: .*Error"):
+        with pytest.raises(UserError, match=f"{path}: cannot be read: .*Error"):
             read_yaml(path)

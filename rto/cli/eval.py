@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from rto.cli.eval_flags import JudgeSpec, Options, endpoint_of, parse
 from rto.cli.generate import model_path, writable
 from rto.ranges import require
+from rto.secrets import hide_words
 from rto.sections_runtime import Decoding
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import versions, write_atomic
@@ -49,9 +49,8 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    root = writable(
-        "--output_dir", options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    given = options.output_dir or f"runs/eval-{time.strftime('%Y%m%d-%H%M%S')}"
+    root = writable("--output_dir", given).absolute()
     require(not root.exists() or root.is_dir(), f"--output_dir {root}: is no folder")
     quiet(None)
     from rich.console import Console
@@ -73,9 +72,9 @@ def main(argv: Sequence[str]) -> int:
     rewards = rewards_of(job, found)
     figures = measure_all(job, found, rewards)
     win_rates = judge_all(job, found, rewards, root, console)
-    save(root / "eval.json", job, figures, win_rates, shlex.join(argv))
+    save(root / "eval.json", job, figures, win_rates, hide_words(argv))
     show(console, figures, win_rates)
-    console.print(f"in {root.absolute()}", style="dim", markup=False, soft_wrap=True)
+    console.print(f"in {root}", style="dim", markup=False, soft_wrap=True)
     return 0
 
 
@@ -182,10 +181,16 @@ def rewards_of(job: Job, found: Mapping[str, Sampled]) -> dict[str, dict[str, np
 
     judges = [judge.target for judge in job.options.judges if judge.kind == "reward"]
     paths = dict.fromkeys([*job.options.reward_models, *judges])
-    chosen = job.options.config.data.chat_template
+    options = job.options
     return {
         path: {
-            name: reward_scores(model_path(path), job.questions, each.answers, chat_template=chosen)
+            name: reward_scores(
+                model_path(path),
+                job.questions,
+                each.answers,
+                source=options.prompts,
+                chat_template=options.config.data.chat_template,
+            )
             for name, each in found.items()
         }
         for path in paths

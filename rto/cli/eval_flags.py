@@ -16,6 +16,7 @@ from rto.cli.one_line_parser import OneLineParser
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
+from rto.paths import absolute_path
 from rto.ranges import check_tree, require
 from rto.sections_runtime import Decoding
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 JudgeKind = Literal["reward", "vllm", "openai"]
 EXPORTS = ("last", "best")
-RUN_FLAGS = ("--config", "--dry_run", "--seed")
+RUN_FLAGS = ("--config", "--dry_run", "--seed", "--help")
 """Those of a run that have no dot in their names."""
 DESCRIPTION = """\
 Sample responses of a model, and of a baseline, to the same prompts with the same decoding and
@@ -91,10 +92,11 @@ def parse(argv: Sequence[str]) -> Options:
     flags = parser()
     given, rest = flags.parse_known_args(list(argv))
     _check_known(rest, [name for name in flags._option_string_actions if name.startswith("--")])
-    run = parse_run("eval", rest)
+    run = parse_run("eval", rest, own=flags)
     model, baseline = _policies(given)
     if given.prompts is None:
         raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
+    _make_absolute(given)
     judges = [_judge(text) for text in given.judge]
     require(
         given.judge_key_env.isidentifier(),
@@ -146,14 +148,9 @@ def endpoint_of(judge: JudgeSpec, options: Options) -> Endpoint:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="rto eval",
-        description=DESCRIPTION,
-        epilog="--config, --dry_run, --seed and flags with a dot, such as --ds.param_dtype, are "
-        "those of a run.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Its help is that of the other commands (``rto.cli.help``)."""
+    parser = OneLineParser(prog="rto eval", description=DESCRIPTION, add_help=False,
+                           allow_abbrev=False)  # fmt: skip
     _add_policies(parser)
     _add_decoding(parser)
     _add_metrics(parser)
@@ -162,63 +159,59 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_policies(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("policies and prompts").add_argument
+    add = parser.add_argument_group("policies", "What is evaluated, on which prompts.").add_argument
     add("--model", metavar="RUN_OR_DIR", help="run folder, model directory or hub id")
     add("--outputs", metavar="FILE", help="the model's responses, instead of sampling them")
     add("--name", help="what the model is called; its folder's name by default")
     add("--baseline", metavar="RUN_OR_DIR", help="what the model is compared with")
     add("--baseline_outputs", metavar="FILE", help="the baseline's responses")
-    add("--baseline_name", help="what the baseline is called")
+    add("--baseline_name", metavar="NAME", help="what the baseline is called; its folder's name "
+        "by default")  # fmt: skip
     add("--prompts", metavar="FILE_OR_HUB_ID", help="AlpacaEval, Arena-Hard, "
         "MT-Bench, rated responses, or any column of prompts")  # fmt: skip
-    add("--split", default="train", help="of a hub id or a saved dataset (%(default)s)")
-    add("--prompt_key", metavar="COLUMN", help="the prompts' column")
-    add("--reference_key", metavar="COLUMN", help="the references' column")
-    add("--max_prompts", type=_positive, metavar="N", help="only the first N prompts")
+    add("--split", default="train", help="of a hub id or a saved dataset")
+    add("--prompt_key", metavar="COLUMN", help="the prompts' column; told by its name by default")
+    add("--reference_key", metavar="COLUMN", help="the references' column, likewise")
+    add("--max_prompts", type=_positive, metavar="N", help="only the first N prompts, 1 or more")
     add("--output_dir", metavar="DIR", help="runs/eval- and the time by default")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("decoding, that of all policies").add_argument
-    add("--temperature", type=float, default=0.7, help="0 is greedy (%(default)s)")
-    add("--top_p", type=float, default=1.0, help="nucleus; 1 keeps all tokens (%(default)s)")
-    add("--top_k", type=int, default=0, help="the k likeliest tokens; 0 keeps all (%(default)s)")
-    add("--min_p", type=float, default=0.0, help="tokens at least this share as likely as the "
-        "likeliest one; 0 keeps all (%(default)s)")  # fmt: skip
-    add("--repetition_penalty", type=float, default=1.0, metavar="X", help="of tokens that were "
-        "read before; 1 is none (%(default)s)")  # fmt: skip
-    add("--no_repeat_ngram_size", type=int, default=0, metavar="N", help="no N tokens of a "
-        "response twice; 0 allows it; encoder-decoder models only (%(default)s)")  # fmt: skip
-    add("--max_new_tokens", type=int, default=1024, help="longest response (%(default)s)")
-    add("--stop", action="append", default=[], metavar="TEXT", help="ends a response and is no "
-        "part of it; may be repeated")  # fmt: skip
+    """Described where `rto generate` declares them."""
+    add = parser.add_argument_group("decoding", "How all policies are sampled from.").add_argument
+    for name, value in vars(Decoding()).items():
+        if isinstance(value, list):
+            add(f"--{name}", action="append", default=value, metavar="TEXT")
+        else:
+            add(f"--{name}", type=type(value), default=value)
 
 
 def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("metrics").add_argument
+    add = parser.add_argument_group("metrics", "What is measured of the responses.").add_argument
     add("--metrics", metavar="A,B", help="text metrics that must be computed; all that can be had "
         "by default, `none` for none")  # fmt: skip
     add("--reference", metavar="RUN_OR_DIR", help="model that the KL is measured to")
     add("--reward_model", action="append", default=[], metavar="DIR", dest="reward_models",
-        help="may be repeated")  # fmt: skip
-    add("--bertscore_model", default="roberta-large", help="hub id or directory (%(default)s)")
-    add("--bertscore_layers", type=_positive, metavar="N", help="layer that BERTScore reads")
+        help="model that scores the responses; may be repeated")  # fmt: skip
+    add("--bertscore_model", default="roberta-large", help="hub id or directory")
+    add("--bertscore_layers", type=_positive, metavar="N", help="layer that BERTScore reads, 1 or "
+        "more; the one that its authors chose for the model by default")  # fmt: skip
     add("--toxicity_model", metavar="DIR", help="text classifier; alt-profanity-check without it")
-    add("--toxicity_label", default="hate", help="its label for toxic text (%(default)s)")
+    add("--toxicity_label", default="hate", help="its label for toxic text")
 
 
 def _add_judges(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("judges").add_argument
+    add = parser.add_argument_group("judges", "Who compares model and baseline.").add_argument
     add("--judge", action="append", default=[], metavar="KIND:MODEL", help="reward:DIR, "
         "vllm:MODEL or openai:MODEL; may be repeated")  # fmt: skip
-    add("--judge_prompt", default="pairwise", help="pairwise, short or a YAML file (%(default)s)")
-    add("--judge_url", default="https://api.openai.com/v1", help="endpoint (%(default)s)")
+    add("--judge_prompt", default="pairwise", help="pairwise, short or a YAML file")
+    add("--judge_url", default="https://api.openai.com/v1", help="endpoint of an openai judge")
     add("--judge_key_env", default="OPENAI_API_KEY", metavar="NAME", help="variable that holds "
-        "the endpoint's key (%(default)s)")  # fmt: skip
+        "the endpoint's key")  # fmt: skip
     add("--judge_options", default="{}", metavar="JSON", help="joins each request; null removes")
-    add("--judge_max_tokens", type=_positive, default=1024, help="longest answer (%(default)s)")
-    add("--judge_timeout", type=_seconds, default=120.0, help="seconds per attempt (%(default)s)")
-    add("--judge_concurrency", type=_positive, default=8, help="requests at once (%(default)s)")
+    add("--judge_max_tokens", type=_positive, default=1024, help="longest answer, 1 or more")
+    add("--judge_timeout", type=_seconds, default=120.0, help="seconds per attempt, above 0")
+    add("--judge_concurrency", type=_positive, default=8, help="requests at once, 1 or more")
     add("--judge_prices", metavar="IN,OUT", help="per million tokens, for the cost that is shown")
 
 
@@ -244,6 +237,15 @@ def _check_known(rest: Sequence[str], known: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise UserError(f"eval: unknown flag {name}{hint}")
+
+
+def _make_absolute(given: argparse.Namespace) -> None:
+    """The paths of this command's own flags, as those of a run are: an actor reads them too."""
+    for name in ("prompts", "reference", "bertscore_model", "toxicity_model", "output_dir"):
+        value = vars(given)[name]
+        if value is not None:
+            vars(given)[name] = absolute_path(value, hub=name != "output_dir")
+    given.reward_models = [absolute_path(path) for path in given.reward_models]
 
 
 def _policies(given: argparse.Namespace) -> tuple[Source, Source | None]:
@@ -275,7 +277,7 @@ def _source(
         f"{flag} is called {called!r:.60}, which can be no folder's name: give --name or "
         "--baseline_name",
     )
-    return Source(called, given, path is None)
+    return Source(called, absolute_path(given, hub=outputs is None), path is None)
 
 
 def _name(path: str) -> str:
@@ -292,7 +294,7 @@ def _judge(text: str) -> JudgeSpec:
     kind, colon, target = text.partition(":")
     for known in get_args(JudgeKind):
         if kind == known and colon and target:
-            return JudgeSpec(known, target)
+            return JudgeSpec(known, target if kind == "openai" else absolute_path(target))
     raise UserError(f"--judge {text}: write reward:DIR, vllm:MODEL or openai:MODEL")
 
 

@@ -140,7 +140,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
         Sampling.of(options).check_vllm()
     source = options.prompts or "--prompt"
     asked = questions_of(config)
-    places = [Where(source, number, "prompt") for number in range(len(asked))]
+    places = [Where(source, question.row, "prompt") for question in asked]
     texts = [
         rendered(question, (), template, source)
         if options.prompts
@@ -179,7 +179,7 @@ def questions_of(config: RunConfig) -> list[Question]:
 
     options = config.generate
     if options.prompts is None:
-        return [Question(number, (prompt,)) for number, prompt in enumerate(options.prompt)]
+        return [Question(n, (prompt,), row=n) for n, prompt in enumerate(options.prompt)]
     found = load_questions(
         options.prompts, split=config.data.prompt_split, prompt_key=options.prompt_key
     )

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 import textwrap
+from argparse import Action, ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,32 @@ from rto.ranges import describe, hints, options, show
 WIDTH = 100
 
 
-def help_text(command: str, method: str | None, section: str | None) -> str:
-    """All settings, a line or two each; or those of one section, with their ranges.
+def help_text(
+    command: str, method: str | None, section: str | None, own: ArgumentParser | None = None
+) -> str:
+    """All settings, a line or two each; or those of one section, with their ranges. The flags that
+    the command alone has, ``own``, are sections by the names of their groups, and come first.
 
     Raises:
         UserError: no such section, or none of its settings is read.
     """
     names = [name for name in known_fields() if reads.reads(command, method, name, EVERYTHING)]
     sections = list(dict.fromkeys(name.split(".")[0] for name in names))
+    groups = {} if own is None else _own_groups(own)
+    if section in groups:
+        return groups[section]
     if section is not None:
         chosen = [name for name in names if reads.covers(section, name)]
         if not chosen:
-            hint = nearest(section, sections, prefix="")
+            hint = nearest(section, [*groups, *sections], prefix="")
             raise UserError(f"--help {section}: no such section of `rto {command}`{hint}")
         return "\n".join([_title(section), "", *_lines(chosen, whole=True)])
     called = f"rto {command}" + (f" with {method}" if method not in (None, command) else "")
     blocks = [
         f"usage: rto {command} [--config FILE.yaml] [--section.name value ...]",
+        *([] if own is None else [str(own.description)]),
         _short(names),
+        *groups.values(),
         f"Settings that {called} reads. `rto {command} --help SECTION` says more of one section.",
         *("\n".join([_title(each), *_lines(_of(names, each))]) for each in sections),
     ]
@@ -108,6 +117,25 @@ def _short(names: list[str]) -> str:
         if name in names:
             lines.append(_flag(short, "", f"{name}: {_first_sentence(texts[name])}"))
     return "\n".join(lines)
+
+
+def _own_groups(own: ArgumentParser) -> dict[str, str]:
+    """Title of each group of flags -> its lines."""
+    found: dict[str, str] = {}
+    for group in own._action_groups:
+        if group._group_actions:
+            lines = [f"{group.title}: {group.description}", *map(_own_flag, group._group_actions)]
+            found[str(group.title)] = "\n".join(lines)
+    return found
+
+
+def _own_flag(action: Action) -> str:
+    """A flag without a description of its own is a setting of `rto generate`."""
+    name = action.option_strings[0].removeprefix("--")
+    setting = f"generate.{name}"
+    text = action.help or f"{descriptions()[setting]} Takes {describe(known_fields()[setting])}."
+    default = action.default if action.default not in (None, []) else action.metavar or ""
+    return _flag(name, f"{default:g}" if isinstance(default, float) else str(default), text)
 
 
 def _lines(names: list[str], *, whole: bool = False) -> list[str]:

@@ -23,15 +23,19 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Raises ``UserError`` where argparse prints its usage and ends the program."""
+    """Raises ``UserError`` where argparse prints its usage and ends the program. A program that is
+    no command of `rto` puts its own name before the line and has none here."""
+
+    unknown_hint = ""
+    """The end of the message about an argument that is near to none."""
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             near = difflib.get_close_matches(unknown[1], self._flags(), 1)
-            hint = f": did you mean {near[0]}?" if near else ""
+            hint = f": did you mean {near[0]}?" if near else self.unknown_hint
             message = f"unknown argument {unknown[1]}{hint}"
-        raise UserError(f"{self.prog.removeprefix('rto ')}: {message}")
+        raise UserError(": ".join(filter(None, [self.prog.removeprefix("rto "), message])))
 
     def _flags(self) -> list[str]:
         """Those of its commands too: argparse leaves it to the whole to say what none knows."""

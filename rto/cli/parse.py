@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
+from argparse import ArgumentParser
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,11 +65,12 @@ class Given:
     dry_run: bool = False
 
 
-def parse_run(command: str, argv: Sequence[str]) -> Parsed:
+def parse_run(command: str, argv: Sequence[str], own: ArgumentParser | None = None) -> Parsed:
     """Parse the arguments of one command into a checked configuration.
 
     A setting that the command and its method do not read is an error as a flag. In a file, which
-    may serve several commands, it is left out and said.
+    may serve several commands, it is left out and said. ``own`` are flags of the command alone,
+    which its help tells too.
 
     Raises:
         UserError: one line with the name, the value and the remedy.
@@ -78,7 +80,7 @@ def parse_run(command: str, argv: Sequence[str]) -> Parsed:
     if given.help:
         from rto.cli.help import help_text
 
-        print(help_text(command, _method_for_help(command, given), given.help_section))
+        print(help_text(command, _method_for_help(command, given), given.help_section, own))
         raise SystemExit(0)
     _refuse_unknown(command, given)
     values: dict[str, Any] = {}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from rto.config import RunConfig
 from rto.errors import UserError, foreign
+from rto.paths import is_hub_id
 
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".py")
 """Of files: a path that ends so is no hub id."""
 HUB_SECONDS = 5.0
@@ -58,7 +57,7 @@ def _models(command: str, config: RunConfig) -> Iterator[tuple[str, str]]:
 
 def _check_file(name: str, path: str) -> None:
     """Data may also be a hub id, which only the hub knows."""
-    looks_local = not HUB_ID.fullmatch(path) or Path(path).suffix in SUFFIXES
+    looks_local = not is_hub_id(path) or Path(path).suffix in SUFFIXES
     if looks_local and "://" not in path and not Path(path).expanduser().exists():
         raise UserError(f"{name}: {path}: no such file")
 
@@ -67,7 +66,7 @@ def _check_model(name: str, path: str) -> None:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return
-    if not HUB_ID.fullmatch(path):
+    if not is_hub_id(path):
         raise UserError(f"{name}: {path}: neither a directory that exists nor a hub id")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

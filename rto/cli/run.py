@@ -17,7 +17,7 @@ from rto.paths import absolute_paths
 from rto.ranges import require
 from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
-from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_place
+from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_going_on, check_place
 from rto.tracking.run_state import RunState
 
 
@@ -58,8 +58,11 @@ def execute(command: str, config: RunConfig) -> Finished:
     config = absolute_paths(config)
     place = check_place(config.ckpt.output_dir or _default_folder(command, config))
     check_free(place, resume=config.ckpt.load_enable)
+    starts = check_going_on(place) if config.ckpt.load_enable else ""
     preflight(command, config)
     _begin(command, config, place)
+    if starts:
+        print(starts, flush=True)
     quiet(None)
     run, work = _prepare(command, config)
     found = _find_checkpoint(run, place)

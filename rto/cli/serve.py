@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rto.cli.one_line_parser import OneLineParser
+from rto.cli.one_line_parser import OneLineParser, whole
 from rto.errors import UserError
 from rto.scoring.listen import PORTS, open_door
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
             func_path=options.func_path,
             door=door,
             max_batch=options.max_batch,
+            max_len=options.max_len,
         )
     return 0
 
@@ -43,6 +44,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = _parser().parse_args(argv)
     if options.reward_model is None and options.func_path is None:
         raise UserError("serve-reward: nothing to serve: give --reward_model or --func_path")
+    if options.max_len is not None and options.reward_model is None:
+        raise UserError("serve-reward: --max_len is for --reward_model: a function reads any text")
     if options.port not in PORTS:
         raise UserError(f"serve-reward: --port {options.port}: must be 1 to {PORTS[-1]}")
     if options.max_batch < 1:
@@ -70,5 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max_batch", type=int, default=64, help="texts per forward of the model (%(default)s)"
+    )
+    parser.add_argument(
+        "--max_len",
+        type=whole(2),
+        metavar="N",
+        help="tokens of the longest text, as data.max_len in training (what the model's "
+        "config.json says of its training)",
     )
     return parser

@@ -13,10 +13,8 @@ from typing import Any
 import yaml
 
 from rto.cli.values import written
-from rto.errors import UserError, foreign
-
-MOST_BYTES = 2**20
-"""A file of settings that is larger is another file."""
+from rto.errors import UserError
+from rto.yaml_file import compose_yaml, read_text
 
 
 def read_settings(
@@ -50,24 +48,8 @@ def read_settings(
 def _compose(path: str) -> Any:
     if not Path(path).is_file():
         raise UserError(f"--config {path}: no such file")
-    with foreign(f"--config {path}: cannot be read"):
-        data = Path(path).read_bytes()
-    if len(data) > MOST_BYTES:
-        raise UserError(f"--config {path}: {len(data)} bytes: no file of settings is that large")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--config {path}: not UTF-8 (byte {error.start}): save it with that encoding"
-        ) from error
-    with foreign(f"--config {path}: not YAML"):
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-            raise UserError(f"--config {path}: not YAML: {line}{error.problem}") from error
-        except RecursionError as error:
-            raise UserError(f"--config {path}: nested too deep for settings") from error
+    where = f"--config {path}"
+    root = compose_yaml(read_text(Path(path), where), where)
     if root is None:
         raise UserError(f"--config {path}: the file is empty")
     if not isinstance(root, yaml.MappingNode):

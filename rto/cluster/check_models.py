@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerBase
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.config import RunConfig
-from rto.models.load import is_encoder_decoder
+from rto.models.load import is_encoder_decoder, load_config
 from rto.models.skeleton import Needs, Use, check_model
+from rto.models.trained_with import told_differences
 
 
 def check_models(
@@ -20,6 +21,8 @@ def check_models(
     critic: str | None = None,
 ) -> None:
     """The model in training, its ``critic`` where it has one, and those of the scorer actors.
+
+    Says where a reward model was trained on texts that were rendered otherwise than here.
 
     Raises:
         UserError: a model cannot do what the run wants of it; one line with its path.
@@ -41,6 +44,9 @@ def check_models(
         check_model(other, "policy", still)
     for other in sorted(set(frozen.rewards)):
         check_model(other, "reward", still)
+    for other in sorted({*frozen.rewards, *filter(None, [critic])}):
+        for line in told_differences(load_config(other), config.data, path=other):
+            print(line)
 
 
 def _lengths(config: RunConfig, *, encoder_decoder: bool) -> dict[str, int]:

@@ -121,7 +121,11 @@ class RunKeeper:
         return iteration + 1 == self.last_step
 
     def resume(self, method: AnyMethod, found: Checkpoint) -> AnyMethod:
-        """Load a checkpoint into the groups; returns the method as it was."""
+        """Load a checkpoint into the groups; returns the method as it was.
+
+        Of a run that has come to its end `last` is written again: no step will, and the one that
+        did may have been stopped between its checkpoint and its export.
+        """
         for name, group in self.groups.items():
             group.call("load", str(found.path / name), STATE)
         kept = found.state["constants"]
@@ -131,6 +135,8 @@ class RunKeeper:
                 f"this run has {dict(self.constants)}: give it the same data and seed"
             )
         self.best = self.best.restored(found.state.get("best_so_far"))
+        if self._is_last(found.step) or self.stopped:
+            self._export("last", {})
         return _restored(method, found.state["method"])
 
     def _checkpoint(self, iteration: int, method: Targets) -> None:

@@ -23,7 +23,17 @@ from rto.cluster.ptx import PretrainMix
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.config import RunConfig
 from rto.data.groups import Groups, split_by_prompt
-from rto.data.intake import EQUAL, HELD_OUT, NOT_REACHED, TOO_FEW, TOO_LONG, Intake, Loaded
+from rto.data.intake import (
+    DISLIKED,
+    EQUAL,
+    HELD_OUT,
+    NOT_REACHED,
+    TOO_FEW,
+    TOO_LONG,
+    Intake,
+    Loaded,
+    merged_told,
+)
 from rto.data.offline import OfflineBatches
 from rto.data.preferences import load_pairs
 from rto.data.prompts import load_prompts
@@ -78,6 +88,8 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         seed=config.train.seed,
         encoder_decoder=template.encoder_decoder,
     )
+    if prompts.num_merged:
+        print(merged_told(prompts.num_merged))
     sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
     total = sampler.iterations_per_epoch * config.train.num_episodes
     iterations = min(total, config.train.max_steps or total)
@@ -106,6 +118,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
             len(prompts) + prompts.num_too_long,
             drawn,
             {TOO_LONG: prompts.num_too_long, NOT_REACHED: len(prompts) - drawn},
+            prompts.num_merged,
         ),
     )
 
@@ -264,7 +277,14 @@ def _rows(
 
 def _demonstrations(data: Data, template: Template, seed: int) -> Loaded:
     found = load_examples(data, template, seed=seed)
-    return Loaded(found.examples, {TOO_LONG: found.num_too_long})
+    filtered = {TOO_LONG: found.num_too_long}
+    if found.num_disliked:
+        filtered[DISLIKED] = found.num_disliked
+        print(
+            f"{found.num_disliked} prompts whose every response has a bad verdict are left out, "
+            f"{len(found.examples)} remain"
+        )
+    return _told(Loaded(found.examples, filtered, found.num_merged))
 
 
 def _pairs(data: Data, template: Template, seed: int) -> Loaded:
@@ -274,7 +294,8 @@ def _pairs(data: Data, template: Template, seed: int) -> Loaded:
             f"{found.num_equal} pairs with equal chosen and rejected are left out, "
             f"{len(found.pairs)} remain"
         )
-    return Loaded(found.pairs, {TOO_LONG: found.num_too_long, EQUAL: found.num_equal})
+    filtered = {TOO_LONG: found.num_too_long, EQUAL: found.num_equal}
+    return _told(Loaded(found.pairs, filtered, found.num_merged))
 
 
 def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
@@ -284,12 +305,15 @@ def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
             f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
             f"left out, {len(found.groups)} remain"
         )
-    if found.num_merged:
-        print(
-            f"{found.num_merged} responses that stand twice for their prompt are merged: one of "
-            "each, with the mean of its rewards"
-        )
-    return Loaded(found.groups, {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few})
+    filtered = {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few}
+    return _told(Loaded(found.groups, filtered, found.num_merged))
+
+
+def _told(loaded: Loaded) -> Loaded:
+    """The same, with a line where responses were merged."""
+    if loaded.merged:
+        print(merged_told(loaded.merged))
+    return loaded
 
 
 def _offline(
@@ -346,6 +370,7 @@ def _offline(
                 HELD_OUT: len(loaded.rows) - len(train),
                 NOT_REACHED: len(train) - len(batches.visited),
             },
+            loaded.merged,
         ),
     )
 

@@ -78,9 +78,8 @@ def to_rows(
             rated_responses = [{"text": text, "reward": reward} for text, reward in responses]
             yield {"prompt": prompt, "responses": rated_responses}
         case "sft":
-            best, highest = responses[0]
-            if highest > 0 or not layout.binary:
-                yield {"prompt": prompt, "response": best}
+            if not row.disliked:
+                yield {"prompt": prompt, "response": responses[0][0]}
         case "prompts":
             yield {"prompt": prompt}
         case "flat":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -27,13 +28,20 @@ RatedText = tuple[str, float]
 class Feedback:
     """A prompt and its rated responses, best first; equal rewards keep their order.
 
-    ``num_merged`` responses stood there before, with the same text.
+    ``num_merged`` responses stood there before, with the same text. ``binary`` rewards are
+    verdicts, 1 and 0.
     """
 
     prompt: object
     responses: tuple[RatedText, ...]
     where: Where
     num_merged: int = 0
+    binary: bool = False
+
+    @property
+    def disliked(self) -> bool:
+        """Whether no response has a good verdict: the best one is no demonstration then."""
+        return self.binary and self.responses[0][1] <= 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Entry(NamedTuple):
                 )
         rewards = [read_reward(answer, layout, where) for answer in answers]
         responses = tuple((text, r) for (_, text), r in zip(read, rewards, strict=True))
-        return Feedback(read[0][0], responses, where)
+        return Feedback(read[0][0], responses, where, binary=layout.binary)
 
 
 def load_feedback(
@@ -142,17 +150,24 @@ def read_feedback(
     for members in _by_prompt(sources):
         rows = [entry.read() for entry in members]
         responses = [rated for row in rows for rated in row.responses]
-        found = replace(rows[0], responses=tuple(sorted(responses, key=lambda rated: -rated[1])))
-        binary = all(entry.source.layout.binary for entry in members)
-        yield merged(found, binary=binary) if merge else found
+        best_first = tuple(sorted(responses, key=lambda rated: -rated[1]))
+        found = replace(rows[0], responses=best_first, binary=all(row.binary for row in rows))
+        yield merged(found) if merge else found
 
 
-def merged(row: Feedback, *, binary: bool) -> Feedback:
+def tallied(rows: Iterable[Feedback], merged: array[int]) -> Iterator[Feedback]:
+    """The same rows; how many responses of each were merged is added to ``merged``."""
+    for row in rows:
+        merged.append(row.num_merged)
+        yield row
+
+
+def merged(row: Feedback) -> Feedback:
     """Each text once, with the mean of its rewards. Of verdicts, which have no mean, equal ones
     become one; a text that has both keeps one of each."""
     rewards: dict[tuple[str, float | None], list[float]] = {}
     for text, reward in row.responses:
-        rewards.setdefault((text, reward if binary else None), []).append(reward)
+        rewards.setdefault((text, reward if row.binary else None), []).append(reward)
     means = [(text, statistics.fmean(values)) for (text, _), values in rewards.items()]
     num_merged = len(row.responses) - len(means)
     means.sort(key=lambda rated: -rated[1])

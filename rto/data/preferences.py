@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from rto.data.conversations import split_conversation
 from rto.data.examples import Example, Limit, Pair, read_responses
-from rto.data.feedback import load_feedback
+from rto.data.feedback import load_feedback, tallied
 from rto.data.groups import Groups, read_groups, read_pair
 from rto.data.sources import load_rows, numbered_rows, require_text
 from rto.data.templates import Template, Where
@@ -20,20 +21,25 @@ from rto.sections import Data
 @dataclass(frozen=True)
 class PairDataset:
     """The pairs that can be used. Dropped are rows whose prompt leaves no room, and those whose
-    two responses are the same tokens, for they prefer none."""
+    two responses are the same tokens, for they prefer none.
+
+    ``num_merged`` responses of all prompts repeated another one.
+    """
 
     pairs: Groups[Pair]
     num_too_long: int
     num_equal: int
+    num_merged: int = 0
 
 
 def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
     """Pairs of ``data.dataset``, or of ``data.feedback`` where that is not given."""
     limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
+    merged = array("q")
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
-        parts = [_rated(data.feedback, data, template, limit)]
+        parts = [_rated(data.feedback, data, template, limit, merged)]
     else:
         raise UserError("no pairs: set data.dataset (or data.feedback)")
     found = read_groups([map(_distinct, part) for part in parts], read_pair, data, seed=seed)
@@ -45,7 +51,7 @@ def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
             f"{num_too_long} have a prompt too long for data.max_len, {num_equal} have "
             "equal chosen and rejected"
         )
-    return PairDataset(pairs, num_too_long, num_equal)
+    return PairDataset(pairs, num_too_long, num_equal, sum(merged))
 
 
 def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
@@ -72,9 +78,12 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
         yield _pair(sides[0][0], sides[0][1], sides[1][1], template, limit, where)
 
 
-def _rated(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Pair | None]:
+def _rated(
+    source: str, data: Data, template: Template, limit: Limit, merged: array[int]
+) -> Iterator[Pair | None]:
     """The best response against each one with a lower reward."""
-    for row in load_feedback(source, split=data.dataset_split, data=data, keep_pairs=True):
+    rows = load_feedback(source, split=data.dataset_split, data=data, keep_pairs=True)
+    for row in tallied(rows, merged):
         best, highest = row.responses[0]
         for text, reward in row.responses[1:]:
             if reward < highest and text != best:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from rto.data.arrow import Lazy, cache_home, lengths, write_table
-from rto.data.feedback import load_feedback
+from rto.data.feedback import load_feedback, tallied
 from rto.data.sources import label_text, load_rows, mix, numbered_rows
 from rto.data.templates import Template, Where
 from rto.errors import UserError
@@ -33,12 +34,14 @@ class PromptDataset(Lazy[Prompt]):
     """The prompts that fit, on disk, and how many did not.
 
     ``rows`` [N] are their rows in ``table``, ``ids`` [N] their places in the mixture.
+    ``num_merged`` responses to them, where they had any, repeated another one.
     """
 
     table: pa.Table
     rows: np.ndarray
     ids: np.ndarray
     num_too_long: int
+    num_merged: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,15 +67,18 @@ def load_prompts(
     template = Template(
         tokenizer, data.input_template, data.apply_chat_template, encoder_decoder=encoder_decoder
     )
+    merged = array("q")
     if data.prompt_dataset:
         parts = [_read(name, data, template) for name in data.prompt_dataset]
     elif data.feedback is not None:
-        parts = [_rated(data.feedback, data, template)]
+        parts = [_rated(data.feedback, data, template, merged)]
     else:
         raise UserError("no prompts: set data.prompt_dataset (or data.feedback)")
     tables = [write_table(part, SCHEMA, cache_home(data.cache_dir)) for part in parts]
     order = mix([len(table) for table in tables], probs=data.prompt_probs, seed=seed)
-    return _fitting(pa.concat_tables(tables), order[: data.max_samples], max_prompt_len, data)
+    found = _fitting(pa.concat_tables(tables), order[: data.max_samples], max_prompt_len, data)
+    num_merged = int(np.asarray(merged)[found.rows].sum()) if merged else 0
+    return replace(found, num_merged=num_merged)
 
 
 def _fitting(table: pa.Table, order: np.ndarray, max_prompt_len: int, data: Data) -> PromptDataset:
@@ -104,8 +110,10 @@ def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any
         yield _row(row[data.input_key], where, template, label=label)
 
 
-def _rated(source: str, data: Data, template: Template) -> Iterator[dict[str, Any]]:
-    for row in load_feedback(source, split=data.prompt_split, data=data):
+def _rated(
+    source: str, data: Data, template: Template, merged: array[int]
+) -> Iterator[dict[str, Any]]:
+    for row in tallied(load_feedback(source, split=data.prompt_split, data=data), merged):
         yield _row(row.prompt, row.where, template, label=None)
 
 

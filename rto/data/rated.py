@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rto.data.arrow import Lazy, cache_home
 from rto.data.examples import Example, Limit, Rated, RatedGroup, read_responses
-from rto.data.feedback import Feedback, Source, read_feedback
+from rto.data.feedback import Feedback, Source, read_feedback, tallied
 from rto.data.groups import Groups, read_rated, write_groups
 from rto.data.keys import numbered
 from rto.data.layouts import require_rated
@@ -70,9 +70,8 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     merged = array("q")
 
     def tokens() -> Iterator[RatedGroup]:
-        for row in itertools.islice(read_feedback(sources), data.max_samples):
-            merged.append(row.num_merged)
-            yield _tokens(row, template, limit)
+        rows = itertools.islice(read_feedback(sources), data.max_samples)
+        return (_tokens(row, template, limit) for row in tallied(rows, merged))
 
     found = Groups.of([write_groups(tokens(), cache_home(data.cache_dir))], read_rated)
     fits, few = found.sizes > 0, (found.sizes > 0) & (found.sizes < min_responses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from rto.data.arrow import cache_home
 from rto.data.conversations import split_conversation
 from rto.data.examples import Example, Limit, read_responses
-from rto.data.feedback import load_feedback
+from rto.data.feedback import load_feedback, tallied
 from rto.data.groups import Groups, read_examples, read_groups, write_groups
 from rto.data.sources import load_rows, numbered_rows, require_text
 from rto.data.templates import Template, Where
@@ -20,27 +21,40 @@ from rto.sections import Data
 
 @dataclass(frozen=True)
 class ExampleDataset:
-    """Groups of one example, and how many rows were dropped because their prompt did not fit."""
+    """Groups of one example, and how many rows were dropped: their prompt did not fit, or it has
+    no response with a good verdict.
+
+    ``num_merged`` responses of the prompts that are left repeated another one.
+    """
 
     examples: Groups[tuple[Example, ...]]
     num_too_long: int
+    num_disliked: int = 0
+    num_merged: int = 0
 
 
 def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDataset:
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
     limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
+    merged, disliked = array("q"), array("b")
     if data.dataset:
         parts = [_stored(name, data, template, limit) for name in data.dataset]
     elif data.feedback is not None:
-        parts = [_best(data.feedback, data, template, limit)]
+        parts = [_best(data.feedback, data, template, limit, merged, disliked)]
     else:
         raise UserError("no rows: set data.dataset (or data.feedback)")
     groups = [((example,) if example else None for example in part) for part in parts]
     found = read_groups(groups, read_examples, data, seed=seed)
     examples = found.select(np.flatnonzero(found.sizes))
+    num_disliked = int(np.asarray(disliked)[found.numbers].sum()) if disliked else 0
+    num_too_long = len(found) - len(examples) - num_disliked
     if not examples:
-        raise UserError(f"no row is left of {len(found)}: raise data.max_len")
-    return ExampleDataset(examples=examples, num_too_long=len(found) - len(examples))
+        raise UserError(
+            f"no row is left of {len(found)}: {num_too_long} have a prompt too long for "
+            f"data.max_len, {num_disliked} no response with a good verdict"
+        )
+    num_merged = int(np.asarray(merged)[examples.numbers].sum()) if merged else 0
+    return ExampleDataset(examples, num_too_long, num_disliked, num_merged)
 
 
 def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:
@@ -71,9 +85,19 @@ def _stored(source: str, data: Data, template: Template, limit: Limit) -> Iterat
         yield _answered(prompt, answer, template, limit, where)
 
 
-def _best(source: str, data: Data, template: Template, limit: Limit) -> Iterator[Example | None]:
-    for row in load_feedback(source, split=data.dataset_split, data=data):
-        yield _answered(row.prompt, row.responses[0][0], template, limit, row.where)
+def _best(
+    source: str,
+    data: Data,
+    template: Template,
+    limit: Limit,
+    merged: array[int],
+    disliked: array[int],
+) -> Iterator[Example | None]:
+    """The best response to each prompt; None, too, where its verdict is the bad one."""
+    for row in tallied(load_feedback(source, split=data.dataset_split, data=data), merged):
+        disliked.append(row.disliked)
+        best = row.responses[0][0]
+        yield (None if row.disliked else _answered(row.prompt, best, template, limit, row.where))
 
 
 def _answered(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from rto.data.templates import Message
 from rto.errors import UserError, foreign
 from rto.evaluation.statistics import Mean, bootstrap, win_rate
+from rto.yaml_file import parse_yaml
 
 Winner = Literal["model", "baseline", "tie"]
 Order = Literal["model first", "baseline first"]
@@ -63,9 +63,9 @@ def load_judge_prompt(name: str) -> JudgePrompt:
     if not exists:
         known = ", ".join(sorted(packaged))
         raise UserError(f"--judge_prompt {name}: no such file, nor one of {known}")
-    with foreign(f"--judge_prompt {name}: not YAML"):
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    return _checked(name, content)
+    with foreign(f"--judge_prompt {name}: cannot be read"):
+        text = source.read_text(encoding="utf-8")
+    return _checked(name, parse_yaml(text, f"--judge_prompt {name}"))
 
 
 @dataclass(frozen=True)

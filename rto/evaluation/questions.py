@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rto.data.feedback import load_feedback
@@ -23,7 +23,7 @@ class Question:
     """What a policy is asked: ``turns`` of the user, one after another.
 
     ``id`` is unique in its source; ``reference`` answers the first turn; ``dataset`` and
-    ``category`` are the source's own words.
+    ``category`` are the source's own words. ``row`` is where it stands in the source.
     """
 
     id: str | int
@@ -31,6 +31,11 @@ class Question:
     reference: str | None = None
     dataset: str = ""
     category: str = ""
+    row: int = field(default=0, compare=False)
+
+    def where(self, source: str) -> Where:
+        """For messages."""
+        return Where(source, self.row, f"question {self.id}")
 
 
 def load_questions(
@@ -39,7 +44,8 @@ def load_questions(
     """The distinct prompts of a file, a saved dataset or a hub id, in the order of their first row.
 
     The columns tell the layout: ``turns`` is MT-Bench or Arena-Hard, ``instruction`` AlpacaEval, a
-    layout of rated responses gives the best-rated response as the reference.
+    layout of rated responses gives the best-rated response as the reference, none where its
+    verdict is the bad one.
 
     Raises:
         UserError: names the row and the field that cannot be read.
@@ -49,7 +55,12 @@ def load_questions(
         found = list(_turns(rows, source))
     elif prompt_key is None and (layout := told_layout(rows)) is not None and layout.rated:
         found = [
-            Question(row.where.row, (_one_turn(row.prompt, row.where),), row.responses[0][0])
+            Question(
+                row.where.row,
+                (_one_turn(row.prompt, row.where),),
+                None if row.disliked else row.responses[0][0],
+                row=row.where.row,
+            )
             for row in load_feedback(source, split=split)
         ]
     else:
@@ -74,7 +85,7 @@ def rendered(question: Question, answers: Sequence[str], template: Template, sou
     Raises:
         UserError: a second turn for a tokenizer without a chat template.
     """
-    where = Where(source, 0, f"question {question.id}")
+    where = question.where(source)
     if template.apply_chat_template:
         return template.prompt(messages(question, answers), where)
     if answers:
@@ -106,7 +117,8 @@ def _turns(rows: Any, source: str) -> Iterator[Question]:
             )
             for turn in row["turns"]
         )
-        yield Question(_id(row, number), turns, category=str(row.get("category") or ""))
+        category = str(row.get("category") or "")
+        yield Question(_id(row, number), turns, category=category, row=number)
 
 
 def _single(
@@ -132,6 +144,7 @@ def _single(
             reference,
             dataset=str(row.get("dataset") or ""),
             category=str(row.get("category") or ""),
+            row=number,
         )
 
 

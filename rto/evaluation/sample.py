@@ -141,7 +141,7 @@ def _converse(
     kl = np.zeros(len(questions))
     pad = int(str(policy.tokenizer.pad_token_id))
     while prompts:
-        _check_room(prompts, min(max_len, policy.context or max_len), source)
+        _check_room(prompts, questions, min(max_len, policy.context or max_len), source)
         result = held.answer(prompts, pad_token_id=pad, stops=policy.template.stop_token_ids)
         for rollout in result.rollouts:
             turns[rollout.prompt.id] += (rollout.text,)
@@ -198,12 +198,15 @@ def _max_len(
     return min(needed, 2 * context if policy.encoder_decoder else context)
 
 
-def _check_room(prompts: Sequence[Prompt], max_len: int, source: str) -> None:
+def _check_room(
+    prompts: Sequence[Prompt], questions: Sequence[Question], max_len: int, source: str
+) -> None:
     worst = max(prompts, key=lambda prompt: len(prompt.token_ids))
     if len(worst.token_ids) >= max_len:
-        raise UserError(
-            f"{source}: prompt {worst.id} has {len(worst.token_ids)} tokens, which fill the "
-            f"model's context of {max_len}: drop it, or take a model with a longer context"
+        where = questions[worst.id].where(source)
+        raise where.error(
+            f"has {len(worst.token_ids)} tokens, which fill the model's context of {max_len}: "
+            "drop it, or take a model with a longer context"
         )
 
 

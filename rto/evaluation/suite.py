@@ -71,25 +71,28 @@ def reward_scores(
     questions: Sequence[Question],
     answers: Answers,
     *,
+    source: str,
     chat_template: str | None = None,
 ) -> np.ndarray:
     """Raw scores [N] of the last response of each conversation by a reward model.
 
-    It reads the conversation through its own chat template where it has one, and the end of turn
-    after a response that ended. ``chat_template`` chooses one of several.
+    It reads the conversation as its training rendered prompts, or, where its folder does not say
+    how, through its own chat template if it has one; and the end of turn after a response that
+    ended. ``chat_template`` chooses one of several; ``source`` is where the questions stand, for
+    messages.
     """
     from rto.scoring.server import RewardModel
 
     model = RewardModel(path, max_batch=16, chat_template=chat_template)
+    told = model.trained_with.apply_chat_template
     has_chat = bool(model.template.tokenizer.chat_template)
-    template = replace(model.template, apply_chat_template=has_chat)
+    template = replace(model.template, apply_chat_template=has_chat if told is None else told)
     rows = [
         template.pair_ids(
-            *_as_read(question, turns, template, Where(path, number, str(question.id))),
-            finished=finished,
+            *_as_read(question, turns, template, question.where(source)), finished=finished
         )
-        for number, (question, turns, finished) in enumerate(
-            zip(questions, answers.turns, answers.finished, strict=True)
+        for question, turns, finished in zip(
+            questions, answers.turns, answers.finished, strict=True
         )
     ]
     return np.array(model.scores(rows))

@@ -70,6 +70,17 @@ def max_positions(config: PreTrainedConfig) -> int | None:
     return int(longest * max(factors, default=1.0))
 
 
+def longest_of_short(config: PreTrainedConfig) -> int | None:
+    """The most tokens of a row that rope type longrope gives its short frequencies; None for other
+    types, whose frequencies no length changes within the model's positions."""
+    found = (
+        rope["original_max_position_embeddings"]
+        for rope in rope_parameters(config.get_text_config())
+        if rope.get("rope_type") == "longrope"
+    )
+    return next(found, None)
+
+
 def rope_parameters(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
     """Those of the model, or of each type of its layers."""
     found = config.to_dict().get("rope_parameters")

@@ -16,6 +16,7 @@ from transformers.modeling_utils import load_state_dict
 from rto.errors import UserError, foreign
 from rto.models.adapters import with_adapters
 from rto.models.load import (
+    SCALE,
     Wanted,
     check_loaded,
     is_encoder_decoder,
@@ -53,8 +54,9 @@ def wanted(path: str, use: Use) -> Wanted:
 
 
 def num_parameters(path: str, use: Use) -> int:
-    """Of the model as it will be trained or run, from its config alone."""
-    return sum(p.numel() for p in _from_config(wanted(path, use)).parameters())
+    """Of the model as it will be trained or run: only the headers of its weights tell whether it
+    has a head of its own. Its config alone where the weights are not here."""
+    return sum(p.numel() for p in _skeleton(wanted(path, use)).parameters())
 
 
 def check_model(path: str, use: Use, needs: Needs) -> None:
@@ -70,8 +72,7 @@ def check_model(path: str, use: Use, needs: Needs) -> None:
     refuse_quantised(found, load_in_4bit=needs.load_in_4bit)
     for name, length in needs.lengths.items():
         check_positions(found.config, path=path, name=name, length=length)
-    weights = weight_file(path)
-    model = _from_config(found) if weights is None else _from_headers(found, weights)
+    model = _skeleton(found)
     check_embeddings(model, needs.tokenizer, path=path)
     if needs.lora.rank > 0 and use != "reward":
         with_adapters(model, needs.lora, found.task)
@@ -102,9 +103,19 @@ def _new_head(path: str) -> Wanted:
     return scalar_model(path, new_head=True)
 
 
+def _skeleton(found: Wanted) -> PreTrainedModel:
+    weights = weight_file(found.path)
+    return _from_config(found) if weights is None else _from_headers(found, weights)
+
+
 def _from_config(found: Wanted) -> PreTrainedModel:
     with foreign(f"{found.path}: config.json makes no model"), torch.device("meta"):
-        return found.auto.from_config(found.config)
+        model: PreTrainedModel = found.auto.from_config(found.config)
+    head: Any = model.get_output_embeddings()
+    if vars(found.config).get(SCALE) is False and head is not None:
+        # Flan-T5 has a head of its own; transformers 5 reads its config as tied.
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return model
 
 
 def _from_headers(found: Wanted, weights: Path) -> PreTrainedModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from huggingface_hub import constants, get_session, try_to_load_from_cache
 from transformers import CONFIG_MAPPING
 
 from rto.errors import UserError, foreign
+from rto.paths import is_hub_id
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
@@ -30,7 +29,7 @@ def reading(path: str) -> foreign:
     if Path(path).is_dir():
         _check_folder(path)
         return foreign(f"{path}: cannot load this directory", "save or download the model again")
-    if not HUB_ID.fullmatch(path):
+    if not is_hub_id(path):
         raise UserError(f"{path}: neither a directory that exists nor a hub id")
     problem = "" if constants.HF_HUB_OFFLINE else hub_problem()
     if (problem or constants.HF_HUB_OFFLINE) and cached(path, CONFIG) is None:

@@ -21,8 +21,9 @@ from rto.data.templates import Template
 from rto.errors import RewardProtocolError, UserError, told
 from rto.models.device import dtype_of, resolve_device, with_dtype
 from rto.models.heads import SequenceReward
-from rto.models.load import generation_stops, load_scalar_model, load_tokenizer
-from rto.models.policy import unwrapped
+from rto.models.load import generation_stops, load_config, load_scalar_model, load_tokenizer
+from rto.models.rope import check_positions, longest_of_short, max_positions
+from rto.models.trained_with import trained_with
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import unique_keys
@@ -56,19 +57,51 @@ class RewardModel:
     """A sequence-classification checkpoint that scores texts as the pipeline scores token ids.
 
     ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
+    ``max_len`` is the longest row; None is that of its training, which chooses its rotary
+    frequencies (``rto.models.rope``), and rows as long as its positions.
     """
 
-    def __init__(self, path: str, *, max_batch: int, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        max_batch: int,
+        chat_template: str | None = None,
+        max_len: int | None = None,
+    ) -> None:
+        config = load_config(path)
+        self.trained_with = trained_with(config, path=path)
+        self._longest = max_positions(config)
+        if max_len is not None:
+            check_positions(config, path=path, name="--max_len", length=max_len)
+            self._longest = max_len
+        max_len = max_len or self.trained_with.max_len
+        self._short = longest_of_short(config) if max_len is None else None
         device = resolve_device("auto")
         dtype = dtype_of(with_dtype(RunConfig()).ds.dtype)
-        model = load_scalar_model(path, dtype=dtype, attn_implementation="sdpa", new_head=False)
+        model = load_scalar_model(
+            path, dtype=dtype, attn_implementation="sdpa", new_head=False, max_len=max_len
+        )
         self.path, self.max_batch, self._device = path, max_batch, device
         self._model = SequenceReward(model).to(device).eval()
         self.template = _template(path, chat_template)
-        self._longest: int | None = unwrapped(model).config.to_dict().get("max_position_embeddings")
 
     def __str__(self) -> str:
         return f"reward model {self.path}"
+
+    @property
+    def about(self) -> str:
+        """How a query is to be rendered, where the model's folder tells it, and what it does not
+        tell and a score depends on."""
+        told = str(self)
+        if self._short is not None:
+            told += (
+                f", as for rows up to {self._short} tokens (rope type longrope: give --max_len, "
+                "data.max_len of its training, if that was more)"
+            )
+        if self.trained_with.apply_chat_template is not None:
+            told += f", trained on prompts {self.trained_with.rendered}: send queries like these"
+        return told
 
     def __call__(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
@@ -155,15 +188,19 @@ def serve(
     func_path: str | None,
     door: Door,
     max_batch: int,
+    max_len: int | None = None,
 ) -> None:
-    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward."""
+    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward,
+    of ``max_len`` tokens at most each."""
     if reward_model and not func_path:
-        source = RewardModel(reward_model, max_batch=max_batch)
+        source = RewardModel(reward_model, max_batch=max_batch, max_len=max_len)
+        about = source.about
     elif func_path and not reward_model:
         source = RewardFunction(func_path)
+        about = str(source)
     else:
         raise UserError("serve-reward needs a reward model or a reward function file, one of them")
-    print(f"serving {source} on {door.about}", flush=True)
+    print(f"serving {about} on {door.about}", flush=True)
     settings = uvicorn.Config(build_app(source, token=door.token), access_log=False)
     uvicorn.Server(settings).run(sockets=[door.socket])
 

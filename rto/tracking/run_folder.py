@@ -77,12 +77,34 @@ def check_free(place: Path, *, resume: bool) -> None:
     owner = holder(place)
     if owner is not None:
         raise _in_use(place, owner)
-    metrics = place / "metrics.jsonl"
-    if not resume and metrics.exists() and metrics.stat().st_size > 0:
+    if not resume and _holds_metrics(place):
         raise UserError(
             f"run folder {place} already holds a run: set ckpt.load_enable to go on with it, or "
             "choose another ckpt.output_dir"
         )
+
+
+def check_going_on(place: Path) -> str:
+    """A line to say where a run that is to go on has no checkpoint to go on from; empty where it
+    has one.
+
+    Raises:
+        UserError: there is none, and the metrics of a run, which a new one would drop.
+    """
+    if any((place / CHECKPOINTS).glob("step_*")):
+        return ""
+    if _holds_metrics(place):
+        raise UserError(
+            f"run folder {place} holds the metrics of a run and no checkpoint to go on from "
+            "(ckpt.load_enable): choose another ckpt.output_dir, or move this folder away to start "
+            "over"
+        )
+    return f"ckpt.load_enable: no checkpoint in {place}, the run starts at its first step"
+
+
+def _holds_metrics(place: Path) -> bool:
+    metrics = place / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
 
 
 def write_atomic(path: Path, text: str) -> None:

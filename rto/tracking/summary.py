@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rto.report.files import is_number
 from rto.tracking.run_folder import holder
 
 MARKS = ("run.json", "config.yaml", "metrics.jsonl")
@@ -156,18 +156,14 @@ def _row(content: mmap.mmap, inside: int) -> dict[str, float]:
     """The row that the byte ``inside`` is in."""
     start = content.rfind(b"\n", 0, inside) + 1
     row = _parsed(content[start : content.find(b"\n", inside)], "metrics.jsonl")
-    wrong = [key for key, value in row.items() if not _is_number(value)]
+    wrong = [key for key, value in row.items() if not is_number(value)]
     if wrong:
         raise Damaged(f"metrics.jsonl: {wrong[0]!r:.60} is {row[wrong[0]]!r:.60}, not a number")
     return row
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def _outcome(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
-    found = (key for key in OUTCOMES if _is_number(metrics.get(key)))
+    found = (key for key in OUTCOMES if is_number(metrics.get(key)))
     return next(((key, metrics[key]) for key in found), None)
 
 

@@ -21,6 +21,7 @@ from rto.models.families import load_critic, load_policy
 from rto.models.heads import PromptValue, SequenceReward, TokenValue
 from rto.models.load import load_scalar_model, load_tokenizer
 from rto.models.policy import Policy, unwrapped
+from rto.models.trained_with import keep_trained_with
 from rto.protocols import Output
 from rto.rollout.digest import DigestRecorder, TensorDigests
 from rto.sections import Trained
@@ -213,6 +214,7 @@ def build_module(
         module = load_critic(path, constants=constants, **common)
     else:
         module = SequenceReward(load_scalar_model(path, new_head=True, **common))
+        keep_trained_with(unwrapped(module.model).config, config.data)
     return module, module.model
 
 

@@ -88,7 +88,32 @@ def test_flags_of_a_run_are_taken() -> None:
 )
 def test_outputs_are_called_after_their_file(path: str, name: str) -> None:
     options = parse(["--outputs", path, "--prompts", "p.jsonl"])
-    assert options.model == Source(name, path, is_outputs=True)
+    assert options.model == Source(name, str(Path(path).absolute()), is_outputs=True)
+
+
+def test_paths_are_absolute_before_they_cross_to_an_actor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of the hub stay; what an endpoint calls its model is no path, though one is there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "b", "r", "rm", "j", "bert", "tox"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "p.jsonl").write_text("")
+    flags = ["--model", "m", "--baseline_outputs", "gone.json", "--prompts", "p.jsonl"]
+    flags += ["--reference", "./r", "--reward_model", "rm", "--reward_model", "org/rm"]
+    flags += ["--judge", "reward:j", "--judge", "vllm:org/j", "--judge", "openai:m"]
+    flags += ["--bertscore_model", "bert", "--toxicity_model", "tox", "--output_dir", "out"]
+    options = parse(flags)
+    here = str(tmp_path)
+    assert options.model == Source("m", f"{here}/m", is_outputs=False)
+    assert options.baseline == Source("gone", f"{here}/gone.json", is_outputs=True)
+    assert (options.prompts, options.reference) == (f"{here}/p.jsonl", f"{here}/r")
+    assert options.reward_models == [f"{here}/rm", "org/rm"]
+    assert list(map(str, options.judges)) == [f"reward:{here}/j", "vllm:org/j", "openai:m"]
+    models = options.metric_models
+    assert (models.bertscore, models.toxicity) == (f"{here}/bert", f"{here}/tox")
+    assert options.output_dir == f"{here}/out"
+    assert parse([*BASE, "--baseline", "org/base"]).metric_models.bertscore == "roberta-large"
 
 
 def test_judges() -> None:
@@ -178,6 +203,7 @@ def test_stored_outputs_before_an_endpoint(
     out = tmp_path / "out"
     flags = ["--judge", "openai:j", "--judge_url", url, "--judge_key_env", "MY_KEY"]
     flags += ["--judge_prices", "2,4", "--output_dir", str(out)]
+    flags += ["--judge_options", '{"extra": {"api_key": "hunter2"}, "n": 1}']
     assert main([*stored, *flags]) == 0
     printed = capsys.readouterr().out
     assert "openai:j: 6 of 6 judgements, 6,000 tokens read, 0 written, cost 0.0120" in printed
@@ -185,7 +211,9 @@ def test_stored_outputs_before_an_endpoint(
 
     text = (out / "eval.json").read_text()
     assert KEY not in text
+    assert "hunter2" not in text
     result = json.loads(text)
+    assert '{"extra": {"api_key": "***"}, "n": 1}' in result["command"]
     won = result["win_rates"]["openai:j"]
     assert won["win_rate"] == {"mean": 1.0, "ci95": [1.0, 1.0]}
     assert (won["num_prompts"], won["num_left_out"], won["num_unparsed"]) == (3, 1, 2)

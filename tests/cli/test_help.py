@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 from rto.cli import reads
+from rto.cli.eval_flags import parser as eval_parser
 from rto.cli.help import descriptions, help_text
 from rto.cli.main import COMMANDS, main
 from rto.cli.parse import ALIASES, COMMON, known_fields, parse_run, readable
 from rto.errors import UserError
+from rto.sections_runtime import Decoding
 
 RUNS = ("sft", "reward", "dpo", "fit", "train", "generate")
 
@@ -53,6 +56,35 @@ def test_short_flags_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Settings that rto train with rto reads" in text
     assert "--algo.rpo_beta" not in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def eval_help(capsys: pytest.CaptureFixture[str], *section: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "--help", *section])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_eval_has_the_help_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    text = eval_help(capsys)
+    own = [flag.removeprefix("--") for flag in eval_parser()._option_string_actions]
+    assert listed(text)[: 3 + len(own)] == ["config", "dry_run", "seed", *own]
+    assert sorted(listed(text)) == sorted([*own, *readable("eval")])
+    assert max(map(len, text.splitlines())) <= 100
+    assert "and the win rate by each judge." in text
+    for line in ("  --judge_timeout 120  ", "  --top_p 1  ", "  --judge_concurrency 8  "):
+        assert f"\n{line}" in text
+    told = dict(re.findall(r"^  --(\S+)(?: \S+)?\s{2,}(\S[^\n]*)", text, re.M))
+    assert [flag for flag in own if len(told.get(flag, "")) < 5] == []
+
+
+def test_a_section_of_evals_help(capsys: pytest.CaptureFixture[str]) -> None:
+    text = eval_help(capsys, "decoding")
+    assert listed(text) == [field.name for field in fields(Decoding)]
+    assert "Takes a whole number, 0 or more." in " ".join(text.split())
+    assert {name.split(".")[0] for name in listed(eval_help(capsys, "vllm"))} == {"vllm"}
+    with pytest.raises(UserError, match="--help judge: no such section .* did you mean judges"):
+        parse_run("eval", ["--help", "judge"], own=eval_parser())
 
 
 def test_one_section_is_printed_whole() -> None:

@@ -119,6 +119,8 @@ def test_the_last_value_of_loss_and_outcome(
         ("run.json", b" " * 1_000_001, "run.json: 1000001 bytes"),
         ("metrics.jsonl", b"nonsense\n", "metrics.jsonl: not JSON"),
         ("metrics.jsonl", b'{"iteration": "3"}\n', "'iteration' is '3', not a number"),
+        ("metrics.jsonl", b'{"loss": 1' + b"0" * 400 + b"}\n", "'loss' is 1000"),
+        ("metrics.jsonl", b'{"iteration": true}\n', "'iteration' is True, not a number"),
         ("metrics.jsonl", b'{"iteration": NaN}\n', "'iteration' is nan, not a number"),
         ("metrics.jsonl", b'{"iteration": 0, "eval/x": \n{"iteration": 1}\n', "not JSON"),
     ],

@@ -19,6 +19,7 @@ def test_defaults_are_loopback_and_the_pipelines_token_variable() -> None:
         "port": 5000,
         "token_env": "RTO_REWARD_TOKEN",
         "max_batch": 64,
+        "max_len": None,
     }
 
 
@@ -34,6 +35,11 @@ def test_defaults_are_loopback_and_the_pipelines_token_variable() -> None:
         (["--func_path", "f", "--port", "-1"], "--port -1: must be 1 to 65535"),
         (["--func_path", "f", "--port", "0"], "--port 0: must be 1 to 65535"),
         (["--func_path", "f", "--max_batch", "0"], "--max_batch 0: must be 1 or more"),
+        (
+            ["--reward_model", "d", "--max_len", "1"],
+            "argument --max_len: '1': a whole number from 2",
+        ),
+        (["--func_path", "f", "--max_len", "9"], "--max_len is for --reward_model"),
         (["--func_path", "none.py"], "--func_path none.py: no such file"),
         (["--func_path"], "argument --func_path: expected one argument"),
     ],

@@ -108,6 +108,7 @@ GOOD = "{instruction} {answer_a} {answer_b}"
     ("text", "said"),
     [
         ("[", "not YAML"),
+        ("user: a\nuser: b\n", ":2: not YAML: the key 'user' stands twice"),
         ("text", "needs `user`"),
         ("user: '{instruction} {answer_a}'", r"`user` has no \{answer_b\}"),
         (f"user: '{GOOD}'", "`verdicts` needs the marks of a, b and tie"),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tokenizers import tiny_tokenizer
 
+from rto.data.templates import Template
 from rto.errors import UserError
-from rto.evaluation.questions import Question, joined, load_questions, messages
+from rto.evaluation.questions import Question, joined, load_questions, messages, rendered
 
 
 def load(tmp_path: Path, *rows: dict[str, Any], **keys: str) -> list[Question]:
@@ -76,3 +78,23 @@ def test_the_conversation_so_far() -> None:
 def test_turns_joined() -> None:
     assert joined(["x"]) == "x"
     assert joined(["x", "y"]) == "### Turn 1\n\nx\n\n### Turn 2\n\ny"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"turns": ["a"]}, {"turns": ["a"]}, {"turns": ["b"]}],
+        [{"prompt": "a"}, {"prompt": "a"}, {"prompt": "b"}],
+        [{"prompt": p, "response": "r", "reward": 1.0} for p in ("a", "a", "b")],
+    ],
+    ids=["turns", "prompts", "rated"],
+)
+def test_an_error_about_a_question_names_its_row(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    """The second of two questions stands in the third row, for the first stands twice."""
+    questions = load(tmp_path, *rows)
+    assert [question.row for question in questions] == [0, 2]
+    template = Template(tiny_tokenizer())
+    with pytest.raises(UserError, match="^p: row 2: 'question 2' has several turns"):
+        rendered(questions[1], ("an answer",), template, "p")

@@ -64,7 +64,7 @@ def test_later_turns_see_the_policys_own_answers(tiny_model_dir: Path) -> None:
 def test_a_prompt_that_fills_the_context_is_said(tiny_model_dir: Path) -> None:
     policy = load_policy("tiny", str(tiny_model_dir))
     prompts = _prompts(policy, QUESTIONS, [()] * 3, "q.jsonl")
-    with pytest.raises(UserError, match=r"q\.jsonl: prompt 0 has 3 tokens, which fill .* of 3"):
+    with pytest.raises(UserError, match=r"row 0: 'question a' has 3 tokens, which fill .* of 3"):
         _converse(cast(Any, Echo()), policy, QUESTIONS, prompts, 3, "q.jsonl")
 
 

@@ -265,7 +265,31 @@ def test_parameters_are_counted_as_the_model_will_be(
     assert num_parameters(str(tiny_model_dir), "policy") == causal
     assert num_parameters(str(tiny_model_dir), "critic") == causal - 63 * 32
     t5: Any = load_language_model(str(tiny_t5_dir), dtype=torch.float32, attn_implementation="sdpa")
-    # Its config says tied; that the file holds a head of its own [61, 32], only the file knows.
-    assert num_parameters(str(tiny_t5_dir), "policy") == t5.num_parameters() - 61 * 32
+    assert num_parameters(str(tiny_t5_dir), "policy") == t5.num_parameters()
     encoder = sum(p.numel() for p in t5.get_encoder().parameters())
     assert num_parameters(str(tiny_t5_dir), "critic") == encoder + 32 + 1
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["weights here", "weights on the hub"])
+@pytest.mark.parametrize(("tied", "heads"), [(False, 2), (True, 1)], ids=["Flan-T5", "T5"])
+def test_a_head_of_its_own_is_counted(
+    tied: bool,
+    heads: int,
+    here: bool,
+    tiny_t5_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Input embedding and head are [61, 32] each, and one tensor where they are tied."""
+    folder = tmp_path / "t5"
+    shutil.copytree(tiny_t5_dir, folder)
+    rewrite(folder, tie_word_embeddings=tied, scale_decoder_outputs=tied)
+    file = folder / WEIGHTS
+    tensors = load_file(file)
+    if tied:
+        save_file({k: v for k, v in tensors.items() if k != "lm_head.weight"}, file)
+    blocks = [x for k, x in tensors.items() if k not in ("shared.weight", "lm_head.weight")]
+    if not here:
+        monkeypatch.setattr("rto.models.skeleton.weight_file", lambda path: None)
+    expected = sum(x.numel() for x in blocks) + heads * 61 * 32
+    assert num_parameters(str(folder), "policy") == expected

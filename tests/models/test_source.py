@@ -47,6 +47,12 @@ def test_one_quick_line(load) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("path", ["./gone", "../gone", "-x/y", "a/b/c", "a b"])
+def test_what_cannot_be_a_hub_id_is_not_looked_for(path: str) -> None:
+    with pytest.raises(UserError, match="neither a directory that exists nor a hub id"):
+        load_config(path)
+
+
 def test_asked_to_stay_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):

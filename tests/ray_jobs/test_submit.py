@@ -149,7 +149,9 @@ def test_what_names_a_secret_without_holding_it_is_taken(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--train.max_steps", "2"], "--train.max_steps 2: flags of the run stand behind --"),
+        (["--train.max_steps", "2"], "--train.max_steps: flags of the run stand behind --"),
+        (["--folow"], "submit: unknown argument --folow: did you mean --follow?\n"),
+        (["--address"], "submit: argument --address: expected one argument\n"),
         (["--", "--reward.remote_url", "http://h?sig=planted"], "behind -- hold a secret"),
     ],
 )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rto.cli.parse import known_fields
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rto", "rpo_ext")
 SCRIPTS = ("ray_jobs", "examples", "benchmarks")
@@ -121,6 +123,18 @@ def test_no_file_mentions(banned: str) -> None:
         if re.search(banned, line)
     ]
     assert found == []
+
+
+def test_every_setting_of_data_is_told() -> None:
+    told = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    names = [name for name in known_fields() if name.startswith("data.")]
+    assert [name for name in names if f"`{name}`" not in told] == []
+
+
+def test_no_page_promises_a_packed_parquet_file() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        assert not re.search(r"parquet`?,? (also|each also)", text), page
 
 
 def test_files_stay_short() -> None:

@@ -87,7 +87,9 @@ def test_a_text_has_one_score(
     judges = [SimpleNamespace(kind="reward", target=path)]
     config = SimpleNamespace(data=Data())
     for reward_models, asks in (([path], []), ([], judges)):
-        flags = SimpleNamespace(reward_models=reward_models, judges=asks, config=config)
+        flags = SimpleNamespace(
+            reward_models=reward_models, judges=asks, config=config, prompts="p"
+        )
         job = cast(Any, SimpleNamespace(options=flags, questions=asked))
         found = rewards_of(job, cast(Any, answered))[path]
         assert [float(found["a"][0]), float(found["b"][0])] == training

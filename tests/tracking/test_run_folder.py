@@ -13,6 +13,7 @@ from rto.errors import UserError
 from rto.tracking.run_folder import (
     RunFolder,
     check_free,
+    check_going_on,
     check_name,
     check_place,
     holder,
@@ -90,6 +91,19 @@ def test_an_earlier_run_is_only_opened_to_resume(tmp_path: Path) -> None:
         RunFolder(tmp_path / "run")
     with RunFolder(tmp_path / "run", resume=True) as folder:
         assert folder.metrics.exists()
+
+
+def test_going_on_without_a_checkpoint_is_said_or_refused(tmp_path: Path) -> None:
+    said = f"ckpt.load_enable: no checkpoint in {tmp_path}, the run starts at its first step"
+    assert check_going_on(tmp_path) == said
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.touch()
+    assert check_going_on(tmp_path) == said
+    metrics.write_text('{"iteration": 0}\n')
+    with pytest.raises(UserError, match="holds the metrics of a run and no checkpoint"):
+        check_going_on(tmp_path)
+    (tmp_path / "checkpoints" / "step_00000003").mkdir(parents=True)
+    assert check_going_on(tmp_path) == ""
 
 
 def test_a_world_writable_folder_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""A run that is resumed when it has nothing left to do leaves its export behind all the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rto.cluster.groups import ActorGroup
+from rto.cluster.keeper import Best, RunKeeper
+from rto.methods.base import PlainMethod
+from rto.protocols import Card
+from rto.training.checkpoint import CheckpointStore
+from rto.training.identity import Identity
+from rto.types import ScoredBatch, TrainBatch
+
+
+@dataclass(frozen=True)
+class Plain(PlainMethod):
+    card: Card = Card("m", "M", "none", "rewards", ("offline",))
+
+    def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Group(ActorGroup):
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        self.calls.append((method, *args))
+        return []
+
+
+def keeper(root: Path, group: Group, *, steps: int, best: Best | None = None) -> RunKeeper:
+    store = CheckpointStore(root / "checkpoints", identity=Identity("m"), max_num=3)
+    groups = {"policy": group}
+    return RunKeeper(store, groups, root, steps, save_steps=2, best=best or Best())
+
+
+@pytest.mark.parametrize(
+    ("steps", "best", "written"),
+    [
+        (4, Best(), True),
+        (6, Best(), False),
+        (9, Best("eval/x", patience=2), True),
+    ],
+    ids=["at its last step", "with steps to go", "out of patience"],
+)
+def test_last_is_written_again(tmp_path: Path, steps: int, best: Best, written: bool) -> None:
+    first = keeper(tmp_path, Group("policy", (), timeout=1.0), steps=steps, best=best)
+    for step in range(4):
+        first.after(step, Plain(), {"eval/x": 1.0 if step < 2 else 0.5})
+        if first.stopped:
+            break
+    found = first.store.latest()
+    assert found is not None
+    group = Group("policy", (), timeout=1.0)
+    keeper(tmp_path, group, steps=steps, best=best).resume(Plain(), found)
+    export = [("export", str(tmp_path / "last"))] if written else []
+    assert group.calls == [("load", str(found.path / "policy"), "state"), *export]
