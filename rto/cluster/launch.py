@@ -58,6 +58,12 @@ def start(
     return True
 
 
+def is_up() -> bool:
+    """Whether this process is connected to Ray; without an import, which takes a second."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
 @functools.cache
 def joined_gpus(address: str) -> float:
     """GPUs of a running cluster, by Ray's account of it; joins for as long as the question takes.

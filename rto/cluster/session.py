@@ -24,7 +24,8 @@ def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
     Leaves Ray as it was found: a cluster that was already joined stays joined, without the run's
     actors and bundles. Within ``warm_actors`` the processes wait for the next session.
     """
-    tell("starting Ray")
+    if not launch.is_up():
+        tell("starting Ray")
     started = launch.start(config.ray, device=plan.device, num_actors=plan.num_actors, log_dir=logs)
     try:
         actors = _actors(config, plan)

@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rto.builds import require_vllm
 from rto.cli.one_line_parser import OneLineParser, whole
 from rto.cli.parse import parse_run
 from rto.cli.report import add_report
 from rto.cluster import launch
+from rto.cluster.session import warm_actors
 from rto.config import RunConfig
 from rto.evaluation.statistics import Mean, bootstrap
 from rto.resources import CONFIGS
+from rto.tracking.phases import begin
 
 if TYPE_CHECKING:
     from rto.cluster.evaluate import Evaluated
@@ -72,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     started = time.monotonic()
+    require_vllm()
     root = Path("runs/quickstart")
     announce(root)
     prepare(root, seed=arguments.seed)
@@ -79,11 +83,12 @@ def main(argv: Sequence[str]) -> int:
     from rto.models.device import device_type
 
     device = device_type(config.train.device)
-    # One local cluster for all stages; each brings its actors and takes them away again.
+    # One local cluster for all stages; each takes over the processes of those before it.
     launch.start(config.ray, device=device, num_actors=MOST_ACTORS, log_dir=root / "logs")
     try:
-        seconds = {stage: run_stage(stage, root / stage) for stage in STAGES}
-        results = judge(root, config)
+        with warm_actors():
+            seconds = {stage: run_stage(stage, root / stage) for stage in STAGES}
+            results = judge(root, config)
     finally:
         launch.stop()
     rows = {name: row(result) for name, result in results.items()}
@@ -184,7 +189,7 @@ def judge(root: Path, config: RunConfig) -> dict[str, Evaluated]:
     from rto.data.prompts import load_prompts
     from rto.data.templates import load_template
 
-    print("\n== evaluation", flush=True)
+    begin("\n== evaluation")
     template = load_template(str(root / "base"), config.data, chat=config.data.apply_chat_template)
     tokenizer = template.tokenizer
     held_out = str(root / "data" / "eval_prompts.jsonl")
