@@ -95,17 +95,6 @@ def test_the_gradient_of_one_log_prob_by_hand():
     assert logits.grad[0].tolist() == pytest.approx([0.5, -3.0, 2.5])
 
 
-@pytest.mark.parametrize("with_entropy", [False, True])
-def test_the_gradient_of_half_precision_is_one_of_half_precision(with_entropy: bool):
-    hidden, head, ids = make(torch.bfloat16)
-    seen: list[torch.dtype] = []
-    logits = head(hidden)
-    logits.register_hook(lambda grad: seen.append(grad.dtype))
-    results = chunked_logprobs(logits, nn.Identity(), ids, with_entropy=with_entropy)
-    (-results.logprobs).sum().backward()
-    assert seen == [torch.bfloat16]
-
-
 @pytest.mark.parametrize("result", [0, 1], ids=["log-probs", "entropy"])
 def test_one_of_the_two_results_may_be_all_that_is_used(result: int):
     grads = []
