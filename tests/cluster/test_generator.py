@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from local_group import EOS, BigramEngine, bigram, local
@@ -42,7 +43,8 @@ def test_every_prompt_gets_its_samples_in_order_each_drawn_with_its_own_seed() -
 def test_which_engine_draws_a_sample_changes_nothing(engines: int) -> None:
     several = generator(engines)
     assert several.generate(PROMPTS, 7) == generator().generate(PROMPTS, 7)
-    drawn = [engine.notes[0] for engine in several.engines.actors]
+    actors: list[Any] = [*several.engines.actors]
+    drawn = [engine.notes[0] for engine in actors]
     assert sum(count for _, count, _ in drawn) == 15
     assert all(count > 0 and version == 7 for _, count, version in drawn)
 
@@ -62,5 +64,6 @@ def test_run_version_prompt_and_sample_each_give_another_seed() -> None:
 def test_engines_sleep_after_a_rollout_where_they_share_their_gpus(sleep: bool) -> None:
     made = generator(2, sleep=sleep)
     made.generate(PROMPTS, 0)
-    for engine in made.engines.actors:
+    actors: list[Any] = [*made.engines.actors]
+    for engine in actors:
         assert [name for name, *_ in engine.notes] == ["generate", *["sleep"] * sleep]

@@ -16,6 +16,7 @@ from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.ptx import PretrainMix
 from rto.data.examples import Example
 from rto.methods.ppo import PPO
+from rto.methods.preference import DPO
 from rto.methods.sft import SFT
 from rto.training.learner import Objective
 from rto.types import LossNorm, Role, StepStats, TrainBatch
@@ -214,6 +215,15 @@ def test_a_forward_holds_no_more_rows_than_told() -> None:
     made.update(SFT(), batch())
     micros = [micro for told in sent(made) for step in rows_of(told) for micro in step]
     assert {len(micro) for micro in micros} == {1}
+
+
+def test_the_rows_of_a_group_share_a_forward_where_the_loss_compares_them() -> None:
+    """Rows i and i + 4 are a pair; a forward of 20 tokens has room for any two rows."""
+    tokens = token_batch([[100 + i] for i in range(8)], RESPONSES, groups=[i % 4 for i in range(8)])
+    made = learner(ranks=1, max_tokens=20)
+    made.update(DPO(), TrainBatch(tokens))
+    micros = [sorted(micro) for step in rows_of(sent(made)[0]) for micro in step]
+    assert sorted(micros) == [[i, i + 4] for i in range(4)]
 
 
 def test_text_is_mixed_into_the_policys_steps_and_goes_on_where_it_was() -> None:

@@ -122,8 +122,8 @@ def test_the_value_loss_is_reduced_as_the_policys(scored):
     values = batch[Role.CRITIC] + 1.0
     error = (0.5 * (values - targets.returns).square()).masked_fill(~mask, 0)
     by_row = error.sum(-1) / mask.sum(-1)
-    for reduction, expected in (("token", error.sum() / TOKENS), ("sequence", by_row.mean())):
-        method = PPO(value_clip=None, loss_reduction=reduction)
+    token, sequence = PPO(value_clip=None), PPO(value_clip=None, loss_reduction="sequence")
+    for method, expected in ((token, error.sum() / TOKENS), (sequence, by_row.mean())):
         torch.testing.assert_close(method.value_loss(values, targets, NORM).loss, expected)
     assert not torch.allclose(error.sum() / TOKENS, by_row.mean())
 
