@@ -147,8 +147,8 @@ def test_scores_are_those_of_each_row_alone_whatever_the_actors(actors: int) -> 
     assert torch.equal(scored[Role.SAMPLER], tokens.sampler_logprobs)
     for group in (made.policy, made.critic, made.frozen):
         assert group is not None
-        actors: list[Any] = [*group.actors]
-        seen = [batch for actor in actors for batch in actor.seen]
+        replicas: list[Any] = [*group.actors]
+        seen = [batch for replica in replicas for batch in replica.seen]
         assert sum(len(batch) for batch in seen) == ROWS
         assert all(batch.response_mask.any(0).all() for batch in seen), "each is trimmed"
 

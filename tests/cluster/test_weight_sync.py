@@ -181,3 +181,10 @@ def test_the_other_doors_send_from_every_rank() -> None:
     sync = syncing(engine, policy=local("policy", *ranks), door="nccl")
     assert sync.push() == 0
     assert sent == ranks
+
+
+def test_log_probs_that_are_no_numbers_prove_nothing() -> None:
+    broken = torch.full_like(bigram(), torch.nan)
+    sync = syncing(BigramEngine(bigram()), policy=local("policy", BigramRank(broken)))
+    with pytest.raises(ProofError, match="computes other log-probs"):
+        sync.push()
