@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,15 @@ IDENTITY = Identity(method="m", settings={}, files={})
 @dataclass(frozen=True)
 class Adapting(PlainMethod):
     kl_coef: float = 0.1
+    beta: float = 1.0
+    card: Card = Card("m", "M", "none", "rewards", ("offline",))
+
+    def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Unadapted(PlainMethod):
     beta: float = 1.0
     card: Card = Card("m", "M", "none", "rewards", ("offline",))
 
@@ -86,6 +96,21 @@ def test_checkpoints_come_every_so_many_steps_and_after_the_last(tmp_path: Path)
     assert [method for method, *_ in calls(kept)] == ["save", "export"] * 2
 
 
+def test_a_checkpoint_may_come_after_every_step(tmp_path: Path) -> None:
+    kept = keeper(tmp_path, save_steps=1, last_step=3)
+    run(kept, {}, "a/b", range(3))
+    assert exports(kept) == ["last"] * 3
+
+
+def test_every_group_saves_into_its_own_folder_of_the_checkpoint(tmp_path: Path) -> None:
+    groups = {name: group(name) for name in ("policy", "critic")}
+    kept = keeper(tmp_path, groups=groups, last_step=1)
+    kept.after(0, Adapting(), {})
+    draft = tmp_path / "checkpoints" / "tmp_00000000"
+    for name in groups:
+        assert ("save", str(draft / name), "state") in calls(kept, name)
+
+
 @pytest.mark.parametrize(
     ("lower", "expected"),
     [(False, [1, 5]), (True, [1, 3])],
@@ -110,6 +135,13 @@ def test_best_of_a_training_metric_is_chosen_among_the_saved(tmp_path: Path) -> 
     run(kept, {0: 9.0, 1: 1.0, 2: 8.0, 3: 2.0, 4: 7.0, 5: 1.5}, "reward/mean")
     assert exports(kept) == ["best", "last", "best", "last", "last"]
     assert (kept.best.step, kept.best.value) == (3, 2.0)
+
+
+def test_the_last_step_may_be_the_best_of_a_training_metric(tmp_path: Path) -> None:
+    kept = keeper(tmp_path, save_steps=4, best=Best("reward/mean"))
+    run(kept, {0: 9.0, 1: 1.0, 2: 8.0, 3: 2.0, 4: 7.0, 5: 2.5}, "reward/mean")
+    assert (kept.best.step, kept.best.value) == (5, 2.5)
+    assert exports(kept) == ["best", "last", "best", "last"]
 
 
 def test_a_run_stops_when_patience_is_over_and_saves_there(tmp_path: Path) -> None:
@@ -164,6 +196,27 @@ def test_resuming_loads_every_group_and_the_adapted_coefficient_alone(tmp_path: 
     assert exports(first, "critic") == []
 
 
+def test_a_method_without_an_adapted_coefficient_comes_back_as_it_is(tmp_path: Path) -> None:
+    first = keeper(tmp_path, last_step=1)
+    first.after(0, Unadapted(beta=9.0), {})
+    found = first.store.latest()
+    assert found is not None
+    assert keeper(tmp_path).resume(Unadapted(), found) == Unadapted(beta=1.0)
+
+
+def test_a_checkpoint_that_says_nothing_of_a_best_leaves_the_choice_to_this_run(
+    tmp_path: Path,
+) -> None:
+    first = keeper(tmp_path, last_step=1)
+    first.after(0, Adapting(), {})
+    found = first.store.latest()
+    assert found is not None
+    state = {name: value for name, value in found.state.items() if name != "best_so_far"}
+    second = keeper(tmp_path, best=Best("eval/x"))
+    second.resume(Adapting(), replace(found, state=state))
+    assert second.best == Best("eval/x")
+
+
 def test_a_value_network_is_exported_where_asked_for(tmp_path: Path) -> None:
     groups = {name: group(name) for name in ("policy", "critic")}
     kept = keeper(tmp_path, groups=groups, save_value_network=True, last_step=1)
@@ -171,14 +224,27 @@ def test_a_value_network_is_exported_where_asked_for(tmp_path: Path) -> None:
     assert exports(kept, "critic") == ["last_critic"]
 
 
-def test_other_constants_of_the_training_set_are_refused(tmp_path: Path) -> None:
-    first = keeper(tmp_path, constants={"reward_mean": 0.25}, last_step=1)
-    first.after(0, Adapting(), {})
-    found = first.store.latest()
-    assert found is not None
-    keeper(tmp_path, constants={"reward_mean": 0.25}).resume(Adapting(), found)
-    with pytest.raises(UserError, match=r"constants \{'reward_mean': 0.25\}.*has \{'reward_mean'"):
-        keeper(tmp_path, constants={"reward_mean": 0.5}).resume(Adapting(), found)
+def test_a_run_without_a_critic_exports_none_though_asked(tmp_path: Path) -> None:
+    kept = keeper(tmp_path, save_value_network=True, last_step=1)
+    kept.after(0, Adapting(), {})
+    assert exports(kept) == ["last"]
+
+
+@pytest.mark.parametrize("other", [{"reward_mean": 0.5}, {}])
+def test_other_constants_of_the_training_set_are_refused(
+    tmp_path: Path, other: dict[str, float]
+) -> None:
+    """In both directions: also where one of the two runs has none."""
+    own = {"reward_mean": 0.25}
+    for name, saved, going_on in (("a", own, other), ("b", other, own)):
+        first = keeper(tmp_path / name, constants=saved, last_step=1)
+        first.after(0, Adapting(), {})
+        found = first.store.latest()
+        assert found is not None
+        keeper(tmp_path / name, constants=saved).resume(Adapting(), found)
+        said = re.escape(f"constants {saved} of its training set, this run has {going_on}")
+        with pytest.raises(UserError, match=said):
+            keeper(tmp_path / name, constants=going_on).resume(Adapting(), found)
 
 
 def test_an_export_is_completed_with_the_metrics_of_its_step(tmp_path: Path) -> None:
@@ -200,6 +266,13 @@ def test_a_metric_that_nobody_logs_is_named_at_once(tmp_path: Path) -> None:
     keeper(tmp_path, best=Best("policy/loss"), key_known=True).after(0, Adapting(), {})
 
 
+def test_a_metric_that_was_there_once_may_be_missing_later(tmp_path: Path) -> None:
+    kept = keeper(tmp_path, best=Best("policy/loss"))
+    kept.after(0, Adapting(), {"policy/loss": 1.0})
+    kept.after(1, Adapting(), {"a/b": 1.0})
+    assert kept.key_known
+
+
 def test_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
     """A best that does not exist yet is null, not -Infinity."""
     kept = keeper(tmp_path, last_step=1, best=Best("eval/x"))
@@ -214,6 +287,7 @@ def test_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
     [
         ("eval/nll_per_token", "auto", True),
         ("sft/loss", "auto", True),
+        ("eval/perplexity", "auto", True),
         ("eval/accuracy", "auto", False),
         ("loss/mean", "auto", False),
         ("glossary/closeness", "auto", False),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from local_group import BigramRank, FrozenReplica, bigram, bigram_logprobs, local
 
 from rto.cluster.scorer import ClusterScorer, RewardSources, TextReward
+from rto.data.rated import with_unrelated_responses
 from rto.errors import RewardProtocolError
 from rto.types import Prompt, Role, Rollout, collate
 
@@ -86,3 +89,107 @@ def test_stored_rows_without_roles_pass_through() -> None:
     scored = ClusterScorer().score(tokens, ROLLOUTS, frozenset())
     assert dict(scored.scores) == {}
     assert torch.equal(scored.tokens.response_ids, tokens.response_ids)
+
+
+ROWS = 9
+BATCH = [
+    replace(
+        rollout(i, f"r{i}", finished=False),
+        token_ids=tuple(range(1, 2 + i % 5)),
+        sampler_logprobs=(-0.5,) * (1 + i % 5),
+    )
+    for i in range(ROWS)
+]
+"""Of 1 to 5 tokens."""
+POLICY, REFERENCE, DPO = (bigram(seed) for seed in (1, 2, 3))
+ALL = frozenset({Role.POLICY, Role.CRITIC, Role.REFERENCE, Role.DPO, Role.REWARD, Role.SAMPLER})
+
+
+def scorer(actors: int = 1, **changes: Any) -> ClusterScorer:
+    tables = {Role.REFERENCE: REFERENCE, Role.DPO: DPO}
+    parts: dict[str, Any] = {
+        "policy": local("policy", *(BigramRank(POLICY) for _ in range(actors))),
+        "critic": local("critic", *(BigramRank(-POLICY) for _ in range(actors))),
+        "frozen": local("scorer", *(FrozenReplica(tables, (1.0, 10.0)) for _ in range(actors))),
+        "rewards": RewardSources(
+            normalise=[(4.0, 2.0), (-1.0, 0.5)],
+            texts=[("f", always(*range(ROWS)))],
+            weights=[1.0, 3.0, 100.0],
+            model_names=["a", "b"],
+            ends=ENDS,
+        ),
+    }
+    return ClusterScorer(**{**parts, **changes})
+
+
+@pytest.mark.parametrize("actors", [1, 2, 4])
+def test_scores_are_those_of_each_row_alone_whatever_the_actors(actors: int) -> None:
+    """A row of token ids 1 to n has the sum n (n + 1) / 2: the models say that and ten times that.
+    Less 4 over 2, and plus 1 over a half; weighted 1 and 3, and 100 times the function's number."""
+    tokens = collate(BATCH, pad_token_id=0)
+    made = scorer(actors)
+    scored = made.score(tokens, BATCH, ALL)
+    assert scored.scores.keys() == ALL
+    for i, each in enumerate(BATCH):
+        n = len(each.token_ids)
+        alone = collate([each], pad_token_id=0)
+        for role, table in (
+            (Role.POLICY, POLICY),
+            (Role.CRITIC, -POLICY),
+            (Role.REFERENCE, REFERENCE),
+            (Role.DPO, DPO),
+        ):
+            assert torch.equal(scored[role][i, :n], bigram_logprobs(table, alone)[0])
+            assert not scored[role][i, n:].any()
+        total = n * (n + 1) / 2
+        expected = (total - 4) / 2 + 3 * (10 * total + 1) / 0.5 + 100 * i
+        assert float(scored[Role.REWARD][i]) == pytest.approx(expected)
+    assert torch.equal(scored[Role.SAMPLER], tokens.sampler_logprobs)
+    for group in (made.policy, made.critic, made.frozen):
+        assert group is not None
+        replicas: list[Any] = [*group.actors]
+        seen = [batch for replica in replicas for batch in replica.seen]
+        assert sum(len(batch) for batch in seen) == ROWS
+        assert all(batch.response_mask.any(0).all() for batch in seen), "each is trimmed"
+
+
+def test_every_rank_gets_a_row_where_there_are_fewer_rows_than_ranks() -> None:
+    """Ranks of a sharded model forward together: the third repeats row 0, which changes nothing."""
+    tokens = collate(BATCH[:2], pad_token_id=0)
+    made = scorer(3)
+    scored = made.score(tokens, BATCH[:2], frozenset({Role.POLICY}))
+    assert torch.equal(scored[Role.POLICY], bigram_logprobs(POLICY, tokens))
+    assert made.policy is not None
+    assert [len(actor.seen[0]) for actor in made.policy.actors] == [1, 1, 1]
+
+
+def test_only_what_is_asked_for_is_scored() -> None:
+    made = scorer()
+    tokens = collate(BATCH, pad_token_id=0)
+    assert made.score(tokens, BATCH, frozenset({Role.POLICY})).scores.keys() == {Role.POLICY}
+    for group, calls in ((made.policy, 1), (made.critic, 0), (made.frozen, 0)):
+        assert group is not None
+        assert len(group.actors[0].seen) == calls
+
+
+def test_without_reward_models_the_frozen_policies_are_scored_all_the_same() -> None:
+    sources = RewardSources(texts=[("f", always(*range(ROWS)))], weights=[2.0], ends=ENDS)
+    made = scorer(rewards=sources)
+    tokens = collate(BATCH, pad_token_id=0)
+    scored = made.score(tokens, BATCH, frozenset({Role.REFERENCE, Role.REWARD}))
+    assert scored[Role.REWARD].tolist() == [2.0 * i for i in range(ROWS)]
+    assert torch.equal(scored[Role.REFERENCE], bigram_logprobs(REFERENCE, tokens))
+    only = made.score(tokens, BATCH, REWARD)
+    assert only.scores.keys() == REWARD
+    assert made.frozen is not None
+    assert len(made.frozen.actors[0].seen) == 1
+
+
+def test_an_unrelated_response_is_scored_by_how_much_the_policy_prefers_it() -> None:
+    """log pi - log pi_ref, summed over the response to the next prompt."""
+    tokens = collate(BATCH, pad_token_id=0)
+    scored = scorer(2).score(tokens, BATCH, frozenset({Role.UNRELATED}))
+    shuffled = with_unrelated_responses(tokens)
+    ratio = bigram_logprobs(POLICY, shuffled) - bigram_logprobs(REFERENCE, shuffled)
+    torch.testing.assert_close(scored[Role.UNRELATED], ratio.sum(-1))
+    assert not torch.equal(shuffled.response_ids, tokens.response_ids)

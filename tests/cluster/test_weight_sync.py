@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 import torch
+from local_group import BigramEngine, BigramRank, bigram, local
+from torch import Tensor
 
-from rto.cluster.weight_sync import Probe, check_receipt, make_probe
+from rto.cluster.weight_sync import ClusterWeightSync, Probe, check_receipt, make_probe
 from rto.errors import ProofError
 from rto.rollout.digest import WeightReceipt
 
@@ -77,3 +82,109 @@ def test_the_first_difference_by_name_is_the_one_named() -> None:
     received = {"a.weight": "0", "b.weight": "0"}
     with pytest.raises(ProofError, match="'a.weight' differs"):
         check_receipt(SENT, WeightReceipt(received, ()), engine=0)
+
+
+PUSH = [
+    ("wake", "weights"), ("load_weights",), ("wake", "kv_cache"), ("receipt",),
+    ("response_logprobs",),
+]  # fmt: skip
+
+
+def syncing(*engines: BigramEngine, **changes: Any) -> ClusterWeightSync:
+    """A trainer of two ranks and engines that begin with other weights."""
+    settings: dict[str, Any] = {
+        "policy": local("policy", BigramRank(bigram(seed=1)), BigramRank(bigram(seed=1))),
+        "engines": local("engine", *engines),
+        "probe": make_probe([[1, 2, 3, 4], [5, 0]], tolerance=0.05),
+        "door": "object_store",
+    }
+    return ClusterWeightSync(**{**settings, **changes})
+
+
+class Mangling(BigramEngine):
+    """Receives other bytes than were sent."""
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        super().load_weights({"table": weights["table"] + 1.0})
+
+
+class Ignoring(BigramEngine):
+    """Receives the weights and goes on computing with its own."""
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        own = self.table
+        super().load_weights(weights)
+        self.table = own
+
+
+def test_an_accepted_version_is_the_last_of_a_push_and_counts_up() -> None:
+    engines = [BigramEngine(bigram()) for _ in range(2)]
+    sync = syncing(*engines)
+    assert [sync.push(), sync.push(), sync.version] == [0, 1, 1]
+    for engine in engines:
+        assert engine.notes == [*PUSH, ("accept", 0), *PUSH, ("accept", 1)]
+        assert torch.equal(engine.table, bigram(seed=1))
+    assert sync.figures == {"sync/probe_mean_abs_diff": 0.0, "sync/probe_max_abs_diff": 0.0}
+    assert sync.policy.actors[0].temperatures == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (Mangling, "engine 1 received other weights: 'table' differs"),
+        (Ignoring, "engine 1 computes other log-probs than the trainer"),
+    ],
+)
+def test_one_engine_that_is_not_proven_keeps_all_from_the_new_version(
+    broken: type[BigramEngine], said: str
+) -> None:
+    engines = [BigramEngine(bigram()), broken(bigram())]
+    sync = syncing(*engines)
+    with pytest.raises(ProofError, match=said):
+        sync.push()
+    assert sync.version == -1
+    assert not any(name == "accept" for engine in engines for name, *_ in engine.notes)
+
+
+def test_the_tolerance_of_the_probe_bounds_its_mean_gap() -> None:
+    """The probe has the responses 3 4 and 0; an engine that is off by 0.09 on one of them is off by
+    0.03 on average."""
+
+    class Off(BigramEngine):
+        def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+            super().load_weights(weights)
+            self.table = self.table.clone()
+            self.table[3, 4] -= 0.09
+
+    for tolerance, passes in ((0.031, True), (0.029, False)):
+        probe = make_probe([[1, 2, 3, 4], [5, 0]], tolerance=tolerance)
+        sync = syncing(Off(bigram()), probe=probe)
+        if passes:
+            assert sync.push() == 0
+            assert list(sync.figures.values()) == pytest.approx([0.03, 0.09], abs=1e-6)
+        else:
+            with pytest.raises(ProofError, match=r"0.03, largest 0.09, tolerance 0.029"):
+                sync.push()
+
+
+def test_the_other_doors_send_from_every_rank() -> None:
+    """The engines' weights come around the driver: here from the rank's own hands."""
+    engine = BigramEngine(bigram())
+
+    class Sending(BigramRank):
+        def send_weights(self) -> None:
+            sent.append(self)
+            engine.load_weights(self.export_weights())
+
+    sent: list[Sending] = []
+    ranks = [Sending(bigram(seed=1)) for _ in range(2)]
+    sync = syncing(engine, policy=local("policy", *ranks), door="nccl")
+    assert sync.push() == 0
+    assert sent == ranks
+
+
+def test_log_probs_that_are_no_numbers_prove_nothing() -> None:
+    broken = torch.full_like(bigram(), torch.nan)
+    sync = syncing(BigramEngine(bigram()), policy=local("policy", BigramRank(broken)))
+    with pytest.raises(ProofError, match="computes other log-probs"):
+        sync.push()

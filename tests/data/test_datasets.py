@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,27 @@ def test_the_held_out_prompts_are_drawn_by_the_seed() -> None:
     assert prompts[:5] not in drawn
     assert prompts[-5:] not in drawn
     assert {prompt for each in drawn for prompt in each} == set(prompts)
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.13, 3), (0.12, 2)])
+def test_the_share_of_the_prompts_is_rounded_to_the_nearest(ratio: float, count: int) -> None:
+    """Of 20 prompts, 2.6 and 2.4."""
+    assert len(held_out_prompts(0, ratio=ratio)) == count
+
+
+def test_a_prompt_goes_with_all_its_rows_wherever_they_stand() -> None:
+    """20 prompts in three rounds, so no prompt's rows are neighbours: of the groups, none is lost
+    or doubled, and both sides keep the order of the file."""
+    rounds = [(pair[0], replace(pair[1], finished=False)) for pair in pairs(20)]
+    groups = stored([*pairs(20), *rounds, *pairs(20)])
+    train, held_out = split_by_prompt(groups, ratio=0.25, seed=5)
+    sides = [[group[0].prompt_ids for group in side] for side in (train, held_out)]
+    assert not set(sides[0]) & set(sides[1])
+    assert [len(side) for side in sides] == [45, 15]
+    assert all(Counter(side) == dict.fromkeys(side, 3) for side in sides)
+    for side in (train, held_out):
+        assert side.numbers.tolist() == sorted(side.numbers.tolist())
+    assert sorted([*train.numbers, *held_out.numbers]) == list(range(60))
 
 
 def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +51,48 @@ def test_values_and_gradients_equal_the_definition(chunk_size: int, temperature:
         grads.append((hidden.grad, head.weight.grad))
     torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_own_backward_pass_equals_autograd_of_the_definition_in_fp64(
+    with_entropy: bool, sign: float
+):
+    """With weights of both signs, as advantages have them, and with all of one sign."""
+    rng = torch.Generator().manual_seed(3)
+    weights = torch.randn(N, generator=rng).double()
+    assert (weights < 0).any()
+    assert (weights > 0).any()
+    for weight in (sign * weights, sign * weights.abs()):
+        hidden, head, ids = make()
+        logprobs, entropy, _ = chunked_logprobs(hidden, head, ids, with_entropy=with_entropy)
+        total = (weight * logprobs).sum()
+        if entropy is not None:
+            total = total - (2 * weight * entropy).sum()
+        total.backward()
+        exact = hidden.detach().double().requires_grad_()
+        matrix = head.weight.detach().double().requires_grad_()
+        all_logprobs = (exact @ matrix.T).log_softmax(-1)
+        picked = torch.stack([all_logprobs[i, token] for i, token in enumerate(ids.tolist())])
+        expected = (weight * picked).sum()
+        if with_entropy:
+            expected = expected + (2 * weight * (all_logprobs.exp() * all_logprobs).sum(-1)).sum()
+        expected.backward()
+        for got, wanted in ((hidden.grad, exact.grad), (head.weight.grad, matrix.grad)):
+            assert got is not None
+            assert wanted is not None
+            torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_one_log_prob_by_hand():
+    """Logits 0, ln 2, ln 5: probabilities 1/8, 2/8, 5/8. The slope of log p_1 is 1 - 2/8 in its own
+    logit and minus the probability in the others; times the weight of -4: 1/2, -3, 5/2."""
+    logits = torch.tensor([[0.0, math.log(2), math.log(5)]], requires_grad=True)
+    logprobs = chunked_logprobs(logits, nn.Identity(), torch.tensor([1])).logprobs
+    assert logprobs.item() == pytest.approx(math.log(2 / 8))
+    (-4 * logprobs).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == pytest.approx([0.5, -3.0, 2.5])
 
 
 @pytest.mark.parametrize("result", [0, 1], ids=["log-probs", "entropy"])

@@ -32,6 +32,13 @@ def test_whiten_without_scale_only_centres():
     assert whiten(X, MASK, scale=False)[MASK].tolist() == [-2, -1, 3]
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1e-2, 1.0), (1e-5, 0.1)])
+def test_whiten_scales_by_the_deviation_down_to_1e_4(size: float, expected: float):
+    """Of -size and size the deviation is size; below the square root of 1e-8 it is bounded."""
+    white = whiten(torch.tensor([[-size, size]]), torch.ones(1, 2, dtype=torch.bool))
+    assert white[0].tolist() == pytest.approx([-expected, expected], rel=1e-4)
+
+
 def test_whiten_of_a_constant_stays_finite():
     assert torch.equal(whiten(torch.ones(2, 3), MASK), torch.zeros(2, 3))
 

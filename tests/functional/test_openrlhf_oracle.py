@@ -7,13 +7,18 @@ source files one by one instead of being imported.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
+import itertools
 import typing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from token_rows import token_batch
 from torch import Tensor, nn
 
 from rto.functional import losses
@@ -22,7 +27,9 @@ from rto.functional.kl import adaptive_kl_coef, kl_penalty
 from rto.functional.masked import whiten
 from rto.functional.preference import dpo_loss, ipo_loss
 from rto.functional.rewards import regularized_rewards, sentence_reward
-from rto.types import LossNorm
+from rto.methods.critic_free import CriticFree
+from rto.methods.ppo import PPO
+from rto.types import LossNorm, Role, ScoredBatch
 
 spec = importlib.util.find_spec("openrlhf")
 if spec is None or spec.origin is None:
@@ -47,6 +54,8 @@ def definitions(file: str, *names: str) -> dict[str, Any]:
         "nn": nn,
         "F": nn.functional,
         "KL_IS_WEIGHT_CLIP": 10.0,
+        "itertools": itertools,
+        "Experience": Any,
     }
     exec(compile(ast.Module(wanted, type_ignores=[]), file, "exec"), scope)
     return scope
@@ -196,6 +205,75 @@ def test_gae(gamma: float, lambd: float):
     theirs = maker["get_advantages_and_returns"](None, values, rewards, MASK, gamma, lambd)
     ours = gae(values=values, rewards=rewards, mask=MASK, gamma=gamma, lambd=lambd)
     torch.testing.assert_close(ours, theirs)
+
+
+ESTIMATORS = {
+    "gae": PPO(kl_coef=0.1, lambd=0.9),
+    "reinforce": CriticFree(name="reinforce_pp", kl_coef=0.1),
+    "reinforce_baseline": CriticFree(name="reinforce_baseline", kl_coef=0.1),
+    "rloo": CriticFree(name="rloo", kl_coef=0.1),
+    "dr_grpo": CriticFree(name="dr_grpo", kl_coef=0.1),
+}
+
+
+@pytest.mark.parametrize("no_std_norm", [False, True])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_advantages_are_whitened_over_all_micro_batches(estimator: str, no_std_norm: bool):
+    """Theirs come as experiences of two rows each, the second one shorter by its padding. Ours are
+    made of the whole rollout before it is divided among micro-batches and ranks."""
+    logprobs, reference, values = rows(3)
+    reward = torch.tensor([1.0, -0.5, 3.0, 2.0])
+    scores = {
+        Role.POLICY: logprobs,
+        Role.REFERENCE: reference,
+        Role.CRITIC: values,
+        Role.REWARD: reward,
+    }
+    tokens = token_batch([[1]] * B, [[3] * int(n) for n in MASK.sum(-1)], groups=[0, 0, 1, 1])
+    method = replace(ESTIMATORS[estimator], no_std_norm=no_std_norm)
+    ours, _ = method.targets(ScoredBatch(tokens, scores))
+    experiences = [
+        SimpleNamespace(
+            index=list(part),
+            rewards=reward[part],
+            action_mask=MASK[part, :width],
+            kl=(logprobs - reference)[part, :width].masked_fill(~MASK[part, :width], 0),
+            values=values[part, :width].masked_fill(~MASK[part, :width], 0),
+            info={},
+        )
+        for part, width in ((range(2), 6), (range(2, 4), 4))
+    ]
+    theirs = _advantages_of_openrlhf(experiences, estimator, no_std_norm=no_std_norm, lambd=0.9)
+    for part, found in zip((range(2), range(2, 4)), theirs, strict=True):
+        mask = found.action_mask
+        got = ours.advantages[part, : mask.shape[1]]
+        torch.testing.assert_close(got[mask], found.advantages[mask])
+
+
+def _advantages_of_openrlhf(
+    experiences: list[SimpleNamespace], estimator: str, *, no_std_norm: bool, lambd: float
+) -> list[SimpleNamespace]:
+    makers = ("get_advantages_and_returns", "get_cumulative_returns")
+    scope = definitions(
+        "trainer/ppo_utils/experience_maker.py", "compute_advantages_and_returns", *makers
+    )
+    scope.update(definitions("models/utils.py", "compute_reward"))
+    scope["apply_length_penalties"] = lambda experiences, args: None
+    advantage = SimpleNamespace(
+        estimator=estimator, gamma=1.0, lambd=lambd, no_std_norm=no_std_norm
+    )
+    args = SimpleNamespace(
+        rollout=SimpleNamespace(n_samples_per_prompt=2),
+        algo=SimpleNamespace(advantage=advantage),
+        reward=SimpleNamespace(clip_range=(-10.0, 10.0)),
+    )
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(args=args),
+        kl_ctl=SimpleNamespace(value=0.1),
+        advantage_estimator=estimator,
+        **{name: functools.partial(scope[name], None) for name in makers},
+    )
+    return scope["compute_advantages_and_returns"](trainer, experiences)
 
 
 def test_whitening_of_one_row():

@@ -81,6 +81,53 @@ def test_targets_against_a_loop(scored):
     assert metrics["return/mean"] == pytest.approx(sum(totals) / 6, abs=1e-5)
 
 
+def test_without_std_norm_advantages_are_only_centred(scored):
+    """The metrics tell of the advantages before that: the deviation is what whitening takes out."""
+    batch = scored()
+    mask = batch.tokens.response_mask
+    scaled, metrics = PPO().targets(batch)
+    centred, _ = PPO(no_std_norm=True).targets(batch)
+    assert metrics["advantage/std"] > 1.5
+    expected = scaled.advantages[mask] * metrics["advantage/std"]
+    torch.testing.assert_close(centred.advantages[mask], expected)
+    torch.testing.assert_close(centred.advantages[mask].mean(), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "of"),
+    [
+        ("k1", lambda d: d),
+        ("k2", lambda d: d * d / 2),
+        ("k3", lambda d: math.exp(-d) - 1 + d),
+    ],
+)
+def test_the_reward_pays_for_the_kl_by_the_methods_own_estimator(scored, estimator, of):
+    """So do the metrics, from which the coefficient is adapted."""
+    batch = scored()
+    method = PPO(kl_coef=0.3, kl_estimator=estimator)
+    rewards, _ = method.token_rewards(batch)
+    free, _ = PPO(kl_coef=0.0).token_rewards(batch)
+    d = (batch[Role.POLICY] - batch[Role.REFERENCE])[batch.tokens.response_mask].tolist()
+    paid = (free - rewards)[batch.tokens.response_mask]
+    assert paid.tolist() == pytest.approx([0.3 * min(of(x), 10) for x in d], abs=1e-5)
+    observed = method.targets(batch)[1]["kl/mean"]
+    assert observed == pytest.approx(sum(min(of(x), 10) for x in d) / TOKENS, rel=1e-5)
+
+
+def test_the_value_loss_is_reduced_as_the_policys(scored):
+    """Unclipped, 0.5 (value - return)^2: averaged over tokens, or over tokens and then rows."""
+    batch = scored()
+    mask = batch.tokens.response_mask
+    targets, _ = PPO().targets(batch)
+    values = batch[Role.CRITIC] + 1.0
+    error = (0.5 * (values - targets.returns).square()).masked_fill(~mask, 0)
+    by_row = error.sum(-1) / mask.sum(-1)
+    token, sequence = PPO(value_clip=None), PPO(value_clip=None, loss_reduction="sequence")
+    for method, expected in ((token, error.sum() / TOKENS), (sequence, by_row.mean())):
+        torch.testing.assert_close(method.value_loss(values, targets, NORM).loss, expected)
+    assert not torch.allclose(error.sum() / TOKENS, by_row.mean())
+
+
 def test_metrics_by_hand(scored):
     batch = scored()
     _, metrics = PPO().targets(batch)
@@ -192,7 +239,7 @@ def test_shards_of_whole_groups_sum_to_the_batch(scored, reduction):
 
 
 def test_adapt_moves_the_coefficient_towards_the_target():
-    metrics = {"kl/mean": 6.6, "response/num": 256.0}
+    metrics = {"kl/mean": 6.6, "kl/sequence": 99.0, "response/num": 256.0, "response/trained": 1.0}
     adaptive = PPO(kl_coef=0.2, kl_target=6.0, kl_horizon=2560)
     assert adaptive.adapt(metrics) == dataclasses.replace(
         adaptive, kl_coef=pytest.approx(0.2 * 1.01)

@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
+from token_rows import token_batch
 
 from rto.config import RunConfig
 from rto.methods.ppo import PPO
 from rto.methods.rto import RTO
 from rto.protocols import CriticMethod
-from rto.types import LossNorm, PolicyOutput, Role
+from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
 
 NORM = LossNorm(tokens=25, sequences=6, groups=3)
 VARIANTS = ["token", "semi", "delayed", "shaping"]
@@ -68,6 +69,48 @@ def reward_parts(method: RTO, batch) -> tuple[torch.Tensor, torch.Tensor]:
     rewards, _ = method.token_rewards(batch)
     ppo, _ = PPO().token_rewards(batch)
     return rewards.sum(-1), (rewards - ppo).abs() > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        # 0.08 - 0.1; -0.05 + 0.2; 0.02 - 0.05 + 6
+        ("token", [-0.02, 0.15, 5.97]),
+        # The second token ends a segment: 0.08 - 0.05 there, 0.02 at the end.
+        ("semi", [-0.10, 0.23, 5.97]),
+        # All 0.05 at the end.
+        ("delayed", [-0.10, 0.20, 6.00]),
+        # As "token", less the 0.05 at the end.
+        ("shaping", [-0.02, 0.15, 5.92]),
+    ],
+)
+def test_the_total_reward_by_hand(variant, expected: list[float]):
+    """r = beta_1 log(pi_dpo / pi_ref) - beta_2 log(pi / pi_ref) + beta_3 reward at the last token.
+
+    log(pi_dpo / pi_ref) is 1, -0.5, 0.2: times 0.1 and within +-0.08 it pays 0.08, -0.05, 0.02.
+    log(pi / pi_ref) is 0.2, -0.4, 0.1: times 0.5 it costs 0.1, -0.2, 0.05. The reward of 3 counts
+    twice. A second response of one token is paid 0.1 * -0.3 - 0.5 * 0.6 + 2 * -1 = -2.33.
+    """
+    tokens = token_batch([[7], [7]], [[4, 3, 2], [2]])
+    reference = torch.tensor([[-2.0, -1.0, -1.5], [-1.0, math.nan, math.nan]])
+    scores = {
+        Role.REFERENCE: reference,
+        Role.POLICY: reference + torch.tensor([[0.2, -0.4, 0.1], [0.6, 0.0, 0.0]]),
+        Role.DPO: reference + torch.tensor([[1.0, -0.5, 0.2], [-0.3, 0.0, 0.0]]),
+        Role.REWARD: torch.tensor([3.0, -1.0]),
+    }
+    method = RTO(
+        kl_coef=0.5,
+        reward_coef=2.0,
+        dpo_reward_scale=0.1,
+        dpo_reward_clip=0.08,
+        dpo_reward_variant=variant,
+        segment_end_ids=(3,),
+    )
+    rewards, _ = method.token_rewards(ScoredBatch(tokens, scores))
+    alone = -2.30 if variant == "shaping" else -2.33
+    assert rewards[0].tolist() == pytest.approx(expected, abs=1e-5)
+    assert rewards[1].tolist() == pytest.approx([alone, 0, 0], abs=1e-5)
 
 
 def test_sums_of_the_variants(scored):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from rpo_ext import builders
 from rpo_ext.functional.reward_aware import (
     best,
     concordance,
@@ -21,6 +24,8 @@ from rpo_ext.functional.reward_aware import (
     target_entropy,
 )
 from rpo_ext.methods.reward_aware import RewardAware
+from rto.config import RunConfig
+from rto.sections_methods import RewardAware as Section
 from rto.types import LossNorm, PolicyOutput, Role
 
 Measure = Callable[..., Tensor]
@@ -300,3 +305,33 @@ def test_overfitting_a_table_reaches_the_optimum(tabular, fit, distance) -> None
     metrics = method.loss(output, targets, LossNorm(16, 16, 4)).metrics
     assert float(metrics["reward_aware/loss"]) < 1e-4
     assert float(metrics["reward_aware/top1_agreement"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("length_normalise", [False, True])
+@pytest.mark.parametrize("distance", MEASURES)
+def test_the_log_ratio_of_a_response_may_be_taken_per_token(
+    rated, distance, length_normalise: bool
+) -> None:
+    """beta times the log-ratio, summed or averaged over a response's own tokens, against eta r."""
+    batch = rated()
+    method = RewardAware(beta=0.7, eta=0.4, distance=distance, length_normalise=length_normalise)
+    targets, _ = method.targets(batch)
+    got = method.loss(PolicyOutput(batch[Role.POLICY]), targets, NORM).loss
+    ratio = batch[Role.POLICY] - batch[Role.REFERENCE]
+    implicit: list[float] = []
+    for row, length in enumerate(batch.tokens.response_mask.sum(-1).tolist()):
+        summed = sum(ratio[row, :length].tolist())
+        implicit.append(0.7 * (summed / length if length_normalise else summed))
+    explicit = [0.4 * r for r in batch[Role.REWARD].tolist()]
+    groups = (slice(0, 3), slice(3, 5), slice(5, 7))
+    expected = sum(naive(distance, implicit[rows], explicit[rows]) for rows in groups) / 3
+    assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_settings_of_the_section_are_the_methods() -> None:
+    section = Section(beta=0.3, eta=0.6, distance="sqloo", length_normalise=True, sft_weight=0.2)
+    algo = replace(RunConfig().algo, reward_aware=section)
+    built = builders.reward_aware(replace(RunConfig(), algo=algo), cast(Any, None))
+    assert built == RewardAware(
+        beta=0.3, eta=0.6, distance="sqloo", length_normalise=True, sft_weight=0.2
+    )

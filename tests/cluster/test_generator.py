@@ -1,0 +1,69 @@
+"""A rollout over several engines is the rollout of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from local_group import EOS, BigramEngine, bigram, local
+
+from rto.cluster.generator import EngineGenerator
+from rto.rollout.requests import SampleRequest, Sampling
+from rto.rollout.seeds import request_seed
+from rto.types import Prompt
+
+SAMPLING = Sampling(6, stop_token_ids=(EOS,))
+PROMPTS = [Prompt(id=10 + i, token_ids=(0,) * (3 * i % 5) + (i % 5,), text="") for i in range(5)]
+
+
+def generator(engines: int = 1, *, sleep: bool = False) -> EngineGenerator:
+    actors = [BigramEngine(bigram()) for _ in range(engines)]
+    return EngineGenerator(
+        local("engine", *actors), SAMPLING, samples_per_prompt=3, run_seed=4, sleep_after=sleep
+    )
+
+
+def test_every_prompt_gets_its_samples_in_order_each_drawn_with_its_own_seed() -> None:
+    rollouts = generator().generate(PROMPTS, 7)
+    assert [(r.prompt, r.sample_index) for r in rollouts] == [
+        (prompt, k) for prompt in PROMPTS for k in range(3)
+    ]
+    alone = BigramEngine(bigram())
+    for rollout in rollouts:
+        seed = request_seed(4, 7, rollout.prompt.id, rollout.sample_index)
+        assert (rollout.seed, rollout.policy_version) == (seed, 7)
+        (sample,) = alone.generate([SampleRequest(rollout.prompt.token_ids, seed)], SAMPLING, 7)
+        assert (rollout.token_ids, rollout.sampler_logprobs) == (sample.token_ids, sample.logprobs)
+        assert (rollout.text, rollout.finished) == (sample.text, sample.finished)
+    assert {r.finished for r in rollouts} == {True, False}
+
+
+@pytest.mark.parametrize("engines", [2, 4])
+def test_which_engine_draws_a_sample_changes_nothing(engines: int) -> None:
+    several = generator(engines)
+    assert several.generate(PROMPTS, 7) == generator().generate(PROMPTS, 7)
+    actors: list[Any] = [*several.engines.actors]
+    drawn = [engine.notes[0] for engine in actors]
+    assert sum(count for _, count, _ in drawn) == 15
+    assert all(count > 0 and version == 7 for _, count, version in drawn)
+
+
+def test_run_version_prompt_and_sample_each_give_another_seed() -> None:
+    plain = generator()
+    seeds = [r.seed for r in plain.generate(PROMPTS, 7)]
+    assert len(set(seeds)) == 15
+    others = [
+        *(r.seed for r in plain.generate(PROMPTS, 8)),
+        *(r.seed for r in replace(plain, run_seed=5).generate(PROMPTS, 7)),
+    ]
+    assert not set(seeds) & set(others)
+
+
+@pytest.mark.parametrize("sleep", [False, True])
+def test_engines_sleep_after_a_rollout_where_they_share_their_gpus(sleep: bool) -> None:
+    made = generator(2, sleep=sleep)
+    made.generate(PROMPTS, 0)
+    actors: list[Any] = [*made.engines.actors]
+    for engine in actors:
+        assert [name for name, *_ in engine.notes] == ["generate", *["sleep"] * sleep]

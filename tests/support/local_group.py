@@ -1,0 +1,164 @@
+"""Actor groups whose actors are plain objects of this process, and a model small enough to be one.
+
+A call is made at once and in rank order; what the caller does with the answers is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rto.cluster.groups import ActorGroup, Pending
+from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.types import Role, TokenBatch
+
+VOCAB = 6
+EOS = 5
+
+
+@dataclass(frozen=True)
+class Answered(Pending):
+    """``refs`` are the results."""
+
+    def get(self, timeout: float | None = None) -> list[Any]:
+        return list(self.refs)
+
+
+@dataclass(frozen=True)
+class LocalGroup(ActorGroup):
+    def start(self, method: str, *args: Any, **kwargs: Any) -> Pending:
+        refs = [getattr(actor, method)(*args, **kwargs) for actor in self.actors]
+        return Answered(self, method, refs)
+
+    def start_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> Pending:
+        pairs = zip(self.actors, arguments, strict=True)
+        return Answered(self, method, [getattr(actor, method)(*args) for actor, args in pairs])
+
+
+def local(name: str, *actors: Any) -> LocalGroup:
+    return LocalGroup(name, actors, timeout=1.0)
+
+
+def bigram(seed: int = 0) -> Tensor:
+    """Log-probs [V, V] of a token after the one before it."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(VOCAB, VOCAB, generator=rng).log_softmax(-1)
+
+
+def bigram_logprobs(table: Tensor, tokens: TokenBatch) -> Tensor:
+    """[B, T], 0 in the padding."""
+    before = torch.cat([tokens.prompt_ids[:, -1:], tokens.response_ids[:, :-1]], dim=1)
+    return table[before, tokens.response_ids].masked_fill(~tokens.response_mask, 0)
+
+
+@dataclass
+class BigramRank:
+    """One rank of a policy that holds a table. Notes what it was asked to score."""
+
+    table: Tensor
+    seen: list[TokenBatch] = field(default_factory=list)
+    temperatures: list[float | None] = field(default_factory=list)
+
+    def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
+        self.seen.append(tokens)
+        self.temperatures.append(temperature)
+        return bigram_logprobs(self.table, tokens)
+
+    def export_weights(self) -> Mapping[str, Tensor]:
+        return {"table": self.table}
+
+    def sent_digests(self) -> TensorDigests:
+        return _digests({"table": self.table})
+
+    def send_weights(self) -> None:
+        raise AssertionError("the other door")
+
+
+@dataclass
+class BigramEngine:
+    """Samples from a table; notes its calls in ``notes``."""
+
+    table: Tensor
+    notes: list[tuple[Any, ...]] = field(default_factory=list)
+    received: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
+    ) -> list[Sample]:
+        self.notes.append(("generate", len(requests), policy_version))
+        return [self._sample(request, sampling) for request in requests]
+
+    def _sample(self, request: SampleRequest, sampling: Sampling) -> Sample:
+        rng = torch.Generator().manual_seed(request.seed)
+        ids: list[int] = []
+        logprobs: list[float] = []
+        last = request.prompt_token_ids[-1]
+        while len(ids) < sampling.max_new_tokens and last not in sampling.stop_token_ids:
+            row = self.table[last]
+            last = int(torch.multinomial(row.exp(), 1, generator=rng))
+            ids.append(last)
+            logprobs.append(float(row[last]))
+        text = " ".join(map(str, ids))
+        return Sample(tuple(ids), tuple(logprobs), text, last in sampling.stop_token_ids)
+
+    def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
+        self.notes.append(("response_logprobs",))
+        return [
+            [float(self.table[a, b]) for a, b in zip([prompt[-1], *ids], ids, strict=False)]
+            for prompt, ids in pairs
+        ]
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self.notes.append(("load_weights",))
+        self.received = weights
+        self.table = weights["table"]
+
+    def receipt(self) -> WeightReceipt:
+        self.notes.append(("receipt",))
+        return WeightReceipt(_digests(self.received), ())
+
+    def accept(self, version: int) -> None:
+        self.notes.append(("accept", version))
+
+    def sleep(self) -> None:
+        self.notes.append(("sleep",))
+
+    def wake(self, tag: str) -> None:
+        self.notes.append(("wake", tag))
+
+
+@dataclass
+class FrozenReplica:
+    """Frozen bigram policies by role, and reward models: the sum of the response's token ids times
+    a factor each."""
+
+    tables: Mapping[Role, Tensor] = field(default_factory=dict)
+    factors: Sequence[float] = (1.0,)
+    seen: list[TokenBatch] = field(default_factory=list)
+
+    def score(
+        self, tokens: TokenBatch, roles: frozenset[Role]
+    ) -> tuple[dict[Role, Tensor], Tensor]:
+        self.seen.append(tokens)
+        logprobs = {
+            role: bigram_logprobs(self.tables[role], tokens) for role in roles - {Role.REWARD}
+        }
+        if Role.REWARD not in roles:
+            return logprobs, torch.empty(0, len(tokens))
+        raw = self.reward(tokens)
+        return logprobs, torch.stack([factor * raw for factor in self.factors])
+
+    def reward(self, tokens: TokenBatch) -> Tensor:
+        return tokens.response_ids.masked_fill(~tokens.response_mask, 0).sum(-1).float()
+
+
+def _digests(weights: Mapping[str, Tensor]) -> TensorDigests:
+    recorder = DigestRecorder()
+    for _ in recorder.tee(weights.items()):
+        pass
+    return recorder.digests
