@@ -119,7 +119,8 @@ def write_json(
 
 
 def plot(path: Path, methods: Mapping[str, Sequence[Judged]], start: Judged) -> None:
-    """Reward against KL to the reference: a point per run, a large one per method."""
+    """Reward against KL to the reference: a point per run, a large one per method with the 95%
+    interval of its gain over the start."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -136,12 +137,17 @@ def plot(path: Path, methods: Mapping[str, Sequence[Judged]], start: Judged) -> 
         y = np.array([run.rewards.mean() for run in runs])
         colour, marker = colours(i % 10), MARKERS[i // 10 % len(MARKERS)]
         axes.scatter(x, y, color=colour, s=16, alpha=0.5, marker=marker)
+        low, high = level + np.array(summarise(runs, start).gain.ci95)
+        # The mean of equal rewards may lie an ulp outside of their interval.
+        bar = np.maximum([[y.mean() - low], [high - y.mean()]], 0)
+        axes.errorbar(x.mean(), y.mean(), yerr=bar, color=colour, capsize=4, linewidth=1.5)
         axes.scatter(x.mean(), y.mean(), color=colour, marker=marker, s=80, edgecolors="black")
         axes.annotate(name, (x.mean(), y.mean()), xytext=(6, 4), textcoords="offset points")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_xlabel("KL to the reference (nats per response)")
     axes.set_ylabel("reward")
-    axes.set_title("small: one run, large: mean of a method's runs", fontsize=9)
+    title = "small: one run, large: mean of a method's runs; bars: 95% interval of its gain"
+    axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -207,7 +207,7 @@ def where_to_look(folder: Path, *, tensorboard: bool) -> str:
     """Where the curves of a run are while it goes on."""
     path = shlex.quote(str(folder))
     board = f"tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}, "
-    return f"curves: {board if tensorboard else ''}rto report {path}"
+    return f"curves: {board if tensorboard else ''}rto report --watch {path}"
 
 
 def table(rows: Sequence[Mapping[str, object]], *, title: str = "") -> Table:

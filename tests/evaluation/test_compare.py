@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 
 from rto.evaluation.compare import (
     Judged,
@@ -130,6 +133,22 @@ def test_the_figures_as_json(row: Row, tmp_path: Path) -> None:
         "a - b": {"mean": 0.5, "ci95": [0.25, 1.0], "significant": True},
         "a - c": {"mean": 0.5, "ci95": [-0.25, 1.0], "significant": False},
     }
+
+
+def test_the_plot_shows_the_interval_of_each_gain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    plot(tmp_path / "compare.png", {"dpo": RUNS, "rpo": RUNS[:1]}, START)
+    bars = [
+        bar.lines[2][0].get_segments()[0][:, 1]
+        for bar in drawn[0].axes[0].containers
+        if isinstance(bar, ErrorbarContainer)
+    ]
+    level = START.rewards.mean()
+    want = [level + np.array(summarise(runs, START).gain.ci95) for runs in (RUNS, RUNS[:1])]
+    np.testing.assert_allclose(bars, want)
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

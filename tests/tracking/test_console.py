@@ -190,9 +190,9 @@ def test_a_terminal_shows_the_past_of_reward_and_loss() -> None:
 def test_where_the_curves_are_can_be_copied_to_a_shell() -> None:
     folder = Path("my runs") / "a"
     assert where_to_look(folder, tensorboard=True) == (
-        "curves: tensorboard --logdir 'my runs/a/tensorboard', rto report 'my runs/a'"
+        "curves: tensorboard --logdir 'my runs/a/tensorboard', rto report --watch 'my runs/a'"
     )
-    assert where_to_look(Path("runs/a"), tensorboard=False) == "curves: rto report runs/a"
+    assert where_to_look(Path("runs/a"), tensorboard=False) == "curves: rto report --watch runs/a"
 
 
 def test_a_terminal_shows_the_stage_and_the_figures() -> None:
