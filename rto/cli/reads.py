@@ -92,7 +92,7 @@ COMMANDS: dict[str, frozenset[str]] = {
 
 COMPARE = "compare"
 """Its flags are for several methods at once: each takes what it reads."""
-EVAL_ENGINE = ("vllm", "ref", "data.max_len", "rollout.max_tokens_per_gpu")
+EVAL_ENGINE = ("vllm", "ref", "rollout.max_tokens_per_gpu")
 """`rto eval` starts engines and scorers of a run."""
 
 PAIRS = frozenset({"dpo", "ipo", "ipo_sum", "rdpo", "simpo", "tdpo1", "tdpo2"})

@@ -10,6 +10,8 @@ from rto.cli.one_line_parser import OneLineParser, whole
 from rto.errors import UserError
 from rto.scoring.listen import PORTS, open_door
 
+MAX_BATCH = 64
+
 DESCRIPTION = """\
 Answer POST / and /get_reward {"query", "prompts", "labels"} with {"rewards"}; GET /health.
 Where the variable of --token_env is set, only requests with that bearer token are answered; a host
@@ -44,12 +46,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = _parser().parse_args(argv)
     if options.reward_model is None and options.func_path is None:
         raise UserError("serve-reward: nothing to serve: give --reward_model or --func_path")
-    if options.max_len is not None and options.reward_model is None:
-        raise UserError("serve-reward: --max_len is for --reward_model: a function reads any text")
-    if options.port not in PORTS:
-        raise UserError(f"serve-reward: --port {options.port}: must be 1 to {PORTS[-1]}")
-    if options.max_batch < 1:
-        raise UserError(f"serve-reward: --max_batch {options.max_batch}: must be 1 or more")
+    for name in ("max_len", "max_batch"):
+        if vars(options)[name] is not None and options.reward_model is None:
+            raise UserError(
+                f"serve-reward: --{name} is for --reward_model: a function reads all texts as "
+                "they come"
+            )
+    options.max_batch = options.max_batch or MAX_BATCH
     return options
 
 
@@ -64,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--reward_model", metavar="DIR", help="sequence-classification checkpoint")
     source.add_argument("--func_path", metavar="FILE", help="Python file with reward_func")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=5000, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=whole(1, PORTS[-1]), default=5000, help="port to listen on (%(default)s)"
+    )
     parser.add_argument(
         "--token_env",
         metavar="NAME",
@@ -72,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         help="environment variable that holds the bearer token (%(default)s)",
     )
     parser.add_argument(
-        "--max_batch", type=int, default=64, help="texts per forward of the model (%(default)s)"
+        "--max_batch",
+        type=whole(1),
+        metavar="N",
+        help=f"texts per forward of the model ({MAX_BATCH})",
     )
     parser.add_argument(
         "--max_len",

@@ -30,11 +30,24 @@ def test_defaults_are_loopback_and_the_pipelines_token_variable() -> None:
         (["--reward_model", "d", "--func_path", "f"], "not allowed with"),
         (["--reward_modle", "d"], "unknown argument --reward_modle: did you mean --reward_model?"),
         (["--func_path", "f", "--zzz"], "unknown argument --zzz"),
-        (["--func_path", "f", "--port", "http"], "argument --port: invalid int value: 'http'"),
-        (["--func_path", "f", "--port", "70000"], "--port 70000: must be 1 to 65535"),
-        (["--func_path", "f", "--port", "-1"], "--port -1: must be 1 to 65535"),
-        (["--func_path", "f", "--port", "0"], "--port 0: must be 1 to 65535"),
-        (["--func_path", "f", "--max_batch", "0"], "--max_batch 0: must be 1 or more"),
+        (
+            ["--func_path", "f", "--port", "http"],
+            "argument --port: 'http': a whole number from 1 to 65535",
+        ),
+        (
+            ["--func_path", "f", "--port", "70000"],
+            "argument --port: '70000': a whole number from 1 to 65535",
+        ),
+        (
+            ["--func_path", "f", "--port", "-1"],
+            "argument --port: '-1': a whole number from 1 to 65535",
+        ),
+        (
+            ["--func_path", "f", "--port", "0"],
+            "argument --port: '0': a whole number from 1 to 65535",
+        ),
+        (["--reward_model", "d", "--max_batch", "0"], "argument --max_batch: '0': a whole number"),
+        (["--func_path", "f", "--max_batch", "4"], "--max_batch is for --reward_model"),
         (
             ["--reward_model", "d", "--max_len", "1"],
             "argument --max_len: '1': a whole number from 2",
