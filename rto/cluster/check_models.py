@@ -1,15 +1,18 @@
-"""Every model of a run, looked at before an actor loads it."""
+"""Every model of a run, and the engine that serves it, looked at before an actor loads one."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
+from rto.builds import require_vllm
+from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.config import RunConfig
 from rto.models.load import is_encoder_decoder, load_config
 from rto.models.skeleton import Needs, Use, check_model
 from rto.models.trained_with import told_differences
+from rto.ranges import require
 
 
 def check_models(
@@ -58,3 +61,26 @@ def _lengths(config: RunConfig, *, encoder_decoder: bool) -> dict[str, int]:
         "data.max_prompt_len": data.max_prompt_len,
         "data.max_len less data.max_prompt_len": data.max_len - data.max_prompt_len,
     }
+
+
+def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
+    """vLLM is there, and what only it does is refused for an encoder-decoder model, which it does
+    not serve.
+
+    Raises:
+        UserError: one line with the name, the value and the remedy.
+    """
+    if not encoder_decoder:
+        if launch.cluster_address(config.ray) is None:
+            require_vllm()
+        return
+    path, vllm = config.actor.model_name_or_path, config.vllm
+    for name, value, only in (
+        ("sync_backend", vllm.sync_backend, ("auto", "object_store")),
+        ("tensor_parallel_size", vllm.tensor_parallel_size, (1,)),
+    ):
+        require(
+            value in only,
+            f"vllm.{name} is {value} and {path} is an encoder-decoder model, which is sampled "
+            f"from without vLLM: use {only[-1]}",
+        )

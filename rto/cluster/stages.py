@@ -9,11 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rto.builds import require_vllm
-from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
-from rto.cluster.check_models import check_models
+from rto.cluster.check_models import check_engine, check_models
 from rto.cluster.device import run_device
 from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
@@ -162,29 +160,6 @@ def _offline_critic(config: RunConfig, method: Targets) -> str | None:
     if Role.CRITIC not in method.roles:
         return None
     return config.critic.model_name_or_path or config.actor.model_name_or_path
-
-
-def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
-    """vLLM is there, and what only it does is refused for an encoder-decoder model, which it does
-    not serve.
-
-    Raises:
-        UserError: one line with the name, the value and the remedy.
-    """
-    if not encoder_decoder:
-        if launch.cluster_address(config.ray) is None:
-            require_vllm()
-        return
-    path, vllm = config.actor.model_name_or_path, config.vllm
-    for name, value, only in (
-        ("sync_backend", vllm.sync_backend, ("auto", "object_store")),
-        ("tensor_parallel_size", vllm.tensor_parallel_size, (1,)),
-    ):
-        require(
-            value in only,
-            f"vllm.{name} is {value} and {path} is an encoder-decoder model, which is sampled "
-            f"from without vLLM: use {only[-1]}",
-        )
 
 
 def frozen_models(config: RunConfig, roles: frozenset[Role]) -> Models:
