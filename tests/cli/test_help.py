@@ -124,9 +124,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("methods --jsn", "methods: unknown argument --jsn: did you mean --json?"),
         ("methods x", "methods: unknown argument x"),
-        ("serve-reward --func_path f --port 70000", "--port 70000: must be 1 to 65535"),
+        (
+            "serve-reward --func_path f --port 70000",
+            "--port: '70000': a whole number from 1 to 65535",
+        ),
         ("serve-reward --func_path f --port -1", "--port"),
-        ("serve-reward --func_path f --port 1e3", "--port: invalid int value: '1e3'"),
+        ("serve-reward --func_path f --port 1e3", "--port: '1e3': a whole number from 1 to 65535"),
         ("serve-reward --func_path f --max_batch 0", "--max_batch"),
         ("compare --algos rpo --prompts p --seeds 0", "--seeds: '0': a whole number from 1"),
         ("compare --algos rpo", "compare: the following arguments are required: --prompts"),
