@@ -50,7 +50,7 @@ MAKES = {
     "ppo": "a policy",
     "rto": "a policy",
 }
-MINUTES = "5 to 7"
+MINUTES = "5 to 11"
 """On two cores, as docs/results/quickstart.md measured it."""
 NUM_SFT, NUM_PAIRS, NUM_PROMPTS, NUM_EVAL, NUM_FEEDBACK = 8000, 8000, 4000, 192, 4000
 SAMPLES_PER_PROMPT = 4

@@ -28,7 +28,7 @@ def test_it_says_what_it_will_do_how_long_and_where(
     said = capsys.readouterr().out
     for stage, makes in recipe.MAKES.items():
         assert any(stage in line and makes in line for line in said.splitlines()), stage
-    assert "5 to 7 minutes on two cores" in said.replace("\n", " ")
+    assert "5 to 11 minutes on two cores" in said.replace("\n", " ")
     assert str(tmp_path / "runs") in said
     assert not (tmp_path / "runs").exists()
 
