@@ -75,15 +75,15 @@ def _actors(config: RunConfig, plan: Plan) -> Actors:
 
     # The processes of one machine's CPUs serve any plan, so none of its bundles is reserved.
     anywhere = _warm.on and plan.device == "cpu" and launch.cluster_address(config.ray) is None
+    unreserved = Placement(plan, {}) if anywhere else None
     waiting = _warm.waiting
-    if waiting is not None and (anywhere or waiting.placement.plan == plan):
+    if waiting is not None and (
+        waiting.placement.plan == plan or (anywhere and not waiting.placement.groups)
+    ):
         _warm.waiting = None
-        placement = Placement(plan, {}) if anywhere else waiting.placement
-        return waiting.renewed(config, placement)
+        return waiting.renewed(config, unreserved or waiting.placement)
     _drop_waiting()
-    if anywhere:
-        return Actors(config, Placement(plan, {}))
-    return Actors(config, reserve(plan, timeout=config.ray.start_timeout))
+    return Actors(config, unreserved or reserve(plan, timeout=config.ray.start_timeout))
 
 
 def _drop_waiting() -> None:
