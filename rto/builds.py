@@ -28,14 +28,18 @@ def hide_cuda_builds() -> None:
             sys.modules[name] = None  # pyright: ignore[reportArgumentType]
 
 
-def require_vllm() -> None:
+def is_installed(name: str) -> bool:
+    return find_spec(name) is not None
+
+
+def require_vllm(wanted: str) -> None:
     """
     Raises:
-        UserError: it is not installed: the package alone names no build of it.
+        UserError: ``wanted`` needs it and it is not installed: the package alone names no build.
     """
-    if find_spec("vllm") is None:
+    if not is_installed("vllm"):
         raise UserError(
-            "vLLM, which samples the responses, is not installed: pip install 'rto-rlhf[cpu]', or "
+            f"{wanted} needs vLLM, which is not installed: pip install 'rto-rlhf[cpu]', or "
             "'rto-rlhf[cuda]' for NVIDIA GPUs"
         )
 

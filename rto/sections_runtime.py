@@ -72,6 +72,9 @@ class DeepSpeed(Section):
 class VLLM(Section):
     """The sampling engines."""
 
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What samples: auto takes vLLM where it is installed and serves the model, which has to be
+    decoder-only, else transformers."""
     num_engines: Devices = 1
     """Engines, which share the prompts of an iteration."""
     tensor_parallel_size: Devices = 1
@@ -206,7 +209,7 @@ class Decoding(Section):
     """Divides the positive logits, and multiplies the negative ones, of tokens that a decoder has
     read: prompt and response, or the response alone where an encoder reads the prompt."""
     no_repeat_ngram_size: CountOrZero = 0
-    """No n tokens of a response in a row occur twice; 0 allows it. Encoder-decoder models only."""
+    """No n tokens of a response in a row occur twice; 0 allows it. vLLM has no such setting."""
     max_new_tokens: Count = 1024
     """Longest response; what the prompt leaves of the model's context, where that is less."""
     stop: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rto.builds import require_vllm
 from rto.cli.eval_flags import JudgeSpec, Options, endpoint_of, parse
 from rto.cli.generate import model_path, writable
 from rto.ranges import require
@@ -102,6 +103,8 @@ def prepare(options: Options) -> Job:
             endpoint_of(judge, options)
         else:
             model_path(judge.target)
+        if judge.kind == "vllm":
+            require_vllm(f"--judge {judge}")
     sampled = [s for s in sources if not s.is_outputs]
     policies: list[Policy] = []
     if sampled:
@@ -110,8 +113,9 @@ def prepare(options: Options) -> Job:
 
         chosen = options.config.data.chat_template
         policies = [load_policy(s.name, model_path(s.path), chat_template=chosen) for s in sampled]
-        if any(not policy.encoder_decoder for policy in policies):
-            Sampling.of(options.decoding).check_vllm()
+        for policy in policies:
+            if policy.engine(options.config) == "vllm":
+                Sampling.of(options.decoding).check_vllm()
     return Job(options, questions, policies, outputs, judge_prompt)
 
 
@@ -121,9 +125,9 @@ def plan_lines(job: Job) -> list[str]:
     referenced = sum(question.reference is not None for question in job.questions)
     turns = sum(len(question.turns) for question in job.questions)
     lines = [f"{len(job.questions)} prompts, {turns} turns, {referenced} with a reference"]
+    drawn = f"{described(options.decoding)}, seed {options.config.train.seed}"
     lines += [
-        f"{policy.name}: sampled by {policy.engine}, {described(options.decoding)}, "
-        f"seed {options.config.train.seed}"
+        f"{policy.name}: sampled by {policy.engine(options.config)}, {drawn}"
         for policy in job.policies
     ]
     lines += [f"{answers.name}: read from a file" for answers in job.outputs]

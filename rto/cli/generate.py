@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Questions:
     """The prompts as they were asked, and as the model reads them (``texts``, ``token_ids``);
-    ``stops`` end a response; ``max_len`` bounds prompt plus response, in tokens."""
+    ``engine`` samples; ``stops`` end a response; ``max_len`` bounds prompt plus response, in
+    tokens."""
 
     model: str
     asked: Sequence[Question]
     texts: Sequence[str]
     token_ids: Sequence[tuple[int, ...]]
     chat_template: bool
-    encoder_decoder: bool
+    engine: str
     stops: tuple[int, ...]
     max_len: int
 
@@ -131,12 +132,14 @@ def prepare(model: str, config: RunConfig) -> Questions:
     from rto.data.templates import Where, load_template
     from rto.evaluation.questions import rendered
     from rto.models.load import load_config
+    from rto.models.rope import max_positions
+    from rto.rollout.engines import settled
     from rto.rollout.requests import Sampling
 
-    found = load_config(model).to_dict()
     template = load_template(model, config.data)
     options = config.generate
-    if not template.encoder_decoder:
+    vllm = settled(config.vllm, model, encoder_decoder=template.encoder_decoder)
+    if vllm.engine == "vllm":
         Sampling.of(options).check_vllm()
     source = options.prompts or "--prompt"
     asked = questions_of(config)
@@ -152,7 +155,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
         for text, place in zip(texts, places, strict=True)
     ]
     longest = max(map(len, token_ids))
-    context = found.get("max_position_embeddings") or longest + options.max_new_tokens
+    context = max_positions(load_config(model)) or longest + options.max_new_tokens
     require(
         longest < context,
         f"{source}: {longest} tokens fill the context of {model}, which is {context}",
@@ -163,7 +166,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
         texts=texts,
         token_ids=token_ids,
         chat_template=template.apply_chat_template,
-        encoder_decoder=template.encoder_decoder,
+        engine=vllm.engine,
         stops=template.stop_token_ids,
         max_len=min(context, longest + options.max_new_tokens),
     )
@@ -201,9 +204,9 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     config = with_dtype(config)
     options = config.generate
     engine = (
-        _hf_engine(questions, config)
-        if questions.encoder_decoder
-        else _vllm_engine(questions, config)
+        _vllm_engine(questions, config)
+        if questions.engine == "vllm"
+        else _hf_engine(questions, config)
     )
     engine.accept(0)
     requests = [
@@ -239,6 +242,7 @@ def _hf_engine(questions: Questions, config: RunConfig) -> HfEngine:
         questions.model,
         dtype=config.ds.dtype,
         device=resolve_device(config.train.device),
+        max_model_len=questions.max_len,
         attn_implementation=config.ds.attn_implementation,
     )
 

@@ -78,6 +78,7 @@ COMMANDS: dict[str, frozenset[str]] = {
     "ds.param_dtype": TRAINING | SAMPLING,
     "ds.attn_implementation": TRAINING | SAMPLING,
     "vllm": ONLINE,
+    "vllm.engine": ONLINE | SAMPLING,
     "vllm.gpu_memory_utilization": ONLINE | SAMPLING,
     "vllm.enforce_eager": ONLINE | SAMPLING,
     "vllm.cpu_kvcache_gib": ONLINE | SAMPLING,

@@ -169,7 +169,7 @@ class ScorerActor:
 
 @ray.remote
 class EngineActor:
-    """A vLLM engine, or transformers' own sampling for an encoder-decoder model."""
+    """A vLLM engine, or transformers' own sampling, as ``vllm.engine`` was settled."""
 
     def start(
         self, model_path: str, config: RunConfig, door: Door, device: Device, index: int,
@@ -186,13 +186,10 @@ class EngineActor:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
         # vLLM takes torch's thread count, which Ray sets to one.
         prepare_process(device, share=config.vllm.num_engines)
-        from rto.models.load import is_encoder_decoder
-
-        seq2seq = is_encoder_decoder(model_path)
         self.engine: Any = (
-            _hf_engine(model_path, config, device)
-            if seq2seq
-            else _vllm_engine(model_path, config, door, index)
+            _vllm_engine(model_path, config, door, index)
+            if config.vllm.engine == "vllm"
+            else _hf_engine(model_path, config, device)
         )
 
     def generate(
@@ -265,6 +262,7 @@ def _hf_engine(model_path: str, config: RunConfig, device: Device) -> HfEngine:
         model_path,
         dtype=config.ds.dtype,
         device=resolve_device(device),
+        max_model_len=config.data.max_len,
         attn_implementation=config.ds.attn_implementation,
         max_tokens=config.rollout.max_tokens_per_gpu,
     )

@@ -168,11 +168,9 @@ def _crew(name: str, num_actors: int) -> tuple[str, int]:
     return "trainer" if name in TRAINED else name, num_actors
 
 
-def choose_door(
-    config: RunConfig, *, device: str, colocated: bool, encoder_decoder: bool = False
-) -> Door:
+def choose_door(config: RunConfig, *, device: str, colocated: bool) -> Door:
     """The weight-sync door that fits where the engines are; only vLLM has others than the store."""
-    if encoder_decoder:
+    if config.vllm.engine == "transformers":
         return "object_store"
     backend = config.vllm.sync_backend
     if backend != "auto":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transformers import PreTrainedTokenizerBase
 
-from rto.builds import require_vllm
 from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
@@ -13,6 +14,8 @@ from rto.models.load import is_encoder_decoder, load_config
 from rto.models.skeleton import Needs, Use, check_model
 from rto.models.trained_with import told_differences
 from rto.ranges import require
+from rto.rollout.engines import settled
+from rto.sections_runtime import VLLM
 
 
 def check_models(
@@ -63,24 +66,29 @@ def _lengths(config: RunConfig, *, encoder_decoder: bool) -> dict[str, int]:
     }
 
 
-def check_engine(config: RunConfig, *, encoder_decoder: bool) -> None:
-    """vLLM is there, and what only it does is refused for an encoder-decoder model, which it does
-    not serve.
+def with_engine(config: RunConfig, path: str) -> RunConfig:
+    """The configuration with ``vllm.engine`` settled for the model at ``path``.
+
+    What only vLLM does is refused where transformers samples.
 
     Raises:
         UserError: one line with the name, the value and the remedy.
     """
-    if not encoder_decoder:
-        if launch.cluster_address(config.ray) is None:
-            require_vllm()
-        return
-    path, vllm = config.actor.model_name_or_path, config.vllm
+    encoder_decoder = is_encoder_decoder(path)
+    remote = launch.cluster_address(config.ray) is not None
+    vllm = settled(config.vllm, path, encoder_decoder=encoder_decoder, remote=remote)
+    if vllm.engine == "transformers":
+        _check_transformers(vllm, path)
+    return replace(config, vllm=vllm)
+
+
+def _check_transformers(vllm: VLLM, path: str) -> None:
     for name, value, only in (
         ("sync_backend", vllm.sync_backend, ("auto", "object_store")),
         ("tensor_parallel_size", vllm.tensor_parallel_size, (1,)),
     ):
         require(
             value in only,
-            f"vllm.{name} is {value} and {path} is an encoder-decoder model, which is sampled "
-            f"from without vLLM: use {only[-1]}",
+            f"vllm.{name} is {value} and transformers, not vLLM, samples from {path}: "
+            f"use {only[-1]}",
         )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rto.cluster.build import Models
+from rto.cluster.check_models import with_engine
 from rto.cluster.device import run_device
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.groups import ActorGroup
@@ -22,8 +23,7 @@ from rto.cluster.session import session
 from rto.cluster.weight_sync import check_receipt
 from rto.config import RunConfig
 from rto.models.device import dtype_of, with_dtype
-from rto.models.families import load_policy
-from rto.models.load import is_encoder_decoder
+from rto.models.load import load_language_model
 from rto.models.policy import unwrapped
 from rto.rollout.digest import DigestRecorder, WeightReceipt
 from rto.rollout.requests import Sampling
@@ -57,7 +57,8 @@ class Evaluator:
     generator: EngineGenerator
     scorer: ClusterScorer
     roles: frozenset[Role]
-    param_dtype: torch.dtype
+    config: RunConfig
+    """With dtype and engine settled."""
 
     def load(self, path: str) -> None:
         """Sample from the weights in this directory from here on.
@@ -65,7 +66,8 @@ class Evaluator:
         Raises:
             ProofError: they did not arrive as they were sent.
         """
-        _hand_over(self.engines, path, dtype=self.param_dtype)
+        dtype = dtype_of(self.config.ds.dtype)
+        _hand_over(self.engines, stored_weights(path, dtype, engine=self.config.vllm.engine))
 
     def answer(
         self, prompts: Sequence[Prompt], *, pad_token_id: int, stops: tuple[int, ...] = ()
@@ -96,7 +98,7 @@ def evaluator(
     reference = {} if config.reference_path is None else {Role.REFERENCE: config.reference_path}
     models = Models(reference, config.reward.model_name_or_path)
     roles = frozenset(reference) | frozenset([] if rewards is None else [Role.REWARD])
-    config = with_dtype(config, run_device(config))
+    config = with_engine(with_dtype(config, run_device(config)), first)
     config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
     rollout = config.rollout
     with session(config, _plan(config), logs=logs) as actors:
@@ -112,7 +114,7 @@ def evaluator(
             run_seed=config.train.seed,
         )
         scorer = ClusterScorer(frozen=frozen, rewards=rewards or RewardSources())
-        yield Evaluator(engines, generator, scorer, roles, dtype_of(config.ds.dtype))
+        yield Evaluator(engines, generator, scorer, roles, config)
 
 
 def evaluate_policies(
@@ -142,9 +144,8 @@ def evaluate_policies(
     return results
 
 
-def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
-    """Give the engines the weights of a directory, with the proof that they arrived."""
-    weights = stored_weights(path, dtype)
+def _hand_over(engines: ActorGroup, weights: Mapping[str, Tensor]) -> None:
+    """Give the engines these weights, with the proof that they arrived."""
     recorder = DigestRecorder()
     for _ in recorder.tee(weights.items()):
         pass
@@ -155,12 +156,12 @@ def _hand_over(engines: ActorGroup, path: str, *, dtype: torch.dtype) -> None:
     engines.call("accept", VERSION)
 
 
-def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def stored_weights(path: str, dtype: torch.dtype, *, engine: str) -> dict[str, Tensor]:
     """The tensors of a directory by the names that its engine knows them by: vLLM those of the
     files, transformers those of the model, which may tie or rename what is in the files."""
-    if is_encoder_decoder(path):
-        policy = load_policy(path, dtype=dtype, attn_implementation="sdpa")
-        return {name: p.detach() for name, p in unwrapped(policy.model).named_parameters()}
+    if engine == "transformers":
+        model = unwrapped(load_language_model(path, dtype=dtype, attn_implementation="sdpa"))
+        return {name: p.detach() for name, p in model.named_parameters()}
     return {
         name: tensor.to(dtype)
         for file in sorted(Path(path).glob("*.safetensors"))

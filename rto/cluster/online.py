@@ -25,7 +25,6 @@ from rto.data.intake import Intake
 from rto.data.sampler import PromptSampler
 from rto.functional.observe import OBSERVED
 from rto.loop import train
-from rto.models.load import is_encoder_decoder
 from rto.protocols import Method
 from rto.rollout.requests import Sampling
 from rto.tracking.console import ONLINE, LiveConsole, where_to_look
@@ -142,12 +141,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
     """All actors, started at once and ready."""
     config, path = run.config, str(run.config.actor.model_name_or_path)
     steps = run.iterations * config.steps_per_iteration
-    door = choose_door(
-        config,
-        device=run.plan.device,
-        colocated=run.plan.colocated,
-        encoder_decoder=is_encoder_decoder(path),
-    )
+    door = choose_door(config, device=run.plan.device, colocated=run.plan.colocated)
     policy = actors.start_trainers(
         "policy", TrainerSpec("policy", path, steps, extras=run.method.outputs)
     )

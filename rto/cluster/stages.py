@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
-from rto.cluster.check_models import check_engine, check_models
+from rto.cluster.check_models import check_models, with_engine
 from rto.cluster.device import run_device
 from rto.cluster.held_out import best_held_out
 from rto.cluster.offline import OfflineRun, pad_id, reference_models
@@ -78,7 +78,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     check_tokenizers(config, models, tokenizer)
     critic = config.critic_path if Role.CRITIC in roles else None
     check_models(config, tokenizer, models, critic=critic)
-    check_engine(config, encoder_decoder=template.encoder_decoder)
+    config = with_engine(config, str(config.actor.model_name_or_path))
     prompts = load_prompts(
         config.data,
         tokenizer,

@@ -10,6 +10,7 @@ from rto.data.templates import Message, Where, load_template
 from rto.errors import UserError
 from rto.models.device import with_dtype
 from rto.models.load import load_config
+from rto.models.rope import max_positions
 from rto.rollout.requests import SampleRequest, Sampling
 
 
@@ -32,8 +33,7 @@ def ask_local(
     ]
     token_ids = [template.prompt_ids(text) for text in texts]
     longest = max(map(len, token_ids))
-    found = load_config(path).to_dict()
-    context = found.get("max_position_embeddings") or longest + max_new_tokens
+    context = max_positions(load_config(path)) or longest + max_new_tokens
     if longest >= context:
         raise UserError(
             f"--judge vllm:{path}: the longest judgement asks with {longest} tokens, its context "

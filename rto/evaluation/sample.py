@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from rto.cluster.check_models import with_engine
 from rto.cluster.evaluate import Evaluator, evaluator
 from rto.config import RunConfig
 from rto.data.templates import Template
@@ -18,6 +19,7 @@ from rto.errors import UserError, foreign
 from rto.evaluation.formats import Answers
 from rto.evaluation.questions import Question, rendered
 from rto.models.load import assert_same_tokenizer, generation_stops, load_config, load_tokenizer
+from rto.models.rope import max_positions
 from rto.rollout.requests import Sampling
 from rto.types import Prompt
 
@@ -37,12 +39,11 @@ class Policy:
 
     @property
     def encoder_decoder(self) -> bool:
-        """transformers samples from these, vLLM from the others."""
         return bool(self.architecture.get("is_encoder_decoder"))
 
-    @property
-    def engine(self) -> str:
-        return "transformers" if self.encoder_decoder else "vLLM"
+    def engine(self, config: RunConfig) -> str:
+        """Which library samples from it: "vllm" or "transformers"."""
+        return with_engine(config, self.path).vllm.engine
 
     @functools.cached_property
     def template(self) -> Template:
@@ -78,7 +79,8 @@ def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Po
     Raises:
         UserError: no model, or one without safetensors.
     """
-    found = load_config(path).to_dict()
+    config = load_config(path)
+    found = config.to_dict()
     folder = _local(path)
     if not any(Path(folder).glob("*.safetensors")):
         raise UserError(f"{path}: no *.safetensors in it: save the model with save_pretrained")
@@ -86,7 +88,7 @@ def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Po
         name=name,
         path=folder,
         tokenizer=load_tokenizer(path, chat_template=chat_template),
-        context=found.get("max_position_embeddings"),
+        context=max_positions(config),
         architecture={k: v for k, v in found.items() if k not in NOT_ARCHITECTURE},
         stops=generation_stops(path),
     )

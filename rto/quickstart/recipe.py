@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rto.builds import require_vllm
 from rto.cli.one_line_parser import OneLineParser, whole
 from rto.cli.parse import parse_run
 from rto.cli.report import add_report
@@ -75,7 +74,6 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     started = time.monotonic()
-    require_vllm()
     root = Path("runs/quickstart")
     announce(root)
     prepare(root, seed=arguments.seed)

@@ -1,4 +1,4 @@
-"""Sampling by transformers, for the models that vLLM does not serve: encoder-decoder ones.
+"""Sampling by transformers: for encoder-decoder models, which vLLM does not serve, and without it.
 
 The same interface and the same proofs as ``rto.rollout.vllm``: an engine samples only from weights
 somebody has vouched for. Here the weights can be read back, so the receipt tells the digests of
@@ -7,8 +7,8 @@ what the engine holds after an update.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -26,10 +26,10 @@ from transformers import (
 
 from rto.data.microbatch import plan_microbatches
 from rto.errors import ProofError
+from rto.models.continuation import Continuation
 from rto.models.device import dtype_of, empty_cache
-from rto.models.families import load_policy
-from rto.models.load import load_tokenizer
-from rto.models.policy import unwrapped
+from rto.models.load import is_encoder_decoder, load_language_model, load_tokenizer
+from rto.models.rope import max_positions
 from rto.models.seq2seq import decoder_start
 from rto.rollout.digest import WeightReceipt, tensor_digest
 from rto.rollout.draw import draw
@@ -47,17 +47,27 @@ class HfEngine:
         *,
         dtype: Literal["bf16", "fp32"],
         device: torch.device,
+        max_model_len: int | None = None,
         attn_implementation: str = "sdpa",
         max_tokens: int = 16384,
     ) -> None:
-        """``max_tokens`` bounds a batch: prompts plus the longest responses, padding included."""
+        """``max_model_len`` bounds prompt plus response of a decoder-only model. ``max_tokens``
+        bounds a batch: prompts plus the longest responses, padding included."""
         self._device = device
         self._max_tokens = max_tokens
         self._tokenizer = load_tokenizer(model_path)
-        policy = load_policy(
-            model_path, dtype=dtype_of(dtype), attn_implementation=attn_implementation
+        self._encoder_decoder = is_encoder_decoder(model_path)
+        self._continuation = Continuation(self._tokenizer)
+        model: Any = load_language_model(
+            model_path,
+            dtype=dtype_of(dtype),
+            attn_implementation=attn_implementation,
+            max_len=None if self._encoder_decoder else max_model_len,
         )
-        self._policy = policy.to(device).eval().requires_grad_(False)
+        self._model = model.to(device).eval().requires_grad_(False)
+        positions = max_positions(model.config)
+        bounds = [positions, None if self._encoder_decoder else max_model_len]
+        self._room = min((bound for bound in bounds if bound is not None), default=None)
         self._proven = ProvenVersion()
         self._receipt = WeightReceipt({}, ())
 
@@ -68,25 +78,29 @@ class HfEngine:
         """One sample per request, in order. A stop token ends a sample and is kept.
 
         Up to rounding, a sample depends on (weights, prompt, seed) alone, not on its batch. It
-        ends where the decoder's positions do.
+        ends where the decoder's positions do, or at ``max_model_len``.
 
         Raises:
             ProofError: the engine does not hold ``policy_version``.
         """
         self._proven.require(policy_version)
-        longest = min(sampling.max_new_tokens, self._positions or sampling.max_new_tokens)
-        sampling = replace(sampling, max_new_tokens=longest)
-        lengths = [len(r.prompt_token_ids) + sampling.max_new_tokens for r in requests]
+        # All rows of a batch end at once: none may go on beyond the positions that it has.
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        for row, request in enumerate(requests):
+            by_length[self._longest(request, sampling)].append(row)
         samples: dict[int, Sample] = {}
-        for rows in plan_microbatches(lengths, max_tokens=self._max_tokens):
-            drawn = self._draw([requests[row] for row in rows], sampling)
-            samples.update(zip(rows, drawn, strict=True))
+        for longest, rows in by_length.items():
+            lengths = [len(requests[row].prompt_token_ids) + longest for row in rows]
+            for batch in plan_microbatches(lengths, max_tokens=self._max_tokens):
+                chosen = [rows[place] for place in batch]
+                drawn = self._draw([requests[row] for row in chosen], sampling, longest)
+                samples.update(zip(chosen, drawn, strict=True))
         return [samples[row] for row in range(len(requests))]
 
     @torch.inference_mode()
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
-        """Log-prob, at temperature 1, of each token of (prompt, response): from the decoder's
-        cached steps, as sampling goes, not from the trainer's one forward.
+        """Log-prob, at temperature 1, of each token of each (prompt, response)'s response: from
+        the decoder's cached steps, as sampling goes, not from the trainer's one forward.
 
         Open to unproven weights, because it is how they are proven.
         """
@@ -99,8 +113,7 @@ class HfEngine:
             ProofError: a tensor that the model has no place for.
         """
         self._proven.weights_change()
-        model = unwrapped(self._policy.model)
-        places = dict(model.named_parameters(remove_duplicate=False))
+        places = dict(self._model.named_parameters(remove_duplicate=False))
         digests: dict[str, str] = {}
         filled: set[int] = set()
         for name, tensor in weights.items():
@@ -111,7 +124,7 @@ class HfEngine:
             place.data.copy_(tensor)
             digests[name] = tensor_digest(place.data)
             filled.add(id(place))
-        missing = [name for name, p in model.named_parameters() if id(p) not in filled]
+        missing = [name for name, p in self._model.named_parameters() if id(p) not in filled]
         self._receipt = WeightReceipt(digests, tuple(missing))
 
     def receipt(self) -> WeightReceipt:
@@ -125,26 +138,42 @@ class HfEngine:
 
     def sleep(self) -> None:
         """Give the GPU memory back: the weights wait in host memory."""
-        self._policy.to("cpu")
+        self._model.to("cpu")
         empty_cache(self._device)
 
     def wake(self, tag: Literal["weights", "kv_cache"] | None = None) -> None:
-        self._policy.to(self._device)
+        self._model.to(self._device)
 
-    def _draw(self, requests: Sequence[SampleRequest], sampling: Sampling) -> list[Sample]:
-        sampler = _Sampler(sampling, [r.seed for r in requests], self._device)
-        spelt = _Stops(self._tokenizer, sampling.stop, len(requests))
+    def _draw(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, longest: int
+    ) -> list[Sample]:
+        """A batch of prompts; the responses have at most ``longest`` tokens."""
+        prompts, mask = self._padded([r.prompt_token_ids for r in requests])
+        # The decoder has read what it begins with, which need not be a token of the conversation.
+        begin = 1 if self._encoder_decoder else prompts.shape[1]
+        # In place of padding stands a token of the prompt again, which changes no penalty.
+        read = prompts[:, :0] if self._encoder_decoder else prompts.where(mask, prompts[:, -1:])
+        sampler = _Sampler(sampling, [r.seed for r in requests], read)
+        spelt = _Stops(self._tokenizer, sampling.stop, len(requests), begin)
         ends = (self._eos, *sampling.stop_token_ids)
         self._run(
-            [r.prompt_token_ids for r in requests],
+            prompts,
+            mask,
             sampler,
-            max_new_tokens=sampling.max_new_tokens,
+            max_new_tokens=longest,
             eos=ends,
             stops=[spelt] if sampling.stop else [],
         )
         ids, logprobs = sampler.drawn()
         rows = zip(ids, logprobs, spelt.lengths, strict=True)
         return [self._sample(*row, ends, sampling) for row in rows]
+
+    def _longest(self, request: SampleRequest, sampling: Sampling) -> int:
+        """How many tokens the response may have. An encoder's prompt takes no room of it."""
+        if self._room is None:
+            return sampling.max_new_tokens
+        taken = 0 if self._encoder_decoder else len(request.prompt_token_ids)
+        return min(sampling.max_new_tokens, self._room - taken)
 
     def _sample(
         self,
@@ -157,27 +186,33 @@ class HfEngine:
         """Of a row [T] as it was drawn, what stands before its end by a token of ``ends`` or by a
         stop text."""
         stops = [i + 1 for i, token in enumerate(ids) if token in ends]
-        end = min([*stops, len(ids)] if spelt is None else [*stops, spelt])
+        if spelt is not None:
+            stops.append(spelt)
+        end = min(stops, default=len(ids))
         return Sample(
             token_ids=tuple(ids[:end]),
             logprobs=tuple(logprobs[:end]),
             text=sampling.until_stop(self._text(ids[:end])),
-            finished=spelt is not None or bool(stops),
+            finished=bool(stops),
         )
 
     def _text(self, ids: Sequence[int]) -> str:
-        """A response of an encoder-decoder model is a text of its own."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        """A response of an encoder-decoder model is a text of its own; another goes on from its
+        prompt."""
+        if self._encoder_decoder:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        return self._continuation.decode(ids)
 
     def _forced(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         forced = _Forced(response)
-        self._run([prompt], forced, max_new_tokens=len(response), eos=None)
+        self._run(*self._padded([prompt]), forced, max_new_tokens=len(response), eos=None)
         return forced.logprobs
 
-    @property
-    def _positions(self) -> int | None:
-        """How many tokens the decoder can read; None where positions are relative, as in T5."""
-        return self._policy.config.to_dict().get("max_position_embeddings")
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask [B, P]: a decoder goes on from the right end, where no padding may be."""
+        padding = int(str(self._tokenizer.pad_token_id))
+        ids, mask = pad(prompts, padding, left=not self._encoder_decoder)
+        return ids.to(self._device), mask.to(self._device)
 
     @property
     def _eos(self) -> int:
@@ -187,7 +222,8 @@ class HfEngine:
 
     def _run(
         self,
-        prompts: Sequence[Sequence[int]],
+        ids: Tensor,
+        mask: Tensor,
         chooser: LogitsProcessor,
         *,
         max_new_tokens: int,
@@ -198,20 +234,19 @@ class HfEngine:
 
         None of the model's own generation settings (beams, forced or banned tokens) apply.
         """
-        model: Any = unwrapped(self._policy.model)
-        ids, mask = pad(prompts, int(str(self._tokenizer.pad_token_id)), left=False)
+        start = decoder_start(self._model) if self._encoder_decoder else None
         settings = GenerationConfig(
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
             eos_token_id=None if eos is None else list(eos),
             pad_token_id=self._tokenizer.pad_token_id,
-            decoder_start_token_id=decoder_start(model),
+            decoder_start_token_id=start,
         )
-        model.generation_config = settings
-        model.generate(
-            input_ids=ids.to(self._device),
-            attention_mask=mask.to(self._device),
+        self._model.generation_config = settings
+        self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
             generation_config=settings,
             logits_processor=LogitsProcessorList([chooser]),
             stopping_criteria=StoppingCriteriaList(stops),
@@ -222,33 +257,39 @@ class _Sampler(LogitsProcessor):
     """Draws each row's token by its own random numbers, one per step: the inverse of the
     cumulative distribution at u."""
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], read: Tensor) -> None:
+        """``read`` [B, P]: the prompt's tokens that count for a repetition penalty."""
         uniforms = [
             torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]
-        self._uniforms = torch.stack(uniforms).to(device)
+        self._uniforms = torch.stack(uniforms).to(read.device)
         self._sampling = sampling
-        self._penalties = LogitsProcessorList()
-        if sampling.repetition_penalty != 1:
-            self._penalties.append(
-                RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
-            )
-        if sampling.no_repeat_ngram_size:
-            self._penalties.append(NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size))
+        self._read = read
         self._ids: list[Tensor] = []
         self._logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
-        """``input_ids`` [B, 1 + T]: the decoder's start and the response so far; ``scores`` [B, V]:
-        logits. What comes back allows the drawn token alone."""
+        """``input_ids`` [B, P + T] end in the response so far; ``scores`` [B, V]: logits. What
+        comes back allows the drawn token alone."""
         uniforms = self._uniforms[:, len(self._ids)]
-        # The start is no token of the response: it is neither penalised nor part of an n-gram.
-        logits: Any = self._penalties(input_ids[:, 1:], scores.float())  # pyright: ignore[reportArgumentType]
+        response = input_ids[:, input_ids.shape[1] - len(self._ids) :]
+        logits = self._penalised(response, scores.float())
         ids, logprobs = draw(logits, uniforms, self._sampling)
         self._ids.append(ids)
         self._logprobs.append(logprobs)
         return _only(scores, ids)
+
+    def _penalised(self, response: Any, logits: Any) -> Any:
+        """``response`` [B, T] without the decoder's start, which is no token of it."""
+        sampling = self._sampling
+        if sampling.repetition_penalty != 1:
+            penalty = RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
+            read: Any = torch.cat([self._read, response], dim=1)
+            logits = penalty(read, logits)
+        if sampling.no_repeat_ngram_size:
+            logits = NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size)(response, logits)
+        return logits
 
     def drawn(self) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probs of each row, with what came after EoS."""
@@ -260,17 +301,19 @@ class _Stops(StoppingCriteria):
     """Ends a row where its response spells a stop text; ``lengths`` are the tokens until then."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], num_rows: int
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], num_rows: int, begin: int
     ) -> None:
+        """``begin``: the place of a response's first token in a row."""
         self._tokenizer = tokenizer
         self._stop = stop
+        self._begin = begin
         # A token spells a byte or more; a few more, since the first ones may lose a space.
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self.lengths: list[int | None] = [None] * num_rows
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        """``input_ids`` [B, 1 + T]: the decoder's start and the responses so far."""
-        responses = input_ids[:, 1:]
+        """``input_ids`` [B, begin + T]: what was there before, and the responses so far."""
+        responses = input_ids[:, self._begin :]
         tails = self._tokenizer.batch_decode(responses[:, -self._tail :], skip_special_tokens=True)
         for row, tail in enumerate(tails):
             if self.lengths[row] is None and any(text in tail for text in self._stop):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
-from rto.builds import require_vllm
 from rto.errors import UserError
 from rto.sections_runtime import Decoding
 
@@ -38,14 +37,12 @@ class Sampling:
     def check_vllm(self) -> None:
         """
         Raises:
-            UserError: vLLM, which serves decoder-only models, is not installed, or a setting is
-                none that it has.
+            UserError: a setting that vLLM does not have.
         """
-        require_vllm()
         if self.no_repeat_ngram_size:
             raise UserError(
-                f"no_repeat_ngram_size is {self.no_repeat_ngram_size}: vLLM, which samples from "
-                "decoder-only models, has no such setting: leave it out, or take repetition_penalty"
+                f"no_repeat_ngram_size is {self.no_repeat_ngram_size}: vLLM has no "
+                "such setting: leave it out, take repetition_penalty, or vllm.engine transformers"
             )
 
     def until_stop(self, text: str) -> str:

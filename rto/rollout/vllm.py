@@ -119,9 +119,7 @@ class VllmEngine:
 
         Raises:
             ProofError: the engine does not hold ``policy_version``.
-            UserError: a setting that vLLM does not have.
         """
-        sampling.check_vllm()
         self._proven.require(policy_version)
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests],

@@ -51,7 +51,7 @@ def test_what_an_engine_does_not_have_is_refused_before_it_starts(
     (tmp_path / "p.jsonl").write_text('{"prompt": "w1"}\n')
     flags = ["--model", str(tiny_model_dir), "--prompts", str(tmp_path / "p.jsonl")]
     flags += ["--no_repeat_ngram_size", "3", "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM, which samples from"):
+    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM has no such setting"):
         main(flags)
     assert not (tmp_path / "out").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,26 @@ def test_an_encoder_reads_a_closed_prompt_and_a_decoder_an_open_one(
     tiny_t5_dir: Path, tiny_model_dir: Path
 ) -> None:
     asked = prepare(str(tiny_t5_dir), config("--prompt", "w1 w2"))
-    assert asked.encoder_decoder
+    assert asked.engine == "transformers"
     assert not asked.chat_template
     assert asked.token_ids == [(4, 5, 1)]
-    assert not prepare(str(tiny_model_dir), config("--prompt", "w1 w2")).encoder_decoder
+    assert prepare(str(tiny_model_dir), config("--prompt", "w1 w2")).engine == "vllm"
+
+
+def test_transformers_answers_for_a_decoder_only_model_too(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where vLLM is not installed: find_spec sees a None in sys.modules as no module."""
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    asked = ["--model", str(tiny_model_dir), "--prompt", "w1 w2", "--generate.max_new_tokens", "4"]
+    answers: list[str] = []
+    for _ in range(2):
+        assert main([*asked, "--seed", "1", "--generate.no_repeat_ngram_size", "2"]) == 0
+        answers.append(capsys.readouterr().out.split("chat template applied\n")[1])
+    assert answers[0] == answers[1]
+    assert "w" in answers[0]
+    with pytest.raises(UserError, match="vllm.engine vllm needs vLLM, which is not installed"):
+        main([*asked, "--vllm.engine", "vllm"])
 
 
 def test_an_encoder_decoder_answers(tiny_t5_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +223,7 @@ def test_questions_of_several_turns_are_left_to_eval(tmp_path: Path) -> None:
 
 def test_what_vllm_does_not_have_is_refused(tiny_model_dir: Path) -> None:
     asked = config("--prompt", "w1", "--generate.no_repeat_ngram_size", "3")
-    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM, which samples from"):
+    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM has no such setting"):
         prepare(str(tiny_model_dir), asked)
 
 

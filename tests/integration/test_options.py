@@ -81,6 +81,20 @@ def test_every_switch_of_ppo_at_once(workplace: Path) -> None:
     assert (folder / "last_critic" / "config.json").is_file()
 
 
+def test_transformers_samples_in_place_of_vllm(workplace: Path) -> None:
+    folder, rows = run(
+        workplace,
+        "transformers",
+        *("--algo", "rloo", "--rollout.n_samples_per_prompt", "2", "--ds.param_dtype", "fp32"),
+        *("--actor.adam.lr", "1e-2", "--vllm.engine", "transformers", "--vllm.num_engines", "2"),
+    )
+    assert all(row["sync/probe_mean_abs_diff"] < 1e-4 for row in rows)
+    assert rows[0]["kl/mean"] == pytest.approx(0, abs=1e-6)
+    assert rows[2]["kl/sequence"] != 0
+    rollouts = (folder / "rollouts" / "iteration-2.jsonl").read_text().splitlines()
+    assert len(rollouts) > 0
+
+
 def test_lora_in_bf16_trains_adapters_and_syncs_merged_weights(workplace: Path) -> None:
     folder, rows = run(
         workplace,

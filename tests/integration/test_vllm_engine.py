@@ -21,6 +21,7 @@ from rto.rollout.requests import Sample, SampleRequest, Sampling
 VOCAB, EOS, PAD, UNK = 100, 98, 99, 97
 PROMPTS = [(3, 14, 15), (9, 26, 5, 35, 8), (97, 9), (31,)]
 PROBE = [list(range(5, 25)), [3, 1, 4, 1, 5, 9, 2, 6]]
+PAIRS = [(ids[:2], ids[2:]) for ids in PROBE]
 
 
 def tiny_llama(*, seed: int, tied: bool) -> LlamaForCausalLM:
@@ -156,6 +157,28 @@ def test_nucleus_logprobs_are_renormalised_over_the_nucleus(held: Held, engine: 
         assert sample.logprobs[0] == pytest.approx(
             float((probs[place] / probs[:size].sum()).log()), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+def test_transformers_samples_what_vllm_does(
+    held: Held, engine: Any, tmp_path: Path, penalty: float
+):
+    """Greedily, where both take the likeliest token; each of them is exact about its log-prob."""
+    from rto.rollout.hf import HfEngine
+
+    save(held.model, tmp_path)
+    ours = HfEngine(str(tmp_path), dtype="fp32", device=torch.device("cpu"), max_model_len=64)
+    ours.accept(0)
+    sampling = Sampling(20, temperature=0, repetition_penalty=penalty)
+    for theirs, sample in zip(
+        engine.generate(requests(), sampling, 0),
+        ours.generate(requests(), sampling, 0),
+        strict=True,
+    ):
+        assert (sample.token_ids, sample.text) == (theirs.token_ids, theirs.text)
+        assert sample.finished == theirs.finished
+    gaps = zip(engine.response_logprobs(PAIRS), ours.response_logprobs(PAIRS), strict=True)
+    assert all(row == pytest.approx(other, abs=1e-4) for row, other in gaps)
 
 
 def test_a_sample_ends_in_eos_exactly_when_finished_and_text_leaves_it_out(engine: Any):

@@ -21,7 +21,6 @@ from transformers import (
 from rto.cluster.evaluate import stored_weights
 from rto.errors import ProofError
 from rto.models.families import load_policy
-from rto.models.policy import unwrapped
 from rto.rollout.digest import first_difference, tensor_digest
 from rto.rollout.draw import draw, nucleus
 from rto.rollout.hf import HfEngine
@@ -99,7 +98,7 @@ def test_a_sample_does_not_depend_on_its_batch(engine: HfEngine) -> None:
 def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(engine: HfEngine) -> None:
     samples = sampled(engine, temperature=0)
     assert len({s.token_ids for s in samples[:8]}) == 1
-    model = unwrapped(engine._policy.model)
+    model = engine._model
     ids = torch.tensor([[0, *samples[0].token_ids]])
     logits = model(input_ids=torch.tensor([PROMPTS[0]]), decoder_input_ids=ids[:, :-1]).logits
     assert logits[0].argmax(-1).tolist() == list(samples[0].token_ids)
@@ -153,7 +152,7 @@ def test_a_repetition_penalty_acts_on_what_the_response_holds(engine: HfEngine) 
     (sample,) = engine.generate(
         [SampleRequest(PROMPTS[0], 3)], Sampling(12, repetition_penalty=3.0), 0
     )
-    model = unwrapped(engine._policy.model)
+    model = engine._model
     ids = torch.tensor([[0, *sample.token_ids]])
     logits = model(input_ids=torch.tensor([PROMPTS[0]]), decoder_input_ids=ids[:, :-1]).logits[0]
     for step, token in enumerate(sample.token_ids):
@@ -198,7 +197,7 @@ def test_a_decoder_with_learned_positions_ends_where_they_do(
 
 
 def test_weights_are_proven_before_they_sample(engine: HfEngine) -> None:
-    model = unwrapped(engine._policy.model)
+    model = engine._model
     weights = {name: 1.5 * p.detach().clone() for name, p in model.named_parameters()}
     before = sampled(engine)
     engine.load_weights(weights)
@@ -218,7 +217,7 @@ def test_weights_are_proven_before_they_sample(engine: HfEngine) -> None:
 
 
 def test_what_an_update_leaves_out_or_has_too_much_is_named(engine: HfEngine) -> None:
-    model = unwrapped(engine._policy.model)
+    model = engine._model
     weights = {name: p.detach() for name, p in model.named_parameters()}
     left_out = {name: x for name, x in weights.items() if name != "lm_head.weight"}
     engine.load_weights(left_out)
@@ -231,7 +230,7 @@ def test_what_an_update_leaves_out_or_has_too_much_is_named(engine: HfEngine) ->
 
 def test_response_logprobs_are_those_of_the_full_forward(engine: HfEngine) -> None:
     pairs = [((10, 11, 1), (12, 1, 13)), ((20, 1), (21,))]
-    model = unwrapped(engine._policy.model)
+    model = engine._model
     for (prompt, response), got in zip(pairs, engine.response_logprobs(pairs), strict=True):
         logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([response])).logits
         expected = logits[0].log_softmax(-1)[range(len(response)), list(response)]
@@ -255,12 +254,12 @@ def test_the_weights_of_a_directory_are_taken_whole(tmp_path: Path, scaled: bool
         T5ForConditionalGeneration(T5Config(**shape)).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     engine = HfEngine(str(tmp_path / "one"), dtype="fp32", device=CPU)
-    weights = stored_weights(str(tmp_path / "two"), torch.float32)
+    weights = stored_weights(str(tmp_path / "two"), torch.float32, engine="transformers")
     engine.load_weights(weights)
     receipt = engine.receipt()
     sent = {name: tensor_digest(x) for name, x in weights.items()}
     assert first_difference(sent, receipt.digests) is None
     assert receipt.unassigned == ()
-    held = unwrapped(engine._policy.model).state_dict()
+    held = engine._model.state_dict()
     loaded = T5ForConditionalGeneration.from_pretrained(tmp_path / "two").state_dict()
     assert all(torch.equal(held[name], x) for name, x in loaded.items())

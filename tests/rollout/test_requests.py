@@ -33,7 +33,7 @@ def test_a_text_ends_where_the_first_of_the_stop_texts_begins() -> None:
 
 def test_vllm_has_no_ban_of_ngrams() -> None:
     Sampling(1, repetition_penalty=1.2).check_vllm()
-    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM, which samples from deco"):
+    with pytest.raises(UserError, match="no_repeat_ngram_size is 3: vLLM has no such setting"):
         Sampling(1, no_repeat_ngram_size=3).check_vllm()
 
 
