@@ -30,7 +30,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
 from rto.cli.one_line_parser import OneLineParser
-from rto.errors import RtoError, UserError
+from rto.errors import RtoError, UserError, bad_path
 from rto.resources import IS_CHECKOUT, ROOT, shipped
 from rto.secrets import hide, holds_secret, is_secret_name, shown_url
 from rto.text import one_line
@@ -99,8 +99,8 @@ def load_job(path: Path) -> Job:
     known = [field.name for field in fields(Job)]
     content = _mapping(read_yaml(path), known, where=f"{path}")
     name = content.get("name")
-    if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{path}: name is {_shown(name)}: give the job a name")
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise UserError(f"{path}: name is {_shown(name)}: give the job a name of one line")
     job = Job(
         name,
         _entrypoint(content.get("entrypoint"), where=f"{path}: entrypoint"),
@@ -299,6 +299,11 @@ def main(argv: Sequence[str]) -> int:
     except RtoError as error:
         print(f"submit: {hide(one_line(str(error)))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"submit: {bad_path(error)}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("\nsubmit: no longer following; the job goes on", file=sys.stderr)
         return 130

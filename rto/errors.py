@@ -5,6 +5,7 @@ Exit codes follow sysexits.h where it has a fitting number.
 
 from __future__ import annotations
 
+from rto.secrets import hide
 from rto.text import one_line
 
 
@@ -99,8 +100,18 @@ class foreign:
 
 
 def told(error: BaseException, limit: int = 300) -> str:
-    """What an exception says, on one line: its type, and the first line of its text."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = one_line(lines[0], limit) if lines else ""
+    """What an exception says, on one line and without secrets: its type, and the first line of its
+    text. One whose text cannot be had, as its own code fails, is told by its type."""
     name = type(error).__name__
+    try:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+    except Exception as other:
+        return f"{name} (its text cannot be had: {type(other).__name__})"
+    text = hide(one_line(lines[0], limit)) if lines else ""
     return f"{name}: {text}" if text else name
+
+
+def bad_path(error: OSError) -> str:
+    """A path that no file system takes, or that this user may not use, wherever that was seen."""
+    shown = one_line(ascii(str(error.filename)), 80)
+    return hide(f"{shown}: {error.strerror}: give another path")

@@ -6,10 +6,14 @@ written ``~``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
+
+from rto.errors import foreign
+from rto.ranges import show
 
 FILES = frozenset(
     {
@@ -59,7 +63,8 @@ def absolute_paths(config: Config, prefix: str = "") -> Config:
         if is_dataclass(value):
             changed[each.name] = absolute_paths(value, f"{name}.")
         elif name in FILES | FILES_OR_HUB_IDS:
-            changed[each.name] = _absolute(value, hub=name in FILES_OR_HUB_IDS)
+            with foreign(f"{name} is {show(value)}", "give another path"):
+                changed[each.name] = _absolute(value, hub=name in FILES_OR_HUB_IDS)
     return replace(config, **changed)  # type: ignore[type-var]
 
 
@@ -72,11 +77,25 @@ def absolute_path(text: str, *, hub: bool = True) -> str:
     return os.path.abspath(path)
 
 
+def _require_possible(path: str) -> None:
+    """
+    Raises:
+        OSError: nothing can be at this path: a name is too long, a link leads back to itself.
+    """
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+
+
 def _is_path(text: str, path: str) -> bool:
     return text.startswith(("/", "./", "../", "~")) or text in (".", "..") or os.path.lexists(path)
 
 
 def _absolute(value: Any, *, hub: bool) -> Any:
+    for each in value if isinstance(value, list) else [value] if isinstance(value, str) else []:
+        _require_possible(os.path.expanduser(each))
     if isinstance(value, str):
         return absolute_path(value, hub=hub)
     return [absolute_path(each, hub=hub) for each in value] if isinstance(value, list) else value

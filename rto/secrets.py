@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 
@@ -22,6 +23,8 @@ _ALWAYS = frozenset({
     "bearer", "jwt",
 })  # fmt: skip
 """Words that make a name a secret's wherever they stand in it."""
+_GLUED = ("password", "passwd", "passphrase", "secret", "apikey", "token")
+"""Words that do so where another one stands before them without a joint: ``PGPASSWORD``."""
 _AT_THE_END = frozenset({
     "key", "keys", "token", "pass", "pwd", "pw", "psk", "auth", "authorization", "sig", "signature",
     "hmac", "cookie", "pat", "sas",
@@ -43,7 +46,8 @@ _PLAIN = {
 """Names of columns and of tokens in a text."""
 _ABOUT = frozenset({
     "path", "file", "env", "dir", "folder", "mode", "type", "length", "count", "limit", "name",
-    "url", "enable", "enabled", "required",
+    "url", "enable", "enabled", "required", "yaml", "yml", "json", "jsonl", "csv", "parquet", "py",
+    "sh", "txt", "md", "html",
 })  # fmt: skip
 """A name that ends so tells of a secret's place, not the secret."""
 _IN_QUERIES = frozenset({"code", "k", "hash", "otp", "ticket", "session", "sid"})
@@ -68,11 +72,19 @@ _FORMS = re.compile(
     r"""\b(?:Bearer|Basic)\s+(?!token|auth|cred|\*)[^\s'",;]{6,}
       | \bsk-[\w-]{16,} | \bhf_[A-Za-z0-9]{16,} | \bgh[opsur]_[A-Za-z0-9]{16,}
       | \bgithub_pat_\w{16,} | \bglpat-[\w-]{16,} | \bxox[abprs]-[\w-]{10,} | \bAKIA[0-9A-Z]{16}\b
+      | (?<![\w-])(?:-u|--user)[ =][^\s:]+:(?!\d+\b)\S+
       | \bwandb_v\d_\w{16,} | \bAIza[\w-]{30,} | \beyJ[\w-]{8,}\.[\w-]+\.[\w-]+
+      | (?:\bbot|\b)\d{6,12}:AA[\w-]{30,} | \bhooks\.slack\.com/services/[\w/]+
       | -----BEGIN[ A-Z]*PRIVATE\ KEY-----[^-]*(?:-----END[ A-Z]*PRIVATE\ KEY-----)?""",
     re.VERBOSE | re.IGNORECASE,
 )
+_SEGMENT = re.compile(
+    r"(?<!/)/(?P<name>[\w-]{2,40})/(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{8,}(?![\w.-])"
+)
+"""Of a URL's path: a telling name, and behind it a word of letters and digits."""
 _URL = re.compile(rf"{_SCHEME}[^\s'\"<>]+")
+OUR_HINT = "did you mean "
+"""How messages of this program go on behind a name that does not exist."""
 _PROSE = frozenset({"key", "keys", "token", "pass", "auth", "secret", "secrets", "signature"})
 """Words that stand before a colon in a sentence too."""
 
@@ -85,10 +97,15 @@ def is_secret_name(name: str) -> bool:
     if not words or words[-1] in _ABOUT:
         return False
     pairs = {first + second for first, second in zip(words, words[1:], strict=False)}
-    if _ALWAYS & {*words, *pairs}:
+    if _ALWAYS & {*words, *pairs} or any(map(_is_glued, words)):
         return True
     before = words[-2] if len(words) > 1 else ""
     return words[-1] in _AT_THE_END and before not in _PLAIN.get(words[-1], ())
+
+
+def _is_glued(word: str) -> bool:
+    end = next((end for end in _GLUED if word.endswith(end) and word != end), "")
+    return bool(end) and word.removesuffix(end) not in _PLAIN.get(end, ())
 
 
 def hide(text: str) -> str:
@@ -129,7 +146,8 @@ def shown_url(url: str) -> str:
     url = _USERINFO.sub(_without_user, url).partition("#")[0]
     place, mark, query = url.partition("?")
     names = [part.partition("=")[0] for part in query.split("&")]
-    return place + mark + "&".join(f"{name}={HIDDEN}" for name in names) if query else place
+    shown = hide(place)
+    return shown + mark + "&".join(f"{name}={HIDDEN}" for name in names) if query else shown
 
 
 def filled(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -173,10 +191,15 @@ def _without_secrets(url: str) -> str:
     parts = re.split(r"([?&;#])", url)
     for i, part in enumerate(parts):
         name, equals, value = part.partition("=")
+        name = unquote(name)
         secret = is_secret_name(name) or name.lower() in _IN_QUERIES
         if equals and value and secret and not _NO_SECRET.fullmatch(value):
             parts[i] = f"{name}={HIDDEN}"
-    return "".join(parts)
+    return _SEGMENT.sub(_without_segment, "".join(parts))
+
+
+def _without_segment(found: re.Match[str]) -> str:
+    return f"/{found['name']}/{HIDDEN}" if is_secret_name(found["name"]) else found[0]
 
 
 def _without_flag(found: re.Match[str]) -> str:
@@ -192,7 +215,11 @@ def _without_named(text: str) -> str:
     done = 0
     for found in _NAMED.finditer(text):
         name, start = found["name"], found.end()
-        prose = name == "key" or (name.lower() in _PROSE and found["between"] in (": ", " : "))
+        prose = (
+            name == "key"
+            or text.startswith(OUR_HINT, start)
+            or (name.lower() in _PROSE and found["between"] in (": ", " : "))
+        )
         value = (
             None if start < done or prose or not is_secret_name(name) else _VALUE.match(text, start)
         )

@@ -83,3 +83,17 @@ def test_a_guarded_generator_may_be_left_early() -> None:
     left = rows()
     assert next(left) == 0
     left.close()
+
+
+class _Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+def test_an_exception_that_cannot_tell_itself_is_told_by_its_type() -> None:
+    with pytest.raises(UserError, match="_Mute .its text cannot be had: ValueError"), foreign("x"):
+        raise _Mute
+
+
+def test_what_an_exception_tells_holds_no_secret() -> None:
+    assert told(ValueError("api_key=hunter2")) == "ValueError: api_key=***"

@@ -136,3 +136,38 @@ def test_text_for_a_model_may_speak_of_passwords() -> None:
     RunConfig(reward=Reward(remote_url=["http://h/?api_key=${REWARD_KEY}"]))
     content = {"a": {"b": ["x", 1], "c": None}, "d": "y"}
     assert list(texts(content)) == [("a.b", "x"), ("d", "y")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://h/token/hunter2hunter2",
+        "http://h/;token=hunter2",
+        "https://h/sk-hunter2hunter2hunter2",
+        "http://h/bot123456:AAhunter2hunter2hunter2hunter2hunter/",
+        "https://hooks.slack.com/services/T00/B00/hunter2",
+        "http://h/r?pass%77ord=hunter2",
+    ],
+)
+def test_a_secret_in_the_path_of_a_url_is_one(text: str) -> None:
+    assert holds_secret(text)
+    assert "hunter2" not in shown_url(text)
+
+
+@pytest.mark.parametrize("name", ["PGPASSWORD", "HFTOKEN", "appsecret"])
+def test_words_without_a_joint_tell_of_a_secret(name: str) -> None:
+    assert is_secret_name(name)
+    assert not is_secret_name("eostoken")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unknown key logger.wandb.api_key: did you mean logger.wandb.project?",
+        "/runs/api_key.yaml: unknown key x",
+        "http://h/v1/token/count",
+        "docker run -u 1000:1000 image",
+    ],
+)
+def test_a_message_about_a_name_stays_whole(text: str) -> None:
+    assert hide(text) == text

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rto.cli import reads
 from rto.cli.foreign import explain, renamed, table
 from rto.cli.parse import ALIASES, known_fields
-from rto.cli.shell_script import Call, find_calls
+from rto.cli.shell_script import OUTPUT, Call, find_calls
 from rto.errors import UserError, foreign
+from rto.secrets import hide, holds_secret
+from rto.text import one_line
 
 PROGRAM = re.compile(
     r"(?:^|[./])train_(?P<trainer>sft|rm|dpo|kto|ppo)\w*$|(?:^|/)train_(?P<file>sft|rm|dpo|kto|ppo)\w*\.py$"
@@ -60,7 +63,7 @@ class Conversion:
         self.flags[name] = list(values)
 
     def note(self, theirs: str, said: str) -> None:
-        self.notes.append(f"--{theirs}: {said}")
+        self.notes.append(one_line(f"--{hide(theirs)}: {said}"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,18 +75,29 @@ def main(argv: Sequence[str]) -> int:
     path = Path(argv[0])
     with foreign(f"{path}: cannot read the script", "give a shell script"):
         text = path.read_text(encoding="utf-8")
-    calls = find_calls(text, PROGRAM)
+    with in_script(path):
+        calls = find_calls(text, PROGRAM)
+        converted = [rendered(convert(call)) for call in calls]
     if not calls:
         raise UserError(
             f"{path}: no call of an OpenRLHF or TRL trainer found (train_sft, train_rm, train_dpo, "
             "train_kto, train_ppo..., trl ...)"
         )
     print("#!/bin/bash")
-    for call in calls:
-        print(rendered(convert(call)), end="")
+    for call, lines in zip(calls, converted, strict=True):
+        print(lines, end="")
         for name in call.unset:
             print(f"rto: {path}: set ${name} before the command runs", file=sys.stderr)
     return 0
+
+
+@contextmanager
+def in_script(path: Path) -> Iterator[None]:
+    """What is wrong with a call is said with the name of its script."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def convert(call: Call) -> Conversion:
@@ -143,6 +157,15 @@ def _flags(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _convert_flag(conversion: Conversion, flag: str, values: list[str]) -> None:
+    output = next(
+        (value for value in values if OUTPUT in value or "$(" in value or "`" in value), None
+    )
+    if output is not None:
+        conversion.note(flag, "holds the output of a command, which is not run: give its value")
+        return
+    if any(map(holds_secret, values)):
+        conversion.note(flag, "holds a secret: left out; write ${NAME} for it, a variable")
+        return
     if flag in table()["by_value"] or flag in ("reward.remote_url", "ds.param_dtype"):
         BY_VALUE[flag](conversion, flag, values)
         return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rto import __version__
-from rto.errors import RtoError, Terminated, UserError
+from rto.errors import RtoError, Terminated, UserError, bad_path
 from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
@@ -63,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Who read it (`| head`) has left; nothing may be written at the interpreter's exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"rto: {bad_path(error)}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt as error:
         print(f"rto: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130

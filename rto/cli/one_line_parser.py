@@ -22,6 +22,14 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return parse
 
 
+def named(text: str) -> str:
+    """The type of an argument that names a place: an empty one, as a variable that is not set
+    leaves it, names none, and not the folder that the command runs in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: names nothing")
+    return text
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Raises ``UserError`` where argparse prints its usage and ends the program. A program that is
     no command of `rto` puts its own name before the line and has none here."""

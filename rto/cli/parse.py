@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from argparse import ArgumentParser
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from rto.errors import UserError
 from rto.paths import absolute_paths
 from rto.ranges import hints
 from rto.resources import shipped
+from rto.secrets import hide
 from rto.text import one_line
 
 ALIASES = {
@@ -83,6 +85,8 @@ def parse_run(command: str, argv: Sequence[str], own: ArgumentParser | None = No
         print(help_text(command, _method_for_help(command, given), given.help_section, own))
         raise SystemExit(0)
     _refuse_unknown(command, given)
+    for repeated in _given_twice(given):
+        print(repeated)
     values: dict[str, Any] = {}
     from_files: set[str] = set()
     for path in given.files:
@@ -120,6 +124,7 @@ def split(argv: Sequence[str]) -> Given:
             raise UserError(f"unexpected argument {token!r}: flags are written --name value")
         spelled, equals, inline = token[2:].partition("=")
         words = [inline] if equals else _take_values(tokens)
+        _refuse_dashes(words, ALIASES.get(spelled, spelled))
         name = ALIASES.get(spelled, spelled)
         if name == "config":
             given.files += [shipped(_one_word(name, words))]
@@ -212,6 +217,19 @@ def _flag_values(given: Given) -> dict[str, Any]:
     return values
 
 
+def _given_twice(given: Given) -> Iterator[str]:
+    """A line about each setting that several flags give values that differ: the last one counts,
+    so that what stands behind a command of a script or a job file overrides it."""
+    words: dict[str, list[list[str]]] = {}
+    for _, name, value in given.flags:
+        if name not in VERBATIM:
+            words.setdefault(name, []).append(value)
+    for name, values in words.items():
+        if any(value != values[-1] for value in values):
+            shown = [hide(f"--{name} {one_line(' '.join(value), 60)}".strip()) for value in values]
+            yield f"given {len(values)} times, the last counts: {', '.join(shown)}"
+
+
 def _refuse_unknown(command: str, given: Given) -> None:
     """All flags that do not exist, in one message."""
     said: list[str] = []
@@ -236,8 +254,14 @@ def _refuse_unread(
 
 
 def _hint(command: str, name: str, *, prefix: str) -> str:
-    names: Collection[str] = readable(command)
-    return nearest(name, names if prefix else known_fields(), prefix=prefix)
+    if prefix:
+        return nearest(name, readable(command), prefix=prefix)
+    if name in ALIASES:
+        return f": did you mean {ALIASES[name]}?"
+    # Of a file: a section's name is compared with sections.
+    depth = name.count(".") + 1
+    sections = {".".join(field.split(".")[:depth]) for field in known_fields()}
+    return nearest(name, sections, prefix=prefix) or nearest(name, known_fields(), prefix=prefix)
 
 
 def _method_for_help(command: str, given: Given) -> str | None:
@@ -252,6 +276,19 @@ def _take_values(tokens: list[str]) -> list[str]:
     while tokens and not tokens[0].startswith("--") and tokens[0] != "-h":
         values.append(tokens.pop(0))
     return values
+
+
+def _refuse_dashes(words: list[str], name: str) -> None:
+    """A flag with another dash than the keyboard's, as texts copied from a page have it, would be
+    a value of the flag before it."""
+    wrong = next((word for word in words if _DASHED.match(word)), None)
+    if wrong is not None and name not in VERBATIM:
+        raise UserError(f"unexpected {wrong!r:.60}: flags are written --name, with two hyphens")
+
+
+_DASHED = re.compile(
+    r"(?=.*[^-\d.])(?:-|[\u2010-\u2015\u2212\ufe58\ufe63\uff0d])+[A-Za-z][\w-]*[._]\w"
+)
 
 
 def _one_word(name: str, words: list[str]) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rto.cli.one_line_parser import OneLineParser, whole
+from rto.cli.one_line_parser import OneLineParser, named, whole
 from rto.errors import UserError
 from rto.secrets import hide
 from rto.text import one_line
@@ -86,7 +86,18 @@ def checked(target: Path) -> Path:
         raise UserError(f"report: --output {target}: no folder {target.parent}: make it first")
     if target.is_dir():
         raise UserError(f"report: --output {target}: is a folder: name a file")
+    if target.exists() and not (target.is_file() and _is_page(target)):
+        raise UserError(
+            f"report: --output {target}: is there and is no HTML page: name another file"
+        )
     return target
+
+
+def _is_page(path: Path) -> bool:
+    """Only what may be an older report is written over: no settings or metrics of a run."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    return not start or start.startswith((b"<!doctype html", b"<html"))
 
 
 def default_target(paths: Sequence[Path]) -> Path:
@@ -121,10 +132,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="rto report", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folder, or a folder of run folders"
+        "runs", nargs="+", type=named, metavar="RUN", help="run folder, or a folder of run folders"
     )
     parser.add_argument(
         "--output",
+        type=named,
         metavar="FILE",
         help=f"where to write; default {NAME} in RUN, or here for several",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -154,6 +155,7 @@ def method_name(command: str, config: RunConfig) -> str:
 
 def _default_folder(command: str, config: RunConfig) -> Path:
     name = command if command == "reward" else method_name(command, config)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:32]  # One that is no method is refused later.
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rto.cli.one_line_parser import OneLineParser
+from rto.cli.one_line_parser import OneLineParser, named
 from rto.errors import UserError
+from rto.secrets import hide
 from rto.tracking.summary import Summary, by_state, find_runs, summarise
 
 WIDTH = 160
@@ -46,7 +47,7 @@ def _show(found: Sequence[Summary], folder: Path) -> None:
 def _shown(each: Summary, folder: Path) -> dict[str, str]:
     started = each.started
     return {
-        "run": str(each.path.relative_to(folder)) if each.path != folder else str(each.path),
+        "run": hide(str(each.path.relative_to(folder) if each.path != folder else each.path)),
         "state": each.state,
         "method": each.method,
         "started": "" if started is None else time.strftime("%F %H:%M", time.localtime(started)),
@@ -82,6 +83,8 @@ def _plain(each: Summary) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="rto runs", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="default: runs")
+    parser.add_argument(
+        "folder", nargs="?", type=named, default="runs", metavar="FOLDER", help="default: runs"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     return parser

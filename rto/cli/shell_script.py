@@ -9,7 +9,20 @@ from dataclasses import dataclass, field
 
 from rto.errors import UserError
 
-ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)$", re.DOTALL)
+ASSIGNMENT = re.compile(
+    r"^\s*(?:(?:export|local|declare|readonly)\s+)?([A-Za-z_]\w*)\+?=(.*)$", re.DOTALL
+)
+NEXT = re.compile(r"^\s*(?:if|then|else|elif|do|while|until|time|!|\{|\()\s+")
+"""Words of a shell that a command may stand behind."""
+COMMAND_OUTPUT = re.compile(r"\$\(\([^()]*\)\)|\$\([^()]*\)|`[^`]*`")
+PIECE = re.compile(
+    r"""(?P<comment>(?<!\S)\#.*) | (?P<joint>;|&&|\|\|?) | \\. | "(?:\\.|[^"\\])*" | '[^']*'
+      | \([^()]*\) | .""",
+    re.VERBOSE | re.DOTALL,
+)
+"""Of a line: what stands in quotes or parentheses is one piece."""
+OUTPUT = "\ue000"
+"""Stands for what only a shell can tell: the output of a command, a sum."""
 VARIABLE = re.compile(r"\$\{(\w+)(?:\[(@|\*|\d+)\])?\}|\$(\w+)")
 QUOTED_ARRAY = re.compile(r'"\$\{(\w+)\[@\]\}"')
 STOPS = frozenset(";&|<>")
@@ -30,16 +43,41 @@ class Call:
 class _Script:
     values: dict[str, list[str]] = field(default_factory=dict)
 
-    def assign(self, name: str, text: str) -> None:
+    def assign(self, line: str) -> bool:
+        """Take a line that assigns; False for another."""
+        found = ASSIGNMENT.match(line)
+        if found is None:
+            return False
+        name, text = found[1], found[2].strip()
+        more = line[: found.start(2)].endswith("+=")
+        if text.startswith("("):
+            self._assign(name, text, more)
+            return True
+        try:
+            words = split(line)
+        except UserError:
+            return True  # Where the call needs it, it is named as unset.
+        for word in words:
+            name, equals, value = word.partition("=")
+            if equals:
+                self._assign(name.removesuffix("+"), shlex.quote(value) if value else "", more)
+        return True
+
+    def _assign(self, name: str, text: str, more: bool) -> None:
         is_array = text.startswith("(")
         inner = text[1 : text.rfind(")")] if is_array and ")" in text else text
-        if "$(" in inner or "`" in inner:
+        if OUTPUT in inner:
+            self.values.pop(name, None)
             return
         try:
             words = [self.fill(word) for word in split(inner)]
         except UserError:
             return  # Where the call needs it, it is named as unset.
-        self.values[name] = words if is_array else [" ".join(words)]
+        before = self.values.get(name, []) if more else []
+        if is_array:
+            self.values[name] = [*before, *words]
+        else:
+            self.values[name] = ["".join([*before, " ".join(words)])]
 
     def fill(self, text: str) -> str:
         for _ in range(NESTED):
@@ -66,13 +104,10 @@ class _Script:
 def find_calls(text: str, program: re.Pattern[str]) -> list[Call]:
     """The calls of programs whose name, a word of its own, matches; in the script's order."""
     script, found = _Script(), []
-    for line in statements(text):
-        assigned = ASSIGNMENT.match(line)
+    for line in (part for whole in statements(text) for part in commands(_without_output(whole))):
         is_call = any(program.search(word) for word in script.fill(line).split())
-        if assigned is not None and not is_call:
-            script.assign(assigned[1], assigned[2].strip())
-            continue
         if not is_call:
+            script.assign(line)
             continue
         words = split(script.fill(line))
         place = next((i for i, word in enumerate(words) if program.search(word)), None)
@@ -105,6 +140,32 @@ def statements(text: str) -> Iterator[str]:
         yield pending.strip()
 
 
+def _without_output(line: str) -> str:
+    for _ in range(NESTED):
+        line = COMMAND_OUTPUT.sub(OUTPUT, line)
+    return line
+
+
+def commands(line: str) -> Iterator[str]:
+    """The commands that `;`, `&&`, `||` or `|` join in a line, without `if`, `then` and so on."""
+    part = ""
+    for piece in PIECE.finditer(line):
+        if piece["joint"]:
+            yield from _bare(part)
+            part = ""
+        elif not piece["comment"]:
+            part += piece[0]
+    yield from _bare(part)
+
+
+def _bare(part: str) -> Iterator[str]:
+    part = part.strip()
+    while NEXT.match(part):
+        part = NEXT.sub("", part, count=1)
+    if part:
+        yield part
+
+
 def split(line: str) -> list[str]:
     """Words as a shell cuts them, up to the first `;`, `&`, `|`, `<` or `>`; variables stay.
 
@@ -118,6 +179,9 @@ def split(line: str) -> list[str]:
     try:
         for word in lexer:
             if word and set(word) <= STOPS:
+                # The number of a stream that is sent elsewhere, as in `2>&1`, is no word.
+                if words and re.search(rf"(?<!\S){re.escape(words[-1])}{re.escape(word)}", line):
+                    words = words[:-1] if words[-1].isdigit() else words
                 break
             words.append(word)
     except ValueError as error:

@@ -19,5 +19,6 @@ def explain(name: str, command: str) -> str:
 
 def nearest(name: str, readable: Collection[str], *, prefix: str) -> str:
     """The end of an error about an unknown name: the nearest one that the command reads."""
-    near = difflib.get_close_matches(name, readable, 1, 0.6)
-    return f": did you mean {prefix}{near[0]}?" if near else ""
+    lower = {each.lower(): each for each in readable}
+    near = difflib.get_close_matches(name.lower(), lower, 1, 0.6)
+    return f": did you mean {prefix}{lower[near[0]]}?" if near else ""

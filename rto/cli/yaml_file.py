@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from rto.cli.values import written
-from rto.errors import UserError
+from rto.errors import UserError, foreign
+from rto.text import one_line
 from rto.yaml_file import compose_yaml, read_text
 
 
@@ -46,10 +47,15 @@ def read_settings(
 
 
 def _compose(path: str) -> Any:
-    if not Path(path).is_file():
-        raise UserError(f"--config {path}: no such file")
-    where = f"--config {path}"
-    root = compose_yaml(read_text(Path(path), where), where)
+    where = f"--config {one_line(path, 200)}"
+    file = Path(path).expanduser()
+    with foreign(where, "name a YAML file"):
+        is_file = file.is_file()
+        is_there = file.exists()
+    if not is_file:
+        kind = "a folder" if is_there and file.is_dir() else "no regular file"
+        raise UserError(f"{where}: {kind if is_there else 'no such file'}: name a YAML file")
+    root = compose_yaml(read_text(file, where), where)
     if root is None:
         raise UserError(f"--config {path}: the file is empty")
     if not isinstance(root, yaml.MappingNode):
@@ -61,6 +67,13 @@ def _entries(
     path: str, mapping: yaml.MappingNode, prefix: str, sections: Collection[str]
 ) -> Iterator[tuple[str, Any, int]]:
     """Name, node and line of each key, those of the sections within included."""
+    if mapping.tag != "tag:yaml.org,2002:map":
+        shown = mapping.tag.removeprefix("tag:yaml.org,2002:")
+        line = mapping.start_mark.line + 1
+        raise UserError(
+            f"{path}: line {line}: {prefix.rstrip('.') or 'the file'} has the tag {shown!a:.60}: "
+            "leave the tag out"
+        )
     for key, node in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
             line = key.start_mark.line + 1

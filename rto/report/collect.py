@@ -9,7 +9,7 @@ from typing import Any
 
 from rto.errors import UserError
 from rto.report.files import read_about, read_config, read_json, read_metrics, shown_text
-from rto.secrets import hide
+from rto.secrets import hide, hide_in
 
 MARKS = ("config.yaml", "metrics.jsonl")
 """A folder with one of these is a run folder."""
@@ -166,11 +166,11 @@ def read_run(path: Path, name: str) -> Run:
     about, odd = read_about(path / "run.json")
     versions = read_json(path / "versions.json")
     return Run(
-        name=shown_text(name),
+        name=hide(shown_text(name)),
         path=path,
         about=about,
         config=read_config(path / "config.yaml"),
-        versions={shown_text(key): hide(shown_text(value)) for key, value in versions.items()},
+        versions={shown_text(key): shown_text(value) for key, value in hide_in(versions).items()},
         metrics=metrics,
         missing=(*missing, *said, *odd),
     )

@@ -149,11 +149,15 @@ def _mean(values: Sequence[float]) -> float:
 def span(values: Sequence[float], *, pad: float) -> tuple[float, float]:
     """The range of the values with ``pad`` times its width on both sides; never empty."""
     low, high = min(values), max(values)
-    if low == high:
+    if high - low < TINY:
         room = abs(low) / 2
-        return (low - room, high + room) if room else (0.0, 1.0)
+        return (low - room, high + room) if room > TINY else (low, low + 1.0)
     room = pad * (high - low)
     return low - room, high + room
+
+
+TINY = 1e-300
+"""A difference below it has no parts: quotients of such numbers are 0 or wrong."""
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -219,7 +223,8 @@ def timeline(
     size = math.ceil(len(rows) / bars)
     groups = [range(i, min(i + size, len(rows))) for i in range(0, len(rows), size)]
     means = [{s: math.fsum(rows[i][s] for i in g) / len(g) for s in STAGES} for g in groups]
-    top = max(math.fsum(mean.values()) for mean in means) or 1.0
+    top = max(math.fsum(mean.values()) for mean in means)
+    top = top if top > TINY else 1.0
     plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
     slot = plot_width / len(groups)
     found = [

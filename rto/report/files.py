@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rto.errors import UserError, foreign
-from rto.secrets import hide
+from rto.secrets import hide, hide_in
 from rto.tracking.quiet import escape_control
 from rto.yaml_file import read_yaml
 
@@ -72,7 +72,7 @@ def _metrics_row(line: str, where: str) -> dict[str, float]:
             f"{where}: {shown_text(named)[:60]} is {shown}, not a finite number: "
             "correct or remove the line"
         )
-    return {shown_text(key): value for key, value in row.items()}
+    return {hide(shown_text(key)): value for key, value in row.items()}
 
 
 def is_number(value: object) -> bool:
@@ -103,7 +103,7 @@ def read_config(path: Path) -> dict[str, str]:
         return {}
     content = read_yaml(path)
     _require(isinstance(content, dict), f"{path}: not a mapping of settings")
-    return {shown_text(name): hide(shown_text(value)) for name, value in flat(content)}
+    return {shown_text(name): shown_text(value) for name, value in flat(hide_in(content))}
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -120,7 +120,8 @@ def _load(path: Path, code: bytes, sha256: str) -> Callable[..., Any]:
     try:
         with in_file(path, "reward.func_path "):
             spec.loader.exec_module(module)
-        return _checked_function(path, vars(module), ast.parse(code))
+            # What it defines may be an object that answers questions about it with code.
+            return _checked_function(path, vars(module), ast.parse(code))
     except UserError:
         del sys.modules[name]
         raise
@@ -134,14 +135,14 @@ def _checked_function(
     Raises:
         UserError: there is none, or it does not take three lists and return a value.
     """
-    function = names.get("reward_func")
-    if function is None:
+    if "reward_func" not in names:
         defined = [node.name for node in source.body if isinstance(node, ast.FunctionDef)]
         near = difflib.get_close_matches("reward_func", defined, 1, 0.4)
         hint = f": rename {near[0]}" if near else ""
         raise UserError(
             f"reward.func_path {path}: defines no reward_func(queries, prompts, labels){hint}"
         )
+    function = names["reward_func"]
     problem = _problem(function)
     if problem is not None:
         raise UserError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,13 @@ from tenacity import (
 from rto.errors import RewardProtocolError, UserError, told
 from rto.scoring.combine import finite_rewards
 from rto.secrets import filled, holds_secret, shown_url, without
+from rto.text import one_line
 
 RESPONSE_CAP = 1 << 20
 """Longest answer, in bytes."""
+
+_SHELL_VARIABLE = re.compile(r"=\$([A-Za-z_]\w*)(?=[&#]|$)")
+"""A variable as a shell has it, for a value of a query: a quote kept it from the shell."""
 
 BACKOFF = wait_random_exponential(multiplier=0.25, max=15)
 
@@ -88,6 +93,12 @@ def check_url(url: str, *, setting: str, remedy: str) -> str:
     # httpx escapes what no host may hold, as an open bracket.
     if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
         raise UserError(f"{setting} {shown}: needs http:// or https:// and a host")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise UserError(f"{setting} {shown}: port {parsed.port}: must be from 1 to 65535")
+    plain = _SHELL_VARIABLE.search(url)
+    if plain:
+        name = plain[1]
+        raise UserError(f"{setting} {shown}: ${name} is no variable here: write ${{{name}}}")
     if parsed.userinfo or holds_secret(url):
         raise UserError(f"{setting} {shown}: put no credentials into the URL: {remedy}")
     return str(parsed)
@@ -159,7 +170,10 @@ class RemoteReward:
                 }
                 content = await self._persist(client, json.dumps(payload).encode())
                 count = len(payload["query"])
-                rewards += _read_rewards(content, count=count, source=self.name, first=start)
+                try:
+                    rewards += _read_rewards(content, count=count, source=self.name, first=start)
+                except RewardProtocolError as error:
+                    raise RewardProtocolError(self._without_secrets(str(error))) from error
         return rewards
 
     async def _persist(self, client: httpx.AsyncClient, payload: bytes) -> bytes:
@@ -188,11 +202,17 @@ class RemoteReward:
                 f"{faults[-1]} after {elapsed:.1f} s, and it asks to wait {asked:g} s more: beyond "
                 f"reward.remote_timeout {self.timeout:g} s, so try later or raise that"
             )
-        last = without(str(faults[-1]), self.token) if faults else "none ended"
+        last = self._without_secrets(str(faults[-1])) if faults else "none ended"
         return (
             f"no answer within reward.remote_timeout {self.timeout:g} s "
             f"({len(faults)} failed attempts; last: {last})"
         )
+
+    def _without_secrets(self, text: str) -> str:
+        """What a server said, which may repeat the token and the variables in its URL."""
+        address = self._address()
+        secrets = [] if address == str(httpx.URL(self.url)) else _values(address)
+        return without(text, self.token, *secrets)
 
     async def _attempt(self, client: httpx.AsyncClient, payload: bytes) -> bytes:
         limit = self.timeout / 2
@@ -230,7 +250,7 @@ class RemoteReward:
                 f"{self.name}: status {status}, redirects are not followed: give the final URL"
             )
         if status != 200:
-            said = without(ascii(content[:200])[2:-1], self.token, *_values(self._address()))
+            said = self._without_secrets(ascii(content[:200])[2:-1])
             raise RewardProtocolError(f"{self.name}: status {status}: {said}")
 
 
@@ -289,4 +309,7 @@ def _read_rewards(content: bytes, *, count: int, source: str, first: int) -> lis
         ) from error
     if not isinstance(answer, dict) or "rewards" not in answer:
         raise RewardProtocolError(f"{source}: the answer holds no 'rewards'")
+    if answer.get("error"):
+        said = one_line(ascii(answer["error"]), 200)
+        raise RewardProtocolError(f"{source}: the answer tells of an error beside rewards: {said}")
     return finite_rewards(answer["rewards"], count=count, source=source, first=first)

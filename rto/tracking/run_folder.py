@@ -33,6 +33,8 @@ PACKAGES = (
     "peft",
 )
 CHECKPOINTS = "checkpoints"
+_STANDS_FOR = re.compile(r"~|.*\$[A-Za-z_{(]|.*%[A-Za-z_]+%")
+"""The beginning of a name that a shell would have replaced: a home folder, a variable."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -53,9 +55,10 @@ def check_place(path: str | Path) -> Path:
         UserError: no folder can be made there, or not by this user, or everyone could write to it.
     """
     remedy = "choose another ckpt.output_dir"
-    with foreign(f"ckpt.output_dir {one_line(ascii(str(path)), 80)}", remedy):
+    shown = f"ckpt.output_dir {one_line(ascii(str(path)), 80)}"
+    with foreign(shown, remedy):
         place = Path(path).expanduser().absolute()
-        check_name(place.name)
+        _check_parts(shown, place, str(path))
         if "\0" in str(place):
             raise UserError(f"ckpt.output_dir {str(place)!a} holds a null character: {remedy}")
         nearest = next(each for each in (place, *place.parents) if os.path.lexists(each))
@@ -66,6 +69,21 @@ def check_place(path: str | Path) -> Path:
         if place.exists() and place.stat().st_mode & stat.S_IWOTH:
             raise UserError(f"run folder {place} is world-writable: run chmod o-w on it")
         return place
+
+
+def _check_parts(shown: str, place: Path, path: str) -> None:
+    """Names that this would make a folder of, though they stand for something else."""
+    if "://" in path:
+        raise UserError(f"{shown}: runs are written to a folder of this machine, not to a URL")
+    try:
+        check_name(place.name)
+    except UserError as error:
+        raise UserError(f"{shown}: {error}") from error
+    for each in (place, *place.parents):
+        if _STANDS_FOR.match(each.name) and not each.exists():
+            raise UserError(
+                f"{shown}: {each.name!a} is not replaced here: write the folder that it stands for"
+            )
 
 
 def check_free(place: Path, *, resume: bool) -> None:
@@ -229,7 +247,7 @@ def _lock(folder: Path) -> int:
 def holder(folder: Path) -> str | None:
     """The process that is at work in a run folder, by its id; None where there is none."""
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rto.report.files import is_number
+from rto.secrets import hide
 from rto.tracking.run_folder import holder
 
 MARKS = ("run.json", "config.yaml", "metrics.jsonl")
@@ -28,6 +29,7 @@ OUTCOMES = (
     "eval/nll_per_token",
 )
 """What a run is after, the first of these that it has."""
+MOST_STEPS = 10**12
 ABOUT_BYTES = 1_000_000
 """A larger run.json is not one that a run wrote."""
 
@@ -127,7 +129,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
 
 def _text(about: Mapping[str, Any], key: str) -> str:
     value = about.get(key, "")
-    return value if isinstance(value, str) else json.dumps(value)
+    return hide(value if isinstance(value, str) else json.dumps(value))
 
 
 def _started(path: Path, about: Mapping[str, Any]) -> float | None:
@@ -159,6 +161,8 @@ def _row(content: mmap.mmap, inside: int) -> dict[str, float]:
     wrong = [key for key, value in row.items() if not is_number(value)]
     if wrong:
         raise Damaged(f"metrics.jsonl: {wrong[0]!r:.60} is {row[wrong[0]]!r:.60}, not a number")
+    if not 0 <= row.get("iteration", 0) < MOST_STEPS:
+        raise Damaged(f"metrics.jsonl: iteration is {row['iteration']!r:.60}: no run makes that")
     return row
 
 

@@ -279,3 +279,44 @@ def test_lines_words_and_variables() -> None:
     assert split("x --b '2 3' && rm y") == ["x", "--b", "2 3"]
     (call,) = find_calls('ARGS=(\n --beta 4\n)\ntrl dpo "${ARGS[@]}"\n', PROGRAM)
     assert call.words == ("trl", "dpo", "--beta", "4")
+
+
+SFT = "python -m openrlhf.cli.train_sft --pretrain m"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        (f"cd x && {SFT} && echo done; true", ["m"]),
+        (f"if [ $X ]; then {SFT}; fi", ["m"]),
+        (f"{SFT} 2>&1 | tee log", ["m"]),
+        (f'A=(--seed 1)\nA+=(--max_len 8)\n{SFT} "${{A[@]}}"', ["m", "1", "8"]),
+        (f"export S=3 L=8\n{SFT} --seed $S --max_len $L", ["m", "3", "8"]),
+    ],
+)
+def test_what_a_shell_does_with_a_line_is_followed(script: str, flags: list[str]) -> None:
+    assert [value for values in one(script).flags.values() for value in values] == flags
+
+
+@pytest.mark.parametrize("value", ["$(rm x)", "'$(rm x)'", "`rm x`", '"$(rm x)"', "$((8*4))"])
+def test_the_output_of_a_command_is_left_out_and_said(value: str) -> None:
+    conversion = one(f"{SFT} --dataset {value} --max_len 8")
+    assert conversion.flags["data.max_len"] == ["8"]
+    assert "rm x" not in rendered(conversion)
+    assert "--dataset: holds the output of a command" in rendered(conversion)
+
+
+def test_a_secret_is_not_carried_over() -> None:
+    text = rendered(one(f"{SFT} --remote_rm_url 'http://u:hunter2@h/?api_key=hunter2'"))
+    assert "hunter2" not in text
+    assert "# --remote_rm_url: holds a secret" in text
+
+
+def test_a_script_that_fails_prints_its_name_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.sh").write_text(f"{SFT}\ntrl env\n")
+    assert main(["convert-flags", str(tmp_path / "a.sh")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "a.sh: trl env: no such trainer" in said.err

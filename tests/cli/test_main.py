@@ -145,3 +145,24 @@ def test_the_title_stands_before_what_takes_long(
         timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (9, title, "")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["runs", "n" * 300],
+        ["report", ".", "--output", "n" * 300],
+        ["serve-reward", "--func_path", "n" * 300],
+        ["train", "--reward.func_path", "n" * 300],
+        ["sft", "--actor.model_name_or_path", "n" * 300],
+        ["runs", ""],
+        ["report", ""],
+    ],
+)
+def test_a_path_that_can_be_none_is_one_line(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "File name too long" in said or "names nothing" in said

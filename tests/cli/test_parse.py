@@ -238,3 +238,18 @@ def test_a_value_out_of_its_range_is_one_line(argv: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_run(command, flags)
     assert said in str(caught.value)
+
+
+def test_a_flag_with_two_values_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_run("train", ["--seed", "1", "--train.seed", "2", "--seed", "2"]).config
+    assert config.train.seed == 2
+    said = capsys.readouterr().out
+    assert "given 3 times, the last counts: --train.seed 1, --train.seed 2" in said
+    parse_run("train", ["--seed", "2", "--train.seed", "2"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("word", ["–-train.seed", "—train.seed", "-train.seed", "−−train.seed"])
+def test_a_flag_with_another_dash_is_no_value(word: str) -> None:
+    with pytest.raises(UserError, match="flags are written --name, with two hyphens"):
+        parse_run("train", ["--data.prompt_dataset", "a.jsonl", word, "3"])

@@ -174,3 +174,13 @@ def test_fifty_folders_are_listed_within_a_second_without_torch(tmp_path: Path) 
     seconds, torch = done.stderr.split()
     assert float(seconds) < 1
     assert torch == "False"
+
+
+def test_no_secret_and_no_number_of_any_length_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a")
+    about(tmp_path / "a", status="failed", reason="api_key=hunter2")
+    assert one(tmp_path / "a", capsys)["error"] == "api_key=***"
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"iteration": 1e300}\n')
+    assert one(tmp_path / "a", capsys)["state"] == "damaged"

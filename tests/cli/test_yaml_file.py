@@ -132,3 +132,24 @@ ds: {zero_stage: 3, lora: {rank: 4}}
 def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
     content = "\ufefftrain:\r\n  seed: 7\r\n"
     assert read(tmp_path, content.encode()).train.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("!!python/object:os.system\ntrain: {seed: 1}", "line 1: the file has the tag"),
+        ("train: !mine {seed: 1}", "line 1: train has the tag '!mine'"),
+        ("rollouts: {batch_size: 2}", "unknown key rollouts: did you mean rollout?"),
+        ("Actor: {max_norm: 1}", "unknown key Actor: did you mean actor?"),
+        ("seed: 1", "unknown key seed: did you mean train.seed?"),
+    ],
+)
+def test_tags_and_names_of_sections_are_looked_at(tmp_path: Path, content: str, said: str) -> None:
+    assert said in refusal(tmp_path, content)
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    for name, said in (("", "a folder"), ("n" * 300, "File name too long"), ("no", "no such file")):
+        with pytest.raises(UserError, match=said) as caught:
+            parse_run("train", ["--config", str(tmp_path / name)])
+        assert "--config" in str(caught.value)

@@ -183,3 +183,29 @@ def test_not_yaml_and_not_there(tmp_path: Path) -> None:
     path.write_text("name: !!python/object/apply:os.getcwd []")
     with pytest.raises(UserError, match="not YAML"):
         load_job(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('name: "a\\e[31m"\nentrypoint: rto methods\n', "give the job a name of one line"),
+        (
+            "name: a\nentrypoint: rto methods\nruntime_env: {env_vars: {PGPASSWORD: hunter2}}\n",
+            "PGPASSWORD holds a secret",
+        ),
+        ("name: a\nentrypoint: curl -u me:hunter2 http://h\n", "entrypoint holds a secret"),
+        (
+            f"name: a\nentrypoint: rto methods\nruntime_env: {{working_dir: {'n' * 300}}}\n",
+            "File name too long",
+        ),
+    ],
+)
+def test_odd_names_and_hidden_secrets_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    (tmp_path / "job.yaml").write_text(content)
+    assert main([str(tmp_path / "job.yaml"), "--dry_run"]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "hunter2" not in shown.out + shown.err
+    assert len(shown.err.splitlines()) == 1

@@ -178,3 +178,24 @@ def test_held_out_figures_are_progress_and_their_seconds_a_stage(tmp_path: Path)
         ["eval/nll_per_token"],
     )
     assert curves.stage_seconds({"time/iteration": 4.0, "time/evaluate": 3.0})["evaluate"] == 3.0
+
+
+def test_a_report_is_written_over_a_report_alone(tmp_path: Path) -> None:
+    from rto.cli.report import checked
+    from rto.errors import UserError
+
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    with pytest.raises(UserError, match="is no HTML page"):
+        checked(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="is no HTML page"):
+        checked(Path("/dev/null"))
+    (tmp_path / "r.html").write_text("<!doctype html>\n")
+    assert checked(tmp_path / "r.html")
+
+
+def test_secrets_in_lists_and_under_names_are_not_on_the_page(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: {passwd: [hunter2], token: hunter2}\n")
+    (tmp_path / "versions.json").write_text('{"a": {"token": "hunter2"}}')
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "api_key=hunter2/b": 5e-324}\n')
+    (tmp_path / "metrics.jsonl").open("a").write('{"iteration": 1, "api_key=hunter2/b": 0}\n')
+    assert "hunter2" not in render(read_runs([tmp_path]))

@@ -211,3 +211,26 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
         RewardFunction(str(tmp_path / "none.py"))
     with pytest.raises(UserError, match="no such file"):
         RewardFunction(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["__signature__ = property(lambda self: 1 / 0)", "__class__ = property(lambda s: 1 / 0)"],
+)
+def test_an_object_whose_questions_fail_is_refused_by_its_file(
+    tmp_path: Path, attribute: str
+) -> None:
+    file = tmp_path / "rf.py"
+    file.write_text(
+        f"class A:\n    {attribute}\n    def __call__(self, q, p, l): return [1.0]\n"
+        "reward_func = A()\n"
+    )
+    with pytest.raises(UserError, match=r"rf\.py:2: ZeroDivisionError"):
+        RewardFunction(str(file))
+
+
+def test_a_decorator_that_returns_nothing_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "rf.py"
+    file.write_text("def d(f): pass\n@d\ndef reward_func(q, p, l): return [1.0]\n")
+    with pytest.raises(UserError, match="is no function but a NoneType"):
+        RewardFunction(str(file))

@@ -247,3 +247,30 @@ def test_retry_after_forms() -> None:
     assert retry_after(formatdate(1_000_000, usegmt=True), now=2_000_000) == 0.0
     assert retry_after("soon", now=0.0) is None
     assert retry_after(None, now=0.0) is None
+
+
+def test_an_error_beside_the_rewards_is_believed(server: ScriptedServer) -> None:
+    server.reply = lambda body: json.dumps({"rewards": [0.0] * len(body["query"]), "error": "x"})
+    with pytest.raises(RewardProtocolError, match="tells of an error beside rewards: 'x'"):
+        client(server)(QUERIES, PROMPTS, LABELS)
+
+
+def test_a_token_that_an_answer_repeats_is_not_shown(server: ScriptedServer) -> None:
+    server.reply = lambda body: "tok-hunter2"
+    with pytest.raises(RewardProtocolError, match="not JSON") as caught:
+        client(server, token="tok-hunter2")(QUERIES, PROMPTS, LABELS)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://h:99999/", "port 99999: must be from 1 to 65535"),
+        ("http://h/?token=$TOKEN", r"\$TOKEN is no variable here: write \$\{TOKEN\}"),
+        ("http://h/token/hunter2hunter2", "put no credentials into the URL"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused(url: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        RemoteReward(url, None, 1.0, 1)
+    assert "hunter2" not in str(caught.value)

@@ -189,3 +189,26 @@ def test_the_holder_is_known_without_a_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["run", "iter_000012", "rto-0.05_b", "x" * 64])
 def test_plain_names_pass(name: str) -> None:
     assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("s3://bucket/run", "not to a URL"),
+        ("$HOME_OF_RUNS/x", "is not replaced here"),
+        ("~nobody-is-called-so/x", "is not replaced here"),
+        ("/", "name '' is not allowed"),
+    ],
+)
+def test_a_folder_that_is_not_meant_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said) as caught:
+        check_place(Path(path).absolute() if path[0] in "$~" else path)
+    assert str(caught.value).startswith("ckpt.output_dir ")
+
+
+def test_a_lock_that_is_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    assert holder(tmp_path) is None
