@@ -11,9 +11,10 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from rto.data.conversations import split_conversation
 from rto.data.files import holds_texts
@@ -53,7 +54,8 @@ class Layout:
     In a ``paired`` layout a row's two answers are chosen and rejected. The rewards of a layout that
     is not ``rated`` only rank them. ``binary`` rewards are verdicts and become 1 and 0; those of
     the column ``verdicts`` may be. A layout that is not ``prompted`` holds its prompt in the
-    response. Rewards that are ``texts`` are read as numbers: a csv file has no other.
+    response. Rewards that are ``texts`` are read as numbers: a csv file has no other. ``classes``
+    are the names that a data set has for the numbers of a column (ClassLabel).
     """
 
     name: str
@@ -65,6 +67,7 @@ class Layout:
     prompted: bool = True
     verdicts: str | None = None
     texts: bool = False
+    classes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def prompt_column(self, rows: Dataset) -> str:
         """The column that tells which prompt a row answers."""
@@ -85,13 +88,21 @@ class Layout:
 
     def of(self, rows: Dataset) -> Layout:
         """This layout as these rows have it: their first reward tells whether it is a verdict."""
-        found = dataclasses.replace(self, texts=holds_texts(rows))
+        found = dataclasses.replace(self, texts=holds_texts(rows), classes=class_names(rows))
         if self.verdicts is None:
             return found
         head = rows.select_columns([self.verdicts]).select(range(min(len(rows), HEAD)))
         values = (row[self.verdicts] for row in read_rows(head))
         first = next((value for value in values if value is not None), None)
-        return dataclasses.replace(found, binary=is_verdict(first))
+        names = found.classes.get(self.verdicts)
+        binary = any(map(is_verdict, names)) if names else is_verdict(first)
+        return dataclasses.replace(found, binary=binary)
+
+
+def class_names(rows: Dataset) -> dict[str, Sequence[str]]:
+    """{column: the names of its numbers}: the order of the names says nothing of their meaning."""
+    classes = {name: kind for name, kind in rows.features.items() if isinstance(kind, ClassLabel)}
+    return {name: kind.names for name, kind in classes.items()}
 
 
 def _nested(row: Row) -> Iterator[Answer]:
@@ -314,8 +325,9 @@ def read_answer(answer: Answer, prompt: object, where: Where) -> tuple[object, s
 
 def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
     """The reward as a number of float32, or 1 or 0 of a verdict."""
-    value = answer.reward
     where = Where(where.source, where.row, answer.reward_field)
+    names = layout.classes.get(answer.reward_field)
+    value = answer.reward if names is None else _class_name(answer.reward, names, where)
     if layout.binary:
         found = verdict(value)
         if found is None:
@@ -324,7 +336,7 @@ def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
                 "+1 and -1); repair or drop the row"
             )
         return float(found)
-    number = _number(value, from_text=layout.texts)
+    number = _number(value, from_text=layout.texts or names is not None)
     if number is None or not math.isfinite(number):
         raise where.error(
             f"has reward {value!r:.60}: must be a finite number; repair or drop the row"
@@ -337,9 +349,18 @@ def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
     return number
 
 
+def _class_name(value: object, names: Sequence[str], where: Where) -> object:
+    if not isinstance(value, int):
+        return value
+    if value in range(len(names)):
+        return names[value]
+    raise where.error(f"is {value}, none of its classes {', '.join(names)}: repair or drop the row")
+
+
 def _number(value: object, *, from_text: bool) -> float | None:
     """None of what is no number; infinity where it is beyond float64."""
-    if isinstance(value, bool) or not isinstance(value, int | float | (str if from_text else int)):
+    known = isinstance(value, int | float | Decimal | (str if from_text else int))
+    if isinstance(value, bool) or not known:
         return None
     if isinstance(value, str) and "_" in value:
         return None
