@@ -99,8 +99,10 @@ class foreign:
 
 
 def told(error: BaseException, limit: int = 300) -> str:
-    """What an exception says, on one line: its type, and the first line of its text."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = one_line(lines[0], limit) if lines else ""
+    """What an exception says, on one line: its type, and the first line of its text, with the next
+    one where that only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    wanted = 2 if lines and lines[0].endswith(":") else 1
+    text = one_line(" ".join(lines[:wanted]), limit)
     name = type(error).__name__
     return f"{name}: {text}" if text else name
