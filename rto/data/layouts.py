@@ -106,12 +106,23 @@ def class_names(rows: Dataset) -> dict[str, Sequence[str]]:
 
 
 def _nested(row: Row) -> Iterator[Answer]:
-    for i, item in enumerate(row["responses"] or []):
-        field = f"responses[{i}]"
-        if not isinstance(item, dict) or not {"text", "reward"} <= item.keys():
-            yield Answer(None, None, field, field, problem="is not a {text, reward} pair")
+    for field, item, problem in _items(row, "responses"):
+        known = isinstance(item, dict) and {"text", "reward"} <= item.keys()
+        if problem or not known:
+            problem = problem or "is not a {text, reward} pair"
+            yield Answer(None, None, field, field, problem=problem)
         else:
             yield Answer(item["text"], item["reward"], f"{field}.text", field)
+
+
+def _items(row: Row, column: str) -> Iterator[tuple[str, Any, str]]:
+    """(field, item, problem) of a column of lists."""
+    value = row[column]
+    if value is not None and not isinstance(value, list):
+        yield column, None, f"is a {type(value).__name__}, not a list"
+        return
+    for i, item in enumerate(value or []):
+        yield f"{column}[{i}]", item, ""
 
 
 def _pairs(*columns: str) -> Callable[[Row], Iterator[Answer]]:
@@ -159,15 +170,17 @@ def _mean_ratings(row: Row) -> Iterator[Answer]:
 
 
 def _completions(row: Row) -> Iterator[tuple[str, Row, str]]:
-    for i, item in enumerate(row["completions"] or []):
+    for field, item, problem in _items(row, "completions"):
         known = isinstance(item, dict) and "response" in item
-        problem = "" if known else "is not a completion with a response"
-        yield f"completions[{i}]", item if known else {}, problem
+        if not known:
+            problem = problem or "is not a completion with a response"
+        yield field, item if known else {}, problem
 
 
 def _mean_rating(item: Row) -> float | None:
     """The mean of the ratings that are numbers ("N/A" is none), or the stored mean of them."""
-    aspects = (item.get("annotations") or {}).values()
+    annotations = item.get("annotations")
+    aspects = annotations.values() if isinstance(annotations, dict) else ()
     stored = [str(aspect.get("Rating")) for aspect in aspects if isinstance(aspect, dict)]
     ratings = [float(rating) for rating in stored if rating.replace(".", "", 1).isdigit()]
     return sum(ratings) / len(ratings) if ratings else item.get("fine-grained_score")
@@ -258,10 +271,11 @@ def told_layout(rows: Dataset) -> Layout | None:
 def nearest_layout(rows: Dataset) -> str:
     """The layout that lacks least, and the names that would give these columns that layout."""
 
-    def lacking(layout: Layout) -> tuple[int, int, int]:
+    def lacking(layout: Layout) -> tuple[int, int, int, int]:
         renamed = _renaming(layout, rows.column_names)
         missing = layout.missing(rows)
-        return len(missing) - len(renamed), len(missing), -len(layout.columns)
+        guesses = sum(_is_name(old, new) is None for new, old in renamed.items())
+        return len(missing) - len(renamed), guesses, len(missing), -len(layout.columns)
 
     nearest = min(LAYOUTS.values(), key=lacking)
     renamed = _renaming(nearest, rows.column_names)
@@ -282,13 +296,21 @@ def _renaming(layout: Layout, names: Sequence[str]) -> dict[str, str]:
     known = {column for each in LAYOUTS.values() for column in each.columns}
     found: dict[str, str] = {}
     for new in wanted:
-        near = [old for old in OTHER_NAMES.get(new, ()) if old in free]
+        ranks = {old: rank for old in free if (rank := _is_name(old, new)) is not None}
+        near = sorted(ranks, key=lambda old: ranks[old])
         unknown = [old for old in free if old not in known]
         near += difflib.get_close_matches(new, unknown, 1, 0.8)
         if near:
             found[new] = near[0]
             free.remove(near[0])
     return found
+
+
+def _is_name(old: str, new: str) -> int | None:
+    """How near ``old`` is to the names that logs have for ``new``, 0 for its own; None for none."""
+    names = (new, *OTHER_NAMES.get(new, ()))
+    found = old.strip().lower()
+    return names.index(found) if found in names else None
 
 
 def require_rated(layout: Layout, source: str) -> None:

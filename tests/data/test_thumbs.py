@@ -140,6 +140,10 @@ def test_turns_before_the_answer_are_asked(tmp_path: Path) -> None:
          " in reward=thumbs"),
         ({"messages": CHAT, "label": True}, "messages: name columns with data.columns as in "
          "rating=label"),
+        ({"Prompt": "p", "Response": "a", "Reward": 1}, "flat: name columns with data.columns "
+         "as in prompt=Prompt,response=Response,reward=Reward"),
+        ({"prompt": "p", " response": "a", " reward": 1}, "flat: name columns with data.columns as "
+         "in response= response,reward= reward"),
         ({"prompt": "p", "chosn": "a", "rejected": "b"}, "preferences: name columns with "
          "data.columns as in chosen=chosn"),
         ({"prompt": "p", "response": "a"}, "flat, which lacks the column reward: name columns with "
