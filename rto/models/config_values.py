@@ -66,5 +66,6 @@ def check_values(config: PreTrainedConfig, path: str) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value) and value > 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
