@@ -101,13 +101,15 @@ class foreign:
 
 def told(error: BaseException, limit: int = 300) -> str:
     """What an exception says, on one line and without secrets: its type, and the first line of its
-    text. One whose text cannot be had, as its own code fails, is told by its type."""
+    text, with the next one where that only announces it. One whose text cannot be had, as its own
+    code fails, is told by its type."""
     name = type(error).__name__
     try:
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     except Exception as other:
         return f"{name} (its text cannot be had: {type(other).__name__})"
-    text = hide(one_line(lines[0], limit)) if lines else ""
+    wanted = 2 if lines and lines[0].endswith(":") else 1
+    text = hide(one_line(" ".join(lines[:wanted]), limit))
     return f"{name}: {text}" if text else name
 
 

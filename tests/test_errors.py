@@ -64,6 +64,9 @@ def test_a_generator_that_is_given_up_ends_quietly() -> None:
 
 def test_what_an_exception_says() -> None:
     assert told(ValueError("a\tb\nc")) == "ValueError: a b"
+    assert told(ValueError("field 'a':\n    is no number\nc")) == (
+        "ValueError: field 'a': is no number"
+    )
     assert told(StopIteration()) == "StopIteration"
     assert told(ValueError("\n  \nsecond")) == "ValueError: second"
     assert len(told(ValueError("x" * 10_000))) < 400

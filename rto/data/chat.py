@@ -22,6 +22,9 @@ Message = Mapping[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """Those of the chat templates that models come with."""
 
+SAID = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "audio")
+"""Keys in which a turn says something beside its content."""
+
 REASONING = "think|thinking|thought|reasoning|reflection|scratchpad"
 REASONING_BLOCK = re.compile(rf"(?is)([<\[])({REASONING})[>\]].*?\1/\2[>\]]")
 REASONING_END = re.compile(rf"(?i)[<\[]/({REASONING})[>\]]")
@@ -209,8 +212,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 def lost_turn(messages: Sequence[Message], text: str) -> int | None:
     """The number of a message whose text a rendering does not hold; None where it holds all.
 
-    White space does not count, nor do reasoning blocks of the model's turns; a text may be written
-    as JSON. What is found once is not found again for another turn.
+    How much white space there is does not count, nor do reasoning blocks of the model's turns; a
+    text may be written as JSON. What is found once is not found again for another turn.
     """
     left = _squeezed(text)
     by_length = sorted(range(len(messages)), key=lambda i: -len(messages[i]["content"]))
@@ -243,4 +246,4 @@ def _is_in(content: str, squeezed: str, *, reasoned: bool = False) -> str | None
 
 
 def _squeezed(text: str) -> str:
-    return "".join(text.split())
+    return " ".join(text.split())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rto.data.chat import SAID
 from rto.data.sources import require_text
 from rto.data.templates import Message, Where, check_messages
 
@@ -19,8 +20,9 @@ def split_conversation(prompt: object, response: object, at: Where) -> tuple[obj
     or the whole conversation. A prompt that nothing is added to comes back as it is.
 
     Raises:
-        UserError: an empty answer, a last turn that is not the assistant's, a role that nobody
-            knows, or turns that do not go on from the prompt. ``at`` is the response's place.
+        UserError: an empty answer, one that says something beside its text (calls of tools), a
+            last turn that is not the assistant's, a role that nobody knows, or turns that do not
+            go on from the prompt. ``at`` is the response's place.
     """
     if not isinstance(response, list):
         if prompt is None:
@@ -35,6 +37,12 @@ def split_conversation(prompt: object, response: object, at: Where) -> tuple[obj
         )
     if not last["content"].strip():
         raise at.error(f"message {number}: content is empty: write the answer or drop the row")
+    for key in SAID:
+        if last.get(key):
+            raise at.error(
+                f"message {number}: says something in {key!r} too, which is not trained on: write "
+                "it into content, or drop that key or the row"
+            )
     return _asked(prompt, turns, at), last["content"]
 
 

@@ -20,11 +20,11 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetInfo, Value
+from datasets import Dataset, DatasetInfo, Features, Value
 
 from rto.data.arrow import BATCH, write_batches, write_table
 from rto.data.json_values import DECODER, read_values
-from rto.errors import UserError, foreign
+from rto.errors import UserError, foreign, told
 
 MAX_COLUMNS = 1000
 TEXT_BATCH = 100
@@ -33,6 +33,21 @@ TEXTS, VALUES = "csv", "json"
 """Builder names of the data sets whose cells are all texts, and whose cells are any JSON."""
 
 ENCODER = json.JSONEncoder(ensure_ascii=False)
+NO_TEXT = {
+    b"\xff\xfe\0\0": "UTF-32: save it as UTF-8",
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    b"\0\0\xfe\xff": "UTF-32: save it as UTF-8",
+    b"\x1f\x8b": "packed with gzip: unpack it, or name it .gz if it is packed once",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"BZh": "packed with bzip2: unpack it",
+    b"\xfd7zXZ\0": "packed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it",
+    b"PAR1": "Parquet: name it .parquet",
+    b"ARROW1": "an Arrow file: save its rows as .parquet",
+}
+"""First bytes of files that are no text in UTF-8, and what to do about them."""
+NUL = "a NUL byte: is it UTF-16, or cut?"
 
 Row = dict[str, Any]
 
@@ -53,11 +68,17 @@ def read_file(path: Path, folder: Path) -> Dataset:
         packed = path.suffix.lower() == ".gz"
         with gzip.open(path) if packed else path.open("rb") as raw:
             stream = io.BufferedReader(cast(Any, raw))
-            if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise UserError(f"{problem}: it is UTF-16: save it as UTF-8")
+            _demand_text(stream.peek(64)[:64], problem)
             table = _store(READERS[suffix](stream, problem), folder, problem)
     info = DatasetInfo(builder_name=TEXTS if suffix == ".csv" else VALUES)
     return Dataset(table, info=info, fingerprint=uuid.uuid4().hex).with_transform(_decoded)
+
+
+def _demand_text(start: bytes, problem: str) -> None:
+    """Refuse, by its first bytes, a file that is no text in UTF-8, whatever it is called."""
+    for mark, found in NO_TEXT.items():
+        if start.startswith(mark):
+            raise UserError(f"{problem}: it is {found}")
 
 
 def file_type(path: Path) -> str:
@@ -99,18 +120,34 @@ def _from_parquet(path: Path, folder: Path) -> Dataset:
         twice = [name for name, count in Counter(schema.names).items() if count > 1]
         if twice:
             raise UserError(f"{path}: the column {twice[0]!r} stands twice")
-        batches = (
-            pa.RecordBatch.from_arrays(
-                [
-                    column.cast(kind)
-                    for column, kind in zip(batch.columns, schema.types, strict=True)
-                ],
-                schema=schema,
-            )
-            for batch in file.iter_batches(BATCH)
-        )
-        table = write_batches(batches, schema, folder)
+        for field in schema:
+            with foreign(f"{path}: column {field.name!r}", "drop it, or save it as another type"):
+                Features.from_arrow_schema(pa.schema([field]))
+        table = write_batches(_batches(file, schema, path), schema, folder)
     return Dataset(table, fingerprint=uuid.uuid4().hex)
+
+
+def _batches(file: pq.ParquetFile, schema: pa.Schema, path: Path) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in file.iter_batches(BATCH):
+        columns = [
+            column.cast(kind) for column, kind in zip(batch.columns, schema.types, strict=True)
+        ]
+        for name, column in zip(schema.names, columns, strict=True):
+            _demand_valid(column, start, f"{path}: row {{}}: {name!r}")
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        start += len(batch)
+
+
+def _demand_valid(column: pa.Array, start: int, where: str) -> None:
+    """Refuse values that are not of the column's type: texts that are not UTF-8."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if len(column) > 1:
+            for number in range(len(column)):
+                _demand_valid(column.slice(number, 1), start + number, where)
+        raise UserError(f"{where.format(start)}: {told(error)}; save the file again") from error
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -132,6 +169,8 @@ def _json_lines(stream: io.BufferedReader, problem: str) -> Iterator[Row]:
         text = _utf8(line, where).removeprefix("\ufeff")
         if not text.strip():
             continue
+        if "\0" in text:
+            raise UserError(f"{where}: {NUL}")
         try:
             value = DECODER.decode(text)
         except ValueError as error:
@@ -142,6 +181,8 @@ def _json_lines(stream: io.BufferedReader, problem: str) -> Iterator[Row]:
 def _json(stream: io.BufferedReader, problem: str) -> Iterator[Row]:
     """The items of one list, or objects that follow each other."""
     number = 0
+    if b"\0" in stream.peek(64)[:64]:
+        raise UserError(f"{problem}: {NUL}")
     try:
         for value in read_values(io.TextIOWrapper(stream, encoding="utf-8-sig")):
             yield _row(value, f"{problem}: row {number}")
@@ -188,7 +229,7 @@ def _without_nul(stream: BinaryIO, problem: str) -> Iterator[str]:
     for number, line in enumerate(stream, start=1):
         text = _utf8(line, f"{problem}: line {number}")
         if "\0" in text:
-            raise UserError(f"{problem}: line {number}: a NUL byte: is it UTF-16, or cut?")
+            raise UserError(f"{problem}: line {number}: {NUL}")
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
@@ -229,6 +270,8 @@ def _store(rows: Iterable[Row], folder: Path, problem: str) -> pa.Table:
             ahead = next(left, None)
 
     while ahead is not None:
+        for name in ahead[1]:
+            _demand_whole(name, f"{problem}: row {ahead[0]}: {name!r}")
         columns.update(dict.fromkeys(ahead[1]))
         if len(columns) > MAX_COLUMNS:
             raise UserError(f"{problem}: more than {MAX_COLUMNS} columns: what is its row?")
@@ -242,14 +285,18 @@ def _store(rows: Iterable[Row], folder: Path, problem: str) -> pa.Table:
 def _encoded(number: int, row: Row, problem: str) -> dict[str, str]:
     cells = {name: ENCODER.encode(value) for name, value in row.items()}
     for name, cell in cells.items():
-        if not cell.isascii():
-            try:
-                cell.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{problem}: row {number}: {name!r} is no text: half of a surrogate pair"
-                ) from error
+        _demand_whole(cell, f"{problem}: row {number}: {name!r}")
     return cells
+
+
+def _demand_whole(text: str, where: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{where} is no text: half of a surrogate pair; repair or drop the row"
+            ) from error
 
 
 def _decoded(batch: dict[str, list[str | None]]) -> dict[str, list[Any]]:

@@ -11,9 +11,10 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from rto.data.conversations import split_conversation
 from rto.data.files import holds_texts
@@ -53,7 +54,8 @@ class Layout:
     In a ``paired`` layout a row's two answers are chosen and rejected. The rewards of a layout that
     is not ``rated`` only rank them. ``binary`` rewards are verdicts and become 1 and 0; those of
     the column ``verdicts`` may be. A layout that is not ``prompted`` holds its prompt in the
-    response. Rewards that are ``texts`` are read as numbers: a csv file has no other.
+    response. Rewards that are ``texts`` are read as numbers: a csv file has no other. ``classes``
+    are the names that a data set has for the numbers of a column (ClassLabel).
     """
 
     name: str
@@ -65,6 +67,7 @@ class Layout:
     prompted: bool = True
     verdicts: str | None = None
     texts: bool = False
+    classes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def prompt_column(self, rows: Dataset) -> str:
         """The column that tells which prompt a row answers."""
@@ -85,22 +88,41 @@ class Layout:
 
     def of(self, rows: Dataset) -> Layout:
         """This layout as these rows have it: their first reward tells whether it is a verdict."""
-        found = dataclasses.replace(self, texts=holds_texts(rows))
+        found = dataclasses.replace(self, texts=holds_texts(rows), classes=class_names(rows))
         if self.verdicts is None:
             return found
         head = rows.select_columns([self.verdicts]).select(range(min(len(rows), HEAD)))
         values = (row[self.verdicts] for row in read_rows(head))
         first = next((value for value in values if value is not None), None)
-        return dataclasses.replace(found, binary=is_verdict(first))
+        names = found.classes.get(self.verdicts)
+        binary = any(map(is_verdict, names)) if names else is_verdict(first)
+        return dataclasses.replace(found, binary=binary)
+
+
+def class_names(rows: Dataset) -> dict[str, Sequence[str]]:
+    """{column: the names of its numbers}: the order of the names says nothing of their meaning."""
+    classes = {name: kind for name, kind in rows.features.items() if isinstance(kind, ClassLabel)}
+    return {name: kind.names for name, kind in classes.items()}
 
 
 def _nested(row: Row) -> Iterator[Answer]:
-    for i, item in enumerate(row["responses"] or []):
-        field = f"responses[{i}]"
-        if not isinstance(item, dict) or not {"text", "reward"} <= item.keys():
-            yield Answer(None, None, field, field, problem="is not a {text, reward} pair")
+    for field, item, problem in _items(row, "responses"):
+        known = isinstance(item, dict) and {"text", "reward"} <= item.keys()
+        if problem or not known:
+            problem = problem or "is not a {text, reward} pair"
+            yield Answer(None, None, field, field, problem=problem)
         else:
             yield Answer(item["text"], item["reward"], f"{field}.text", field)
+
+
+def _items(row: Row, column: str) -> Iterator[tuple[str, Any, str]]:
+    """(field, item, problem) of a column of lists."""
+    value = row[column]
+    if value is not None and not isinstance(value, list):
+        yield column, None, f"is a {type(value).__name__}, not a list"
+        return
+    for i, item in enumerate(value or []):
+        yield f"{column}[{i}]", item, ""
 
 
 def _pairs(*columns: str) -> Callable[[Row], Iterator[Answer]]:
@@ -148,15 +170,17 @@ def _mean_ratings(row: Row) -> Iterator[Answer]:
 
 
 def _completions(row: Row) -> Iterator[tuple[str, Row, str]]:
-    for i, item in enumerate(row["completions"] or []):
+    for field, item, problem in _items(row, "completions"):
         known = isinstance(item, dict) and "response" in item
-        problem = "" if known else "is not a completion with a response"
-        yield f"completions[{i}]", item if known else {}, problem
+        if not known:
+            problem = problem or "is not a completion with a response"
+        yield field, item if known else {}, problem
 
 
 def _mean_rating(item: Row) -> float | None:
     """The mean of the ratings that are numbers ("N/A" is none), or the stored mean of them."""
-    aspects = (item.get("annotations") or {}).values()
+    annotations = item.get("annotations")
+    aspects = annotations.values() if isinstance(annotations, dict) else ()
     stored = [str(aspect.get("Rating")) for aspect in aspects if isinstance(aspect, dict)]
     ratings = [float(rating) for rating in stored if rating.replace(".", "", 1).isdigit()]
     return sum(ratings) / len(ratings) if ratings else item.get("fine-grained_score")
@@ -247,10 +271,11 @@ def told_layout(rows: Dataset) -> Layout | None:
 def nearest_layout(rows: Dataset) -> str:
     """The layout that lacks least, and the names that would give these columns that layout."""
 
-    def lacking(layout: Layout) -> tuple[int, int, int]:
+    def lacking(layout: Layout) -> tuple[int, int, int, int]:
         renamed = _renaming(layout, rows.column_names)
         missing = layout.missing(rows)
-        return len(missing) - len(renamed), len(missing), -len(layout.columns)
+        guesses = sum(_is_name(old, new) is None for new, old in renamed.items())
+        return len(missing) - len(renamed), guesses, len(missing), -len(layout.columns)
 
     nearest = min(LAYOUTS.values(), key=lacking)
     renamed = _renaming(nearest, rows.column_names)
@@ -271,13 +296,21 @@ def _renaming(layout: Layout, names: Sequence[str]) -> dict[str, str]:
     known = {column for each in LAYOUTS.values() for column in each.columns}
     found: dict[str, str] = {}
     for new in wanted:
-        near = [old for old in OTHER_NAMES.get(new, ()) if old in free]
+        ranks = {old: rank for old in free if (rank := _is_name(old, new)) is not None}
+        near = sorted(ranks, key=lambda old: ranks[old])
         unknown = [old for old in free if old not in known]
         near += difflib.get_close_matches(new, unknown, 1, 0.8)
         if near:
             found[new] = near[0]
             free.remove(near[0])
     return found
+
+
+def _is_name(old: str, new: str) -> int | None:
+    """How near ``old`` is to the names that logs have for ``new``, 0 for its own; None for none."""
+    names = (new, *OTHER_NAMES.get(new, ()))
+    found = old.strip().lower()
+    return names.index(found) if found in names else None
 
 
 def require_rated(layout: Layout, source: str) -> None:
@@ -314,8 +347,9 @@ def read_answer(answer: Answer, prompt: object, where: Where) -> tuple[object, s
 
 def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
     """The reward as a number of float32, or 1 or 0 of a verdict."""
-    value = answer.reward
     where = Where(where.source, where.row, answer.reward_field)
+    names = layout.classes.get(answer.reward_field)
+    value = answer.reward if names is None else _class_name(answer.reward, names, where)
     if layout.binary:
         found = verdict(value)
         if found is None:
@@ -324,7 +358,7 @@ def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
                 "+1 and -1); repair or drop the row"
             )
         return float(found)
-    number = _number(value, from_text=layout.texts)
+    number = _number(value, from_text=layout.texts or names is not None)
     if number is None or not math.isfinite(number):
         raise where.error(
             f"has reward {value!r:.60}: must be a finite number; repair or drop the row"
@@ -337,9 +371,18 @@ def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
     return number
 
 
+def _class_name(value: object, names: Sequence[str], where: Where) -> object:
+    if not isinstance(value, int):
+        return value
+    if value in range(len(names)):
+        return names[value]
+    raise where.error(f"is {value}, none of its classes {', '.join(names)}: repair or drop the row")
+
+
 def _number(value: object, *, from_text: bool) -> float | None:
     """None of what is no number; infinity where it is beyond float64."""
-    if isinstance(value, bool) or not isinstance(value, int | float | (str if from_text else int)):
+    known = isinstance(value, int | float | Decimal | (str if from_text else int))
+    if isinstance(value, bool) or not known:
         return None
     if isinstance(value, str) and "_" in value:
         return None

@@ -106,7 +106,9 @@ def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any
     columns = [data.input_key] if data.label_key is None else [data.input_key, data.label_key]
     for number, row in numbered_rows(rows, columns, source=source):
         where = Where(source, number, data.input_key)
-        label = None if data.label_key is None else row[data.label_key]
+        key = data.label_key
+        at = "" if key is None else str(Where(source, number, key))
+        label = None if key is None else label_text(row[key], where=at)
         yield _row(row[data.input_key], where, template, label=label)
 
 
@@ -117,11 +119,11 @@ def _rated(
         yield _row(row.prompt, row.where, template, label=None)
 
 
-def _row(value: object, where: Where, template: Template, *, label: object) -> dict[str, Any]:
+def _row(value: object, where: Where, template: Template, *, label: str | None) -> dict[str, Any]:
     text = template.prompt(value, where)
     return {
         "token_ids": template.demand_tokens(template.prompt_ids(text), where),
         "text": text,
-        "label": label_text(label),
+        "label": label,
         "source": where.source,
     }

@@ -50,8 +50,9 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
     num_too_long = len(found) - len(examples) - num_disliked
     if not examples:
         raise UserError(
-            f"no row is left of {len(found)}: {num_too_long} have a prompt too long for "
-            f"data.max_len, {num_disliked} no response with a good verdict"
+            f"{', '.join(data.dataset) or data.feedback}: no row is left of {len(found)}: "
+            f"{num_too_long} have a prompt too long for data.max_len, {num_disliked} no response "
+            "with a good verdict"
         )
     num_merged = int(np.asarray(merged)[examples.numbers].sum()) if merged else 0
     return ExampleDataset(examples, num_too_long, num_disliked, num_merged)
@@ -109,8 +110,8 @@ def _answered(
 
 def _text(value: object, template: Template, limit: Limit, where: Where) -> Example:
     """A text without a prompt: BoS, or else its first token, stands in for one."""
-    template.demand_prompt(where, "set data.output_key")
     text = require_text(value, source=where.source, row=where.row, field=where.field)
+    template.demand_prompt(where, "set data.output_key")
     ids = template.demand_tokens(template.text_ids(text), where)
     bos = template.bos_token_id
     prompt, response = ((bos,), ids) if bos is not None else (ids[:1], ids[1:])

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,12 +106,22 @@ def mix(sizes: Sequence[int], *, probs: Sequence[float] | None, seed: int) -> np
     return np.asarray(order.with_format("numpy")[:]["row"])
 
 
-def label_text(value: object) -> str | None:
-    """A label as a reward function is given it: text as it stands, else the JSON of the value."""
+def label_text(value: object, *, where: str = "a label") -> str | None:
+    """A label as a reward function is given it: text as it stands, else the JSON of the value.
+
+    Raises:
+        UserError: it holds bytes, which are no text and no JSON.
+    """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool | int | float | list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(value, ensure_ascii=False, default=partial(_as_text, where))
+    return _as_text(where, value)
+
+
+def _as_text(where: str, value: object) -> str:
+    if isinstance(value, bytes):
+        raise UserError(f"{where} is {value!r:.60}, bytes and not text: save the column as text")
     return str(value)
 
 
@@ -141,8 +152,10 @@ def _from_hub(source: str, split: str, config_name: str | None) -> Dataset:
 
 
 def _pick(loaded: Any, split: str, source: str) -> Dataset:
+    """The split, its values as they are stored, whatever format it was saved with (NumPy's)."""
+    rows = loaded
     if isinstance(loaded, DatasetDict):
         if split not in loaded:
             raise UserError(f"{source}: no split '{split}' (splits: {', '.join(map(str, loaded))})")
-        return loaded[split]
-    return loaded
+        rows = loaded[split]
+    return rows.with_format(None)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from rto.data.chat import ROLES, Chat, Message, Where, without_nulls
+from rto.data.chat import ROLES, SAID, Chat, Message, Where, without_nulls
 from rto.data.sources import require_text
 from rto.errors import UserError
 from rto.models.continuation import Continuation
@@ -17,6 +17,10 @@ from rto.models.load import generation_stops, is_encoder_decoder, load_tokenizer
 from rto.sections import INPUT_TEMPLATES, Data
 
 __all__ = ["Answered", "Message", "Template", "Where", "check_messages", "load_template"]
+
+
+MUST_SPEAK = {"user": "the question", "assistant": "the answer"}
+"""Roles whose turns are never empty, and what is missing there."""
 
 
 class Answered(NamedTuple):
@@ -45,6 +49,12 @@ class Template:
     def __post_init__(self) -> None:
         if self.apply_chat_template:
             Chat(self.tokenizer)
+        for stop in self.stops:
+            if self.tokenizer.convert_ids_to_tokens(stop) is None:
+                raise UserError(
+                    f"{self.tokenizer.name_or_path}: eos_token_id of its generation config has "
+                    f"{stop}, which is no token of its tokenizer: take both of one model"
+                )
 
     @property
     def eos_token_id(self) -> int:
@@ -288,22 +298,33 @@ def check_messages(value: object, where: Where) -> list[Message]:
     """A non-empty list of messages, each with a role and a text; keys without a value are left
     out, and texts in content parts are joined."""
     if not isinstance(value, list) or not value:
-        raise where.error("is not a list of messages")
+        raise where.error("is not a list of messages: repair or drop the row")
     return [_checked(message, number, where) for number, message in enumerate(value)]
 
 
 def _checked(message: object, number: int, where: Where) -> Message:
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-        raise where.error(f"message {number} is not a {{role, content}} pair")
+        keys = (
+            f" (its keys: {', '.join(map(str, message))})" if isinstance(message, Mapping) else ""
+        )
+        raise where.error(
+            f"message {number} is not a {{role, content}} pair{keys}: repair or drop the row"
+        )
     told = without_nulls(message)
     content = told.get("content")
     if isinstance(content, list):
         told["content"] = _joined_parts(content)
     for key in ("role", "content"):
         if not isinstance(told.get(key), str):
-            raise where.error(f"message {number}: {key} is not text")
+            raise where.error(
+                f"message {number}: {key} is not text ({message[key]!r:.60}): repair or drop the "
+                "row"
+            )
     if told["role"] not in ROLES:
         raise where.error(f"message {number}: role is {told['role']!r}: one of {', '.join(ROLES)}")
+    missing = MUST_SPEAK.get(told["role"])
+    if missing and not told["content"].strip() and not any(told.get(key) for key in SAID):
+        raise where.error(f"message {number}: content is empty: write {missing} or drop the row")
     return told
 
 

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
-UP = ("true", "yes", "y", "up", "thumbsup", "👍", "good", "like", "liked", "positive", "accepted")
-DOWN = ("false", "no", "n", "down", "thumbsdown", "👎", "bad", "dislike", "disliked", "negative")
+from decimal import Decimal
+
+UP = (
+    "true",
+    "yes",
+    "y",
+    "up",
+    "thumbsup",
+    "👍",
+    "good",
+    "like",
+    "liked",
+    "positive",
+    "pos",
+    "accepted",
+)
+DOWN = (
+    "false",
+    "no",
+    "n",
+    "down",
+    "thumbsdown",
+    "👎",
+    "bad",
+    "dislike",
+    "disliked",
+    "negative",
+    "neg",
+)
 WORDS = {**dict.fromkeys(UP, True), **dict.fromkeys((*DOWN, "rejected"), False)}
 SIGNS = {"1": True, "+1": True, "0": False, "-1": False}
 
@@ -17,7 +44,7 @@ def verdict(value: object) -> bool | None:
     """Up is True; None of what is neither. Of numbers 1 is up, 0 and -1 are down."""
     if isinstance(value, str):
         return (WORDS | SIGNS).get(_word(value))
-    if isinstance(value, int | float) and value in (1, 0, -1):
+    if isinstance(value, int | float | Decimal) and value in (1, 0, -1):
         return value == 1
     return None
 

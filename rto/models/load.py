@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from transformers.utils.hub import cached_file
 from rto.errors import UserError, foreign
 from rto.models.adapters import some, with_adapters
 from rto.models.chat_template import chosen_template
+from rto.models.config_values import check_values
 from rto.models.rope import fix_frequencies
 from rto.models.source import check_type, reading, source
 from rto.sections_runtime import Lora
@@ -94,6 +96,7 @@ def load_config(path: str) -> PreTrainedConfig:
     if SCALE in written:
         # transformers 5 writes it and, reading, puts tie_word_embeddings in its place.
         setattr(config, SCALE, written[SCALE])
+    check_values(config, path)
     return without_dropout(config)
 
 
@@ -208,10 +211,17 @@ def reward_constants(config: PreTrainedConfig, *, path: str) -> tuple[float, flo
             f"{path}: config.json has no {' and no '.join(missing)}, which "
             "reward.normalize_enable needs: train it with `rto reward`, or switch that flag off"
         )
-    mean, std = float(fields["mean"]), float(fields["std"])
+    mean, std = fields["mean"], fields["std"]
+    for name, value in (("mean", mean), ("std", std)):
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if not known or not math.isfinite(value):
+            raise UserError(
+                f"{path}: config.json has {name} {value!r:.60}: must be a finite number; train it "
+                "with `rto reward`, or switch reward.normalize_enable off"
+            )
     if not std > 0:
         raise UserError(f"{path}: config.json has std {std}: must be positive")
-    return mean, std
+    return float(mean), float(std)
 
 
 def set_reward_constants(config: PreTrainedConfig, *, mean: float, std: float) -> None:
@@ -277,6 +287,7 @@ def _load(
         )
     model, info = loaded
     check_loaded(wanted, model, info)
+    _demand_finite(wanted, model)
     if wanted.task == "TOKEN_CLS" and "classifier.weight" in info["missing_keys"]:
         for parameter in model.get_submodule("classifier").parameters():
             torch.nn.init.zeros_(parameter)
@@ -320,6 +331,15 @@ def check_loaded(wanted: Wanted, model: PreTrainedModel, info: Mapping[str, Any]
             f"{path}: the checkpoint has weights for {some(cut)}, which config.json leaves out: "
             "take weights and config.json of one model"
         )
+
+
+def _demand_finite(wanted: Wanted, model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise UserError(
+                f"{wanted.path}: {name} has values that are NaN or infinite: download or save the "
+                "model again"
+            )
 
 
 def refuse_quantised(wanted: Wanted, *, load_in_4bit: bool) -> None:

@@ -29,6 +29,7 @@ from rto.models.rope import check_positions
 from rto.models.source import INDEX, cached, weight_file
 from rto.sections_runtime import Lora
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Use = Literal["policy", "critic", "reward", "new reward"]
 """What a run has a model for; "new reward" gets its head in this run."""
 
@@ -124,6 +125,8 @@ def _from_headers(found: Wanted, weights: Path) -> PreTrainedModel:
     for file in _parts(found.path, weights):
         with foreign(f"{found.path}: {file.name} is damaged", "download or save it again"):
             tensors |= load_state_dict(str(file), map_location="meta")
+    if not found.config.to_dict().get("quantization_config"):
+        _demand_floats(found.path, tensors)
     model = type(_from_config(found))
     with foreign(f"{found.path}: its weights do not make a {model.__name__}"):
         loaded: Any = model.from_pretrained(
@@ -139,6 +142,17 @@ def _from_headers(found: Wanted, weights: Path) -> PreTrainedModel:
     check_loaded(found, skeleton, info)
     skeleton.name_or_path = found.path
     return skeleton
+
+
+def _demand_floats(path: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights in whole numbers, or in fewer bits, that config.json says nothing of."""
+    for name, tensor in tensors.items():
+        if name.endswith("weight") and tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{path}: {name} is stored as {kind}: its weights are quantised; take the model "
+                "that it was made from (ds.load_in_4bit quantises at loading)"
+            )
 
 
 def _parts(path: str, weights: Path) -> list[Path]:

@@ -256,3 +256,8 @@ def test_the_token_behind_an_answer(body: str, end: int | None) -> None:
 def test_a_role_that_nobody_knows() -> None:
     with pytest.raises(UserError, match="row 3: 'input' message 0: role is 'wizard': one of"):
         chat(CHAT_TEMPLATE).prompt([{"role": "wizard", "content": "w1"}, *turns("w2")], HERE)
+
+
+def test_words_that_a_template_joins_are_changed() -> None:
+    assert lost_turn(turns("hi there"), "<user>hithere") == 0
+    assert lost_turn(turns("hi\n\nthere"), "<user>hi there") is None

@@ -40,6 +40,7 @@ LONG = turns("hi", "hello", "and?", "yes")
         ([SYSTEM], turns("hi", "yes"), [SYSTEM, *turns("hi")]),
         (None, LONG, LONG[:-1]),
         (None, [SYSTEM, *LONG], [SYSTEM, *LONG[:-1]]),
+        ("hi", [{**ALONE[0], "tool_calls": [], "name": "me"}], "hi"),
     ],
 )
 def test_every_turn_before_the_answer_is_asked_once(
@@ -66,6 +67,16 @@ def test_every_turn_before_the_answer_is_asked_once(
             [SYSTEM, *turns("hi", "yes")],
             "has another system turn than the prompt: keep one of them",
         ),
+        ("hi", [*turns("hi", "", "and?"), *ALONE], "message 1: content is empty: write the answer"),
+        (turns(" "), turns("", "yes"), "message 0: content is empty: write the question or drop"),
+        (
+            "hi",
+            [{"from": "gpt", "value": "x"}],
+            "message 0 is not a {role, content} pair (its keys",
+        ),
+        ("hi", [{"role": "user", "content": 5}], "message 0: content is not text (5): repair"),
+        ("hi", [{**ALONE[0], "tool_calls": [{"id": 1}]}], "message 0: says something in 'tool_c"),
+        ("hi", [{**ALONE[0], "reasoning_content": "hm"}], "message 0: says something in 'reason"),
         (None, "yes", "is no list of messages, and the row has no prompt beside it"),
         (None, ALONE, "is an answer alone, and the row has no prompt beside it"),
     ],

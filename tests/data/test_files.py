@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
 import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -284,3 +286,55 @@ def test_where_lists_may_stand(tmp_path: Path) -> None:
     assert not may_hold_lists(texts, ["a"])
     typed = Dataset.from_list([{"a": "x", "b": [1]}])
     assert [may_hold_lists(typed, [name]) for name in "ab"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b'{"a": 1}\n'), "it is packed with gzip: unpack it, or name it .gz"),
+        (bz2.compress(b'{"a": 1}\n'), "it is packed with bzip2: unpack it"),
+        (lzma.compress(b'{"a": 1}\n'), "it is packed with xz: unpack it"),
+        (b"PK\x03\x04rest", "it is a zip archive: unpack it"),
+        (b"PAR1rest", "it is Parquet: name it .parquet"),
+        ('{"a": 1}'.encode("utf-32"), "it is UTF-32: save it as UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), "a NUL byte: is it UTF-16, or cut?"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json"])
+def test_a_file_that_is_no_text(tmp_path: Path, content: bytes, said: str, suffix: str) -> None:
+    found = refused(write(tmp_path / f"f{suffix}", content))
+    assert found.startswith(f"cannot read it as {suffix}: ")
+    assert said in found
+
+
+def test_a_jsonl_file_that_ends_in_nul(tmp_path: Path) -> None:
+    said = refused(write(tmp_path / "f.jsonl", b'{"a": 1}\n' * 20 + b"\0\0"))
+    assert said.endswith("line 21: a NUL byte: is it UTF-16, or cut?")
+
+
+def test_half_a_surrogate_pair_in_a_name(tmp_path: Path) -> None:
+    said = refused(write(tmp_path / "f.jsonl", '{"a": 1}\n{"a": 1, "\\ud83d": 2}\n'))
+    assert ": row 1: " in said
+    assert "is no text: half of a surrogate pair" in said
+
+
+def test_a_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    valid = pa.array(["a"] * 1200).buffers()[1]
+    texts = pa.StringArray.from_buffers(1200, valid, pa.py_buffer(b"a" * 1100 + b"\xff" * 100))
+    pq.write_table(pa.table({"a": texts}), tmp_path / "f.parquet")
+    said = refused(str(tmp_path / "f.parquet"))
+    assert said.startswith("row 1100: 'a': ArrowInvalid: Invalid UTF8")
+
+
+def test_a_parquet_column_of_a_type_that_is_not_read(tmp_path: Path) -> None:
+    pairs = pa.array([[("k", "v")]], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"a": ["x"], "meta": pairs}), tmp_path / "f.parquet")
+    said = refused(str(tmp_path / "f.parquet"))
+    assert said.startswith("column 'meta': ")
+    assert said.endswith("; drop it, or save it as another type")
+
+
+def test_a_label_of_bytes_is_no_text() -> None:
+    for value in (b"42", {"a": [b"42"]}):
+        with pytest.raises(UserError, match=r"^f: row 0: 'a' is b'42', bytes and not text"):
+            label_text(value, where="f: row 0: 'a'")

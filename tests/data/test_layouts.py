@@ -137,6 +137,12 @@ def test_the_stored_mean_stands_in_for_ratings(tmp_path: Path) -> None:
     assert load(tmp_path, rows, "ultrafeedback_mean_rating") == [("p", (("a", 1.5),))]
 
 
+@pytest.mark.parametrize("annotations", [[], ["helpful"], "none", 5])
+def test_annotations_of_another_form_hold_no_ratings(tmp_path: Path, annotations: object) -> None:
+    item = {"response": "a", "overall_score": 2.0, "annotations": annotations}
+    assert load(tmp_path, [{"instruction": "p", "completions": [item]}]) == [("p", (("a", 2.0),))]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -152,6 +158,14 @@ def test_the_stored_mean_stands_in_for_ratings(tmp_path: Path) -> None:
             [{"instruction": "p", "completions": [{"response": "a", "overall_score": None}]}],
             "row 0: 'completions[0].overall_score' has reward None: must be a finite number; "
             "repair or drop the row",
+        ),
+        (
+            [{"instruction": "p", "completions": "[]"}],
+            "row 0: 'completions' is a str, not a list; repair or drop the row",
+        ),
+        (
+            [{"prompt": "p", "responses": {"text": "a", "reward": 1}}],
+            "row 0: 'responses' is a dict, not a list; repair or drop the row",
         ),
         (
             [ROWS["flat"][0], {**ROWS["flat"][1], "instruction": None}],

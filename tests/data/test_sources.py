@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from rto.data.sources import load_rows, mix, numbered_rows, require_text
+from rto.data.sources import load_rows, mix, numbered_rows, read_rows, require_text
 from rto.errors import UserError
 
 ROWS = [{"input": f"w{i}", "label": i} for i in range(4)]
@@ -103,3 +103,11 @@ def test_mixtures() -> None:
     assert mix([2, 3], probs=[0.0, 1.0], seed=0).tolist() == [2, 3, 4]
     with pytest.raises(UserError, match="must not be negative"):
         mix([2, 3], probs=[-1.0, 1.0], seed=0)
+
+
+def test_a_saved_format_changes_no_value(tmp_path: Path) -> None:
+    saved = Dataset.from_list(ROWS).with_format("numpy", columns=["label"])
+    saved.save_to_disk(tmp_path / "saved")
+    (found, *_) = read_rows(load_rows(str(tmp_path / "saved")))
+    assert found == ROWS[0]
+    assert type(found["label"]) is int

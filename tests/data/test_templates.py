@@ -243,3 +243,12 @@ def test_the_rpo_authors_format() -> None:
     Data(input_template="rpo_authors")
     with pytest.raises(UserError, match="needs one {} for the prompt, or is one of rpo_authors"):
         check_tree(Data(input_template="rpo_author"))
+
+
+def test_an_end_that_is_no_token(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """A generation config of another model."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 99999]}))
+    with pytest.raises(UserError, match=r"model: eos_token_id of its generation config has 99999,"):
+        load_template(str(folder), Data())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from rto.cli.main import main
 from rto.data.feedback import load_feedback
@@ -136,6 +140,10 @@ def test_turns_before_the_answer_are_asked(tmp_path: Path) -> None:
          " in reward=thumbs"),
         ({"messages": CHAT, "label": True}, "messages: name columns with data.columns as in "
          "rating=label"),
+        ({"Prompt": "p", "Response": "a", "Reward": 1}, "flat: name columns with data.columns "
+         "as in prompt=Prompt,response=Response,reward=Reward"),
+        ({"prompt": "p", " response": "a", " reward": 1}, "flat: name columns with data.columns as "
+         "in response= response,reward= reward"),
         ({"prompt": "p", "chosn": "a", "rejected": "b"}, "preferences: name columns with "
          "data.columns as in chosen=chosn"),
         ({"prompt": "p", "response": "a"}, "flat, which lacks the column reward: name columns with "
@@ -191,3 +199,46 @@ def test_nothing_usable_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixt
     output = capsys.readouterr()
     assert "no usable response in 8 rows" in output.err
     assert output.err.count("\n") == 1
+
+
+def saved(folder: Path, column: str, names: list[str], values: list[int]) -> str:
+    """A data set whose column holds the numbers of these names."""
+    text = "completion" if column == "label" else "response"
+    rows = {"prompt": ["p"] * 2, text: ["a", "b"], column: values}
+    kinds = {"prompt": Value("string"), text: Value("string"), column: ClassLabel(names=names)}
+    Dataset.from_dict(rows, features=Features(kinds)).save_to_disk(folder / "saved")
+    return str(folder / "saved")
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "rewards"),
+    [
+        ("label", ["bad", "good"], [0.0, 1.0]),
+        ("label", ["good", "bad"], [1.0, 0.0]),
+        ("label", ["neg", "pos"], [0.0, 1.0]),
+        ("reward", ["thumbs_up", "thumbs_down"], [1.0, 0.0]),
+        ("reward", ["5", "-2.5"], [5.0, -2.5]),
+    ],
+)
+def test_the_numbers_of_classes_stand_for_their_names(
+    tmp_path: Path, column: str, names: list[str], rewards: list[float]
+) -> None:
+    (row,) = load_feedback(saved(tmp_path, column, names, [0, 1]), split="train")
+    assert dict(row.responses) == dict(zip("ab", rewards, strict=True))
+
+
+def test_a_number_without_a_class(tmp_path: Path) -> None:
+    path = saved(tmp_path, "label", ["good", "bad"], [0, -1])
+    with pytest.raises(UserError, match=r"row 1: 'label' is -1, none of its classes good, bad"):
+        list(load_feedback(path, split="train"))
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["p"], "response": ["a"], "reward": [Decimal("-1.25")]})
+    pq.write_table(table, tmp_path / "f.parquet")
+    (row,) = load_feedback(str(tmp_path / "f.parquet"), split="train")
+    assert row.responses == (("a", -1.25),)
+    table = pa.table({"prompt": ["p"], "response": ["a"], "label": [Decimal("1")]})
+    pq.write_table(table, tmp_path / "f.parquet")
+    (row,) = load_feedback(str(tmp_path / "f.parquet"), split="train")
+    assert row.responses == (("a", 1.0),)

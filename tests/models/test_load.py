@@ -98,6 +98,12 @@ def test_constants(tiny_reward_dir: Path, tiny_model_dir: Path) -> None:
     set_reward_constants(config, mean=0.0, std=0.0)
     with pytest.raises(UserError, match="std 0.0"):
         reward_constants(config, path="rm")
+    for value in ("a", float("nan"), True, [1.0]):
+        config.update({"mean": value})
+        with pytest.raises(
+            UserError, match=r"rm: config.json has mean .*: must be a finite number"
+        ):
+            reward_constants(config, path="rm")
 
 
 def test_paths_that_are_no_models(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def rope(folder: Path, **more: Any) -> None:
+    rewrite(folder, rope_parameters={"rope_type": "default", "rope_theta": 10000.0} | more)
+
+
+def as_integers(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    cast = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    save_file(cast, folder / WEIGHTS, {"format": "pt"})
+
+
 def index(folder: Path, text: str) -> None:
     (folder / WEIGHTS).unlink()
     (folder / "model.safetensors.index.json").write_text(text)
@@ -138,7 +148,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "more layers in the config": (lambda f: rewrite(f, num_hidden_layers=3), "no weights for"),
     "fewer layers in the config": (lambda f: rewrite(f, num_hidden_layers=1), "leaves out"),
     "another width": (lambda f: rewrite(f, intermediate_size=48), "has shape"),
-    "a width in words": (lambda f: rewrite(f, hidden_size="many"), "hidden_size"),
+    "a width in words": (lambda f: rewrite(f, hidden_size="many"), "value: 'many'"),
+    "no layers": (lambda f: rewrite(f, num_hidden_layers=0), "num_hidden_layers 0: must be"),
+    "layers below 0": (lambda f: rewrite(f, num_hidden_layers=-1), "num_hidden_layers -1"),
+    "no positions": (lambda f: rewrite(f, max_position_embeddings=0), "max_position_embeddings 0"),
+    "a rope factor in words": (lambda f: rope(f, rope_type="linear", factor="two"), "factor 'two'"),
+    "a rope factor below 0": (lambda f: rope(f, rope_type="dynamic", factor=-2.0), "factor -2.0"),
+    "a rope theta of 0": (lambda f: rope(f, rope_theta=0), "rope_theta 0"),
+    "whole numbers": (as_integers, "is stored as int8: its weights are quantised"),
     "impossible heads": (lambda f: rewrite(f, num_attention_heads=0), "cannot load"),
     "a pad id beyond the rows": (lambda f: rewrite(f, pad_token_id=900), "makes no model"),
     "empty config": (lambda f: (f / "config.json").write_text("{}"), "no model_type"),
@@ -184,6 +201,15 @@ def test_the_loader_refuses_them_too(damage: str, broken: Path) -> None:
         load_language_model(str(broken), dtype=torch.float32, attn_implementation="sdpa")
     assert broken.name in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_loader_refuses_weights_that_are_no_numbers(value: float, broken: Path) -> None:
+    tensors = load_file(broken / WEIGHTS)
+    tensors["model.norm.weight"][-1] = value
+    save_file(tensors, broken / WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match=r"broken: model\.norm\.weight has values that are NaN or"):
+        load_language_model(str(broken), dtype=torch.float32, attn_implementation="sdpa")
 
 
 TOKENIZERS = {"empty": "{}", "list": "[]", "cut": '{"model', "numbers": '{"model": {"vocab": 3}}'}
@@ -293,3 +319,11 @@ def test_a_head_of_its_own_is_counted(
         monkeypatch.setattr("rto.models.skeleton.weight_file", lambda path: None)
     expected = sum(x.numel() for x in blocks) + heads * 61 * 32
     assert num_parameters(str(folder), "policy") == expected
+
+
+@pytest.mark.parametrize("start", [-1, 9999, "x"])
+def test_a_decoder_starts_with_a_token(start: object, tiny_t5_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "t5"
+    shutil.copytree(tiny_t5_dir, folder)
+    rewrite(folder, decoder_start_token_id=start)
+    assert f"decoder_start_token_id {start!r}: must be one of" in refusal(folder)
