@@ -52,7 +52,7 @@ def measure(options: Options) -> list[Figure]:
 
         engines = actors.start_engines(str(path), "object_store")
         actors.wait()
-        engines.call("accept", 0)
+        engines.accept(0)
         generator = EngineGenerator(engines, Sampling(NEW_TOKENS), 1, run_seed=SEED)
 
         def ours() -> int:

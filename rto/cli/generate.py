@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rto.evaluation.questions import Question
-    from rto.rollout.hf import HfEngine
+    from rto.rollout.engines import EngineName
     from rto.rollout.requests import Sample
-    from rto.rollout.vllm import VllmEngine
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Questions:
     texts: Sequence[str]
     token_ids: Sequence[tuple[int, ...]]
     chat_template: bool
-    engine: str
+    engine: EngineName
     stops: tuple[int, ...]
     max_len: int
 
@@ -198,15 +197,17 @@ def questions_of(config: RunConfig) -> list[Question]:
 def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     """``generate.num_samples`` responses to each prompt, those of one prompt side by side."""
     from rto.models.device import with_dtype
+    from rto.rollout.engines import alone, build_engine
     from rto.rollout.requests import SampleRequest, Sampling
     from rto.rollout.seeds import request_seed
 
     config = with_dtype(config)
     options = config.generate
-    engine = (
-        _vllm_engine(questions, config)
-        if questions.engine == "vllm"
-        else _hf_engine(questions, config)
+    engine = build_engine(
+        questions.model,
+        alone(config, questions.engine),
+        max_len=questions.max_len,
+        device=config.train.device,
     )
     engine.accept(0)
     requests = [
@@ -216,35 +217,6 @@ def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     ]
     sampling = Sampling.of(options, stop_token_ids=questions.stops)
     return engine.generate(requests, sampling, 0)
-
-
-def _vllm_engine(questions: Questions, config: RunConfig) -> VllmEngine:
-    from rto.rollout.vllm import VllmEngine
-
-    vllm = config.vllm
-    return VllmEngine(
-        questions.model,
-        dtype=config.ds.dtype,
-        max_model_len=questions.max_len,
-        seed=config.train.seed,
-        tensor_parallel_size=1,
-        gpu_memory_utilization=vllm.gpu_memory_utilization,
-        enforce_eager=vllm.enforce_eager,
-        cpu_kvcache_gib=vllm.cpu_kvcache_gib,
-    )
-
-
-def _hf_engine(questions: Questions, config: RunConfig) -> HfEngine:
-    from rto.models.device import resolve_device
-    from rto.rollout.hf import HfEngine
-
-    return HfEngine(
-        questions.model,
-        dtype=config.ds.dtype,
-        device=resolve_device(config.train.device),
-        max_model_len=questions.max_len,
-        attn_implementation=config.ds.attn_implementation,
-    )
 
 
 def write(

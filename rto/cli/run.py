@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rto.cli.authors import told, with_authors_code
 from rto.cli.parse import dump, parse_run
@@ -20,6 +20,16 @@ from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_going_on, check_place
 from rto.tracking.run_state import RunState
+
+if TYPE_CHECKING:
+    from rto.cluster.offline import OfflineRun
+    from rto.cluster.online import OnlineRun
+    from rto.data.intake import Intake
+    from rto.protocols import Card
+    from rto.training.checkpoint import Checkpoint
+
+    Run = OnlineRun | OfflineRun
+    Work = Callable[[RunFolder, Checkpoint | None], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,8 @@ def execute(command: str, config: RunConfig) -> Finished:
         folder.write_config(dump(run.config, command))
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         print(_dtype_told(config, run), flush=True)
-        with RunState(folder, _about(command, run)) as state:
-            state.results = work(run, folder, found)
+        with RunState(folder, _about(command, run.method.card, run.intake)) as state:
+            state.finish_with(work(folder, found))
         add_report(folder.path)
         return Finished(folder.path, state.results)
 
@@ -85,13 +95,12 @@ def _begin(command: str, config: RunConfig, folder: Path | None) -> None:
     begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
 
 
-def _about(command: str, run: Any) -> dict[str, Any]:
-    card = run.method.card
-    data = asdict(run.intake)
+def _about(command: str, card: Card, intake: Intake) -> dict[str, object]:
+    data = asdict(intake)
     return {"command": command, "method": card.name, "title": str(card), "data": data}
 
 
-def _find_checkpoint(run: Any, place: Path) -> Any:
+def _find_checkpoint(run: Run, place: Path) -> Checkpoint | None:
     from rto.cluster.offline import find_checkpoint
 
     return find_checkpoint(run.config, run.method, place / CHECKPOINTS)
@@ -115,7 +124,7 @@ def _command(command: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[str, float]]]:
+def _prepare(command: str, config: RunConfig) -> tuple[Run, Work]:
     """The checked run and the function that runs it. Imports the libraries: call quiet first."""
     tell("importing libraries")
     from rto.cluster.device import run_device
@@ -134,16 +143,19 @@ def _prepare(command: str, config: RunConfig) -> tuple[Any, Callable[..., dict[s
         from rto.cluster.online import run_online
 
         method = partial(build, config.algo.name, mode="online")
-        return stages.prepare_online(config, method), run_online
+        online = stages.prepare_online(config, method)
+        return online, partial(run_online, online)
     from rto.cluster.offline import run_offline
 
     if command == "reward":
-        return stages.prepare_reward(config), run_offline
-    method = partial(build, method_name(command, config), mode="offline")
-    return stages.prepare_fit(config, method), run_offline
+        offline = stages.prepare_reward(config)
+    else:
+        method = partial(build, method_name(command, config), mode="offline")
+        offline = stages.prepare_fit(config, method)
+    return offline, partial(run_offline, offline)
 
 
-def _dtype_told(asked: RunConfig, run: Any) -> str:
+def _dtype_told(asked: RunConfig, run: Run) -> str:
     from rto.models.device import dtype_told
 
     return dtype_told(asked, run.config, run.plan.device)

@@ -1,4 +1,5 @@
-"""The Ray actors: thin shells around the engine, the frozen scorer and the trainer rank.
+"""What the Ray actors are made of: thin shells around the engine, the frozen scorer and the
+trainer rank.
 
 A heavy library is imported inside the actor that uses it.
 """
@@ -9,24 +10,26 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import ray
 import torch
 
 from rto.config import RunConfig
-from rto.protocols import Output
+from rto.protocols import Output, Targets
+from rto.rollout.engines import Door, Engine, ReceivingEngine, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
-    from rto.rollout.hf import HfEngine
-    from rto.rollout.vllm import VllmEngine
+    from ray.actor import ActorHandle
+
+    from rto.rollout.digest import TensorDigests, WeightReceipt
+    from rto.rollout.vllm import WeightTransferInitRequest, WeightTransferUpdateRequest
     from rto.scoring.frozen import FrozenScorer
     from rto.training.learner import Objective
 
 Kind = Literal["policy", "critic", "score"]
-Door = Literal["object_store", "nccl", "ipc"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -48,7 +51,6 @@ class TrainerSpec:
     """What the methods will read of a policy's forward beside log-probs: ``Method.outputs``."""
 
 
-@ray.remote
 class TrainerActor:
     """One rank of the policy, of the critic, or of a reward model in training.
 
@@ -94,8 +96,8 @@ class TrainerActor:
         return self.rank.packs
 
     def update(
-        self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm],
-        extra: Objective | None = None, role: Role | None = None,
+        self, method: Targets, batch: TrainBatch, steps: list[list[list[int]]],
+        norms: list[LossNorm], extra: Objective | None = None, role: Role | None = None,
     ) -> StepStats:  # fmt: skip
         return self.rank.update(method, batch, steps, norms, extra, role=role)
 
@@ -103,7 +105,7 @@ class TrainerActor:
         """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""
         return self.rank.score(tokens, temperature=temperature)
 
-    def export_weights(self) -> dict[str, torch.Tensor]:
+    def export_weights(self) -> Mapping[str, torch.Tensor]:
         """Full tensors by HF name on rank 0; other ranks take part and return nothing."""
         return self.rank.export_weights()
 
@@ -111,12 +113,12 @@ class TrainerActor:
         self.rank.send_weights()
 
     def init_weight_transfer(
-        self, engines: Sequence[Any], door: Literal["nccl", "ipc"], workers: int
+        self, engines: Sequence[ActorHandle], door: Literal["nccl", "ipc"], workers: int
     ) -> None:
         """Join vLLM's weight transfer; ``workers`` counts the engines' processes."""
         self.rank.init_weight_transfer(engines, door, workers)
 
-    def sent_digests(self) -> Mapping[str, str]:
+    def sent_digests(self) -> TensorDigests:
         return self.rank.sent_digests
 
     def save(self, folder: str, tag: str) -> None:
@@ -130,7 +132,6 @@ class TrainerActor:
         self.rank.export(folder)
 
 
-@ray.remote
 class ScorerActor:
     """A replica of all frozen models."""
 
@@ -167,7 +168,6 @@ class ScorerActor:
         return self.scorer.score(tokens, roles - {Role.REWARD}), rewards
 
 
-@ray.remote
 class EngineActor:
     """A vLLM engine, or transformers' own sampling, as ``vllm.engine`` was settled."""
 
@@ -186,10 +186,14 @@ class EngineActor:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
         # vLLM takes torch's thread count, which Ray sets to one.
         prepare_process(device, share=config.vllm.num_engines)
-        self.engine: Any = (
-            _vllm_engine(model_path, config, door, index)
-            if config.vllm.engine == "vllm"
-            else _hf_engine(model_path, config, device)
+        self.engine: Engine = build_engine(
+            model_path,
+            config,
+            max_len=config.data.max_len,
+            device=device,
+            max_tokens=config.rollout.max_tokens_per_gpu,
+            door=door,
+            index=index,
         )
 
     def generate(
@@ -203,7 +207,7 @@ class EngineActor:
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.engine.load_weights(weights)
 
-    def receipt(self) -> Any:
+    def receipt(self) -> WeightReceipt:
         return self.engine.receipt()
 
     def accept(self, version: int) -> None:
@@ -216,53 +220,24 @@ class EngineActor:
         self.engine.wake(tag)
 
     # vLLM's RayVLLMWeightSyncClient calls these four by name.
-    def init_weight_transfer_engine(self, request: Any) -> None:
-        self.engine.init_weight_transfer_engine(request)
+    def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
+        self._receiving().init_weight_transfer_engine(request)
 
     def start_weight_update(self) -> None:
-        self.engine.start_weight_update()
+        self._receiving().start_weight_update()
 
-    def update_weights(self, request: Any) -> None:
-        self.engine.update_weights(request)
+    def update_weights(self, request: WeightTransferUpdateRequest) -> None:
+        self._receiving().update_weights(request)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self.engine.finish_weight_update(weight_version)
+        self._receiving().finish_weight_update(weight_version)
+
+    def _receiving(self) -> ReceivingEngine:
+        """transformers' engine has no other door than the object store (``choose_door``)."""
+        assert isinstance(self.engine, ReceivingEngine)
+        return self.engine
 
 
 def engine_settings(model_path: str, config: RunConfig, door: Door) -> tuple[object, ...]:
     """What an engine is built from."""
     return model_path, config.ds.dtype, config.data.max_len, config.vllm, door
-
-
-def _vllm_engine(model_path: str, config: RunConfig, door: Door, index: int) -> VllmEngine:
-    from rto.rollout.vllm import VllmEngine
-
-    vllm = config.vllm
-    return VllmEngine(
-        model_path,
-        dtype=config.ds.dtype,
-        max_model_len=config.data.max_len,
-        seed=config.train.seed,
-        tensor_parallel_size=vllm.tensor_parallel_size,
-        gpu_memory_utilization=vllm.gpu_memory_utilization,
-        enforce_eager=vllm.enforce_eager,
-        enable_prefix_caching=vllm.enable_prefix_caching,
-        enable_sleep=vllm.enable_sleep,
-        cpu_kvcache_gib=vllm.cpu_kvcache_gib,
-        weight_transfer=door,
-        engine_index=index,
-    )
-
-
-def _hf_engine(model_path: str, config: RunConfig, device: Device) -> HfEngine:
-    from rto.models.device import resolve_device
-    from rto.rollout.hf import HfEngine
-
-    return HfEngine(
-        model_path,
-        dtype=config.ds.dtype,
-        device=resolve_device(device),
-        max_model_len=config.data.max_len,
-        attn_implementation=config.ds.attn_implementation,
-        max_tokens=config.rollout.max_tokens_per_gpu,
-    )

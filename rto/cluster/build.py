@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar, cast
 
 import ray
-from ray.actor import ActorHandle
+from ray import ObjectRef
+from ray.actor import ActorClass, ActorHandle
 
 from rto.cluster.actors import (
-    Door,
     EngineActor,
     ScorerActor,
     TrainerActor,
     TrainerSpec,
     engine_settings,
 )
+from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
 from rto.config import RunConfig
+from rto.rollout.engines import Door
 from rto.types import Role
 
 Progress = Callable[[str], None]
@@ -29,6 +31,11 @@ Progress = Callable[[str], None]
 def silent(text: str) -> None:
     return None
 
+
+Actor = TypeVar("Actor")
+TRAINER = ray.remote(TrainerActor)
+SCORER = ray.remote(ScorerActor)
+ENGINE = ray.remote(EngineActor)
 
 TRAINED = ("policy", "critic")
 """Groups that compute at the same time, in updates and in scoring."""
@@ -59,48 +66,38 @@ class Actors:
     config: RunConfig
     placement: Placement
     groups: dict[str, ActorGroup] = field(default_factory=dict)
-    starting: list[Pending] = field(default_factory=list)
+    starting: list[Pending[None]] = field(default_factory=list)
     watch: Watch = field(default_factory=Watch)
-    policy_devices: list[Any] = field(default_factory=list)
+    policy_devices: Sequence[ObjectRef[list[str]]] = ()
     """References to the GPU ids of each policy rank, for the engines that share them."""
     idle: Idle = field(default_factory=dict)
     """A new group takes its processes from here, where there are some of its kind and number."""
     engine: tuple[object, ...] | None = None
     """The settings of the engines, running or idle: one process holds one engine all its life."""
 
-    def start_trainers(self, name: str, spec: TrainerSpec) -> ActorGroup:
-        group = self._create(name, TrainerActor)
-        if name == "policy" and self.placement.plan.colocated:
+    def start_trainers(self, name: str, spec: TrainerSpec) -> Trainers:
+        trainers, plan = Trainers(self._create(name, TRAINER)), self.placement.plan
+        if name == "policy" and plan.colocated:
             # Asked before `start`, which keeps an actor busy until its model is loaded.
-            self.policy_devices = [actor.devices.remote() for actor in group.actors]
-        ranks, plan = len(group), self.placement.plan
+            self.policy_devices = trainers.devices().refs
         share = sum(plan.groups[each].num_actors for each in TRAINED if each in plan.groups)
-        meeting = group.actors[0].address.remote()
-        arguments = [
-            (spec, self.config, plan.device, rank, ranks, meeting, share) for rank in range(ranks)
-        ]
-        self.starting.append(group.start_each("start", arguments))
-        return group
+        self.starting.append(trainers.start(spec, self.config, plan.device, share))
+        return trainers
 
-    def start_scorers(self, models: Models) -> ActorGroup:
-        group = self._create("scorer", ScorerActor)
-        arguments = (models.paths, list(models.rewards), self.config, self.placement.plan.device)
-        self.starting.append(group.start("start", *arguments, len(group)))
-        return group
+    def start_scorers(self, models: Models) -> Scorers:
+        scorers, device = Scorers(self._create("scorer", SCORER)), self.placement.plan.device
+        self.starting.append(scorers.start(models.paths, list(models.rewards), self.config, device))
+        return scorers
 
-    def start_engines(self, model_path: str, door: Door) -> ActorGroup:
+    def start_engines(self, model_path: str, door: Door) -> Engines:
         settings = engine_settings(model_path, self.config, door)
         if settings != self.engine:
             self._end_idle("engine")
         self.engine = settings
-        group = self._create("engine", EngineActor)
-        device = self.placement.plan.device
-        arguments = [
-            (model_path, self.config, door, device, rank, *self._engine_devices(rank))
-            for rank in range(len(group))
-        ]
-        self.starting.append(group.start_each("start", arguments))
-        return group
+        engines, device = Engines(self._create("engine", ENGINE)), self.placement.plan.device
+        gpus = [self._engine_devices(index) for index in range(len(engines))]
+        self.starting.append(engines.start(model_path, self.config, door, device, gpus))
+        return engines
 
     def wait(self, progress: Progress = silent) -> None:
         """Until every actor that was started is ready; ``progress`` hears who is waited for.
@@ -144,12 +141,12 @@ class Actors:
             for process in (process for crew in self.idle.pop(key) for process in crew):
                 ray.kill(process)
 
-    def _engine_devices(self, rank: int) -> list[Any]:
+    def _engine_devices(self, rank: int) -> Sequence[ObjectRef[list[str]]]:
         """Colocated engines use the GPUs of the policy ranks that sit on their bundles."""
         width = self.config.vllm.tensor_parallel_size
         return self.policy_devices[rank * width : (rank + 1) * width]
 
-    def _create(self, name: str, actor: Any) -> ActorGroup:
+    def _create(self, name: str, actor: ActorClass[Actor]) -> ActorGroup:
         spec = self.placement.plan.groups[name]
         crews = self.idle.get(_crew(name, spec.num_actors))
         handles = crews.pop() if crews else self._new(name, actor, spec.num_actors)
@@ -159,9 +156,9 @@ class Actors:
         self.groups[name] = group
         return group
 
-    def _new(self, name: str, actor: Any, num_actors: int) -> list[ActorHandle]:
+    def _new(self, name: str, actor: ActorClass[Actor], num_actors: int) -> list[ActorHandle]:
         options = (self.placement.options(name, rank) for rank in range(num_actors))
-        return [actor.options(**each).remote() for each in options]
+        return [cast(ActorHandle, actor.options(**each).remote()) for each in options]
 
 
 def _crew(name: str, num_actors: int) -> tuple[str, int]:

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rto.cluster.build import Models
+from rto.cluster.calls import Engines
 from rto.cluster.check_models import with_engine
 from rto.cluster.device import run_device
 from rto.cluster.generator import EngineGenerator
-from rto.cluster.groups import ActorGroup
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
@@ -25,7 +25,7 @@ from rto.config import RunConfig
 from rto.models.device import dtype_of, with_dtype
 from rto.models.load import load_language_model
 from rto.models.policy import unwrapped
-from rto.rollout.digest import DigestRecorder, WeightReceipt
+from rto.rollout.digest import DigestRecorder
 from rto.rollout.requests import Sampling
 from rto.tracking.phases import tell
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
@@ -53,7 +53,7 @@ class Evaluated:
 class Evaluator:
     """An engine that takes the weights of one policy after another, and a scorer beside it."""
 
-    engines: ActorGroup
+    engines: Engines
     generator: EngineGenerator
     scorer: ClusterScorer
     roles: frozenset[Role]
@@ -144,16 +144,15 @@ def evaluate_policies(
     return results
 
 
-def _hand_over(engines: ActorGroup, weights: Mapping[str, Tensor]) -> None:
+def _hand_over(engines: Engines, weights: Mapping[str, Tensor]) -> None:
     """Give the engines these weights, with the proof that they arrived."""
     recorder = DigestRecorder()
     for _ in recorder.tee(weights.items()):
         pass
-    engines.call("load_weights", ray.put(weights))
-    receipts: list[WeightReceipt] = engines.call("receipt")
-    for engine, receipt in enumerate(receipts):
+    engines.load_weights(ray.put(weights))
+    for engine, receipt in enumerate(engines.receipts()):
         check_receipt(recorder.digests, receipt, engine=engine)
-    engines.call("accept", VERSION)
+    engines.accept(VERSION)
 
 
 def stored_weights(path: str, dtype: torch.dtype, *, engine: str) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rto.cluster.groups import ActorGroup
+from rto.cluster.calls import Engines
 from rto.cluster.sharding import shard_rows
 from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.rollout.seeds import request_seed
@@ -14,12 +14,12 @@ from rto.types import Prompt, Rollout
 
 @dataclass(frozen=True)
 class EngineGenerator:
-    """Implements ``Generator`` over a group of engine actors.
+    """Implements ``Generator`` over the engine actors.
 
     A sample is a function of (weights, prompt, seed): which engine draws it changes nothing.
     """
 
-    engines: ActorGroup
+    engines: Engines
     sampling: Sampling
     samples_per_prompt: int
     run_seed: int
@@ -33,15 +33,14 @@ class EngineGenerator:
             for p, k in drawn
         ]
         shards = shard_rows([len(r.prompt_token_ids) for r in requests], len(self.engines))
-        pending = self.engines.start_each(
-            "generate",
-            [([requests[i] for i in shard], self.sampling, policy_version) for shard in shards],
+        answered = self.engines.generate(
+            [[requests[i] for i in shard] for shard in shards], self.sampling, policy_version
         )
         samples: dict[int, Sample] = {}
-        for shard, answers in zip(shards, pending.get(), strict=True):
+        for shard, answers in zip(shards, answered, strict=True):
             samples.update(zip(shard, answers, strict=True))
         if self.sleep_after:
-            self.engines.call("sleep")
+            self.engines.sleep()
         return [
             Rollout(
                 prompt=prompt,

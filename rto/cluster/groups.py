@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
@@ -17,6 +18,9 @@ CHECK_SECONDS = 5.0
 """How often a wait looks at the actors that it does not wait for."""
 VERDICT_SECONDS = 10.0
 """How long a failed call waits for news of a dead actor that may have caused it."""
+
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Watch:
     """
 
     actors: dict[str, ActorHandle] = field(default_factory=dict)
-    _pings: dict[str, Any] = field(default_factory=dict)
+    _pings: dict[str, ObjectRef[Any]] = field(default_factory=dict)
     _looked: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, actor: ActorHandle) -> None:
@@ -61,13 +65,13 @@ class Watch:
             time.sleep(0.1)
 
 
-def _ping(actor: ActorHandle) -> Any:
+def _ping(actor: ActorHandle) -> ObjectRef[Any]:
     return actor.__ray_ready__.remote()
 
 
-def _unanswered(pings: Mapping[str, Any]) -> dict[str, Any]:
+def _unanswered(pings: Mapping[str, ObjectRef[Any]]) -> dict[str, ObjectRef[Any]]:
     """The pings that are still out."""
-    out = {}
+    out: dict[str, ObjectRef[Any]] = {}
     for name, ping in pings.items():
         if not ray.wait([ping], timeout=0)[0]:
             out[name] = ping
@@ -77,6 +81,32 @@ def _unanswered(pings: Mapping[str, Any]) -> dict[str, Any]:
         except RayActorError as error:
             raise ActorLost(f"actor {name} died: {_reason(error)}") from error
     return out
+
+
+@dataclass(frozen=True)
+class RemoteCall(Generic[Result]):
+    """A method of an actor's class with its arguments, which ``remote`` has checked against it."""
+
+    method: str
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+
+    def send(self, actor: ActorHandle) -> ObjectRef[Result]:
+        return getattr(actor, self.method).remote(*self.args, **self.kwargs)
+
+
+def remote(
+    method: Callable[Concatenate[Any, Arguments], Result],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> RemoteCall[Result]:
+    """A call of this method, to be made on an actor."""
+    return RemoteCall(method.__name__, args, kwargs)
+
+
+def arriving(reference: ObjectRef[Result]) -> Result:
+    """A reference as an argument: Ray puts the value in its place before the actor reads it."""
+    return cast(Result, reference)
 
 
 @dataclass(frozen=True)
@@ -91,19 +121,14 @@ class ActorGroup:
     def __len__(self) -> int:
         return len(self.actors)
 
-    def start(self, method: str, *args: Any, **kwargs: Any) -> Pending:
+    def all(self, call: RemoteCall[Result]) -> Pending[Result]:
         """The same call on every actor."""
-        refs = [getattr(actor, method).remote(*args, **kwargs) for actor in self.actors]
-        return Pending(self, method, refs)
+        return self.each([call] * len(self))
 
-    def start_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> Pending:
-        """One call per actor, each with its own arguments."""
-        pairs = zip(self.actors, arguments, strict=True)
-        refs = [getattr(actor, method).remote(*args) for actor, args in pairs]
-        return Pending(self, method, refs)
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        return self.start(method, *args, **kwargs).get()
+    def each(self, calls: Sequence[RemoteCall[Result]]) -> Pending[Result]:
+        """One call per actor, of one method, each with its own arguments."""
+        pairs = zip(self.actors, calls, strict=True)
+        return Pending(self, calls[0].method, [call.send(actor) for actor, call in pairs])
 
     def kill(self) -> None:
         for actor in self.actors:
@@ -111,14 +136,14 @@ class ActorGroup:
 
 
 @dataclass(frozen=True)
-class Pending:
+class Pending(Generic[Result]):
     """Calls in flight on a group."""
 
     group: ActorGroup
     method: str
-    refs: Sequence[Any]
+    refs: Sequence[ObjectRef[Result]]
 
-    def get(self, timeout: float | None = None) -> list[Any]:
+    def get(self, timeout: float | None = None) -> list[Result]:
         """Results in rank order; the first failure of any actor ends the wait.
 
         Raises:
@@ -127,7 +152,8 @@ class Pending:
         """
         limit = timeout or self.group.timeout
         deadline = time.monotonic() + limit
-        waiting, results = list(self.refs), {}
+        waiting = list(self.refs)
+        results: dict[ObjectRef[Result], Result] = {}
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
             for ref in ready:
@@ -139,10 +165,10 @@ class Pending:
                 raise ActorLost(f"{names} did not answer {self.method} within {limit:.0f} s")
         return [results[ref] for ref in self.refs]
 
-    def _name(self, ref: Any) -> str:
+    def _name(self, ref: ObjectRef[Result]) -> str:
         return f"{self.group.name}[{list(self.refs).index(ref)}]"
 
-    def _fetch(self, ref: Any) -> Any:
+    def _fetch(self, ref: ObjectRef[Result]) -> Result:
         try:
             return ray.get(ref, timeout=60)
         except RayTaskError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rto.cluster.groups import ActorGroup
+from rto.cluster.calls import Trainers
 from rto.errors import UserError
 from rto.protocols import Targets
 from rto.training.checkpoint import Checkpoint, CheckpointStore
@@ -64,7 +64,7 @@ def lower_is_better(key: str, mode: str) -> bool:
     return any(part in LOWER_IS_BETTER for part in key.split("/")[-1].split("_"))
 
 
-def _nothing(path: Path, metrics: Mapping[str, float]) -> None:
+def nothing_more(path: Path, metrics: Mapping[str, float]) -> None:
     return None
 
 
@@ -77,13 +77,13 @@ class RunKeeper:
     """
 
     store: CheckpointStore
-    groups: Mapping[str, ActorGroup]
+    groups: Mapping[str, Trainers]
     exports: Path
     last_step: int
     save_steps: int
     best: Best = Best()
     save_value_network: bool = False
-    complete: Complete = _nothing
+    complete: Complete = nothing_more
     """What an export of the policy still needs, given its folder and the step's metrics."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set, kept in each checkpoint; going on with others is refused."""
@@ -127,7 +127,7 @@ class RunKeeper:
         did may have been stopped between its checkpoint and its export.
         """
         for name, group in self.groups.items():
-            group.call("load", str(found.path / name), STATE)
+            group.load(str(found.path / name), STATE)
         kept = found.state["constants"]
         if kept != dict(self.constants):
             raise UserError(
@@ -142,7 +142,7 @@ class RunKeeper:
     def _checkpoint(self, iteration: int, method: Targets) -> None:
         folder = self.store.begin(iteration)
         for name, group in self.groups.items():
-            group.call("save", str(folder / name), STATE)
+            group.save(str(folder / name), STATE)
         state = {
             "method": _fields(method),
             "best_so_far": dataclasses.asdict(self.best),
@@ -151,10 +151,10 @@ class RunKeeper:
         self.store.commit(iteration, state)
 
     def _export(self, name: str, metrics: Mapping[str, float]) -> None:
-        self.groups["policy"].call("export", str(self.exports / name))
+        self.groups["policy"].export(str(self.exports / name))
         self.complete(self.exports / name, metrics)
         if self.save_value_network and "critic" in self.groups:
-            self.groups["critic"].call("export", str(self.exports / f"{name}_critic"))
+            self.groups["critic"].export(str(self.exports / f"{name}_critic"))
 
 
 def _fields(method: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.calls import Trainers, UpdateShare
+from rto.cluster.groups import Pending
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.sharding import unshard
 from rto.protocols import Targets
@@ -32,10 +33,10 @@ class UpdatePlan:
 
 @dataclass
 class ClusterLearner:
-    """Implements ``Learner``. ``updates`` counts calls and goes into the checkpoint."""
+    """Implements ``Learner``. ``updates`` counts calls: their order of rows derives from it."""
 
-    policy: ActorGroup
-    critic: ActorGroup | None
+    policy: Trainers
+    critic: Trainers | None
     plan: UpdatePlan
     freezing_steps: int = -1
     ptx: PretrainMix | None = None
@@ -43,7 +44,7 @@ class ClusterLearner:
     _packs: dict[str, bool] = field(default_factory=dict, init=False)
 
     @property
-    def groups(self) -> dict[str, ActorGroup]:
+    def groups(self) -> dict[str, Trainers]:
         """The trained groups by name, policy first."""
         policy = {"policy": self.policy}
         return policy if self.critic is None else {**policy, "critic": self.critic}
@@ -51,6 +52,10 @@ class ClusterLearner:
     @property
     def scores_policy(self) -> bool:
         return self.plan.one_step and (self.critic is None or self.freezing_steps <= 0)
+
+    def go_on(self, updates: int) -> None:
+        """As the learner of a run that has made so many updates."""
+        self.updates = updates
 
     def update(self, method: Targets, batch: TrainBatch) -> StepStats:
         frozen = self.critic is not None and self.updates < self.freezing_steps
@@ -70,8 +75,8 @@ class ClusterLearner:
         )
 
     def _start(
-        self, group: ActorGroup, method: Targets, batch: TrainBatch
-    ) -> tuple[Pending, list[list[int]]]:
+        self, group: Trainers, method: Targets, batch: TrainBatch
+    ) -> tuple[Pending[StepStats], list[list[int]]]:
         """The running update and the rows of each rank."""
         tokens = batch.tokens
         is_policy, packs = group is self.policy, self._reads_packed(group)
@@ -93,16 +98,16 @@ class ClusterLearner:
         shares = [rank_share(steps, rank) for rank in range(len(group))]
         extras = self._extras(len(steps), len(group)) if is_policy else [None] * len(group)
         role = Role.POLICY if is_policy and self.scores_policy else None
-        arguments = [
-            (method, batch.take(rows), local, norms, extra, role)
+        parts = [
+            UpdateShare(batch.take(rows), local, extra)
             for extra, (rows, local) in zip(extras, shares, strict=True)
         ]
-        return group.start_each("update", arguments), [rows for rows, _ in shares]
+        return group.update(method, parts, norms, role), [rows for rows, _ in shares]
 
-    def _reads_packed(self, group: ActorGroup) -> bool:
+    def _reads_packed(self, group: Trainers) -> bool:
         """Whether the group's model reads rows without padding: only the loaded model knows."""
         if group.name not in self._packs:
-            self._packs[group.name] = all(group.call("packs"))
+            self._packs[group.name] = group.packs()
         return self._packs[group.name]
 
     def _extras(self, num_steps: int, num_ranks: int) -> Sequence[Objective | None]:

@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind, TrainerSpec
 from rto.cluster.build import Actors, Models
-from rto.cluster.groups import ActorGroup
+from rto.cluster.calls import Trainers
 from rto.cluster.held_out import (
     HeldOut,
     Judge,
     add_reward_constants,
     held_out_metrics,
 )
-from rto.cluster.keeper import Best, RunKeeper, lower_is_better
+from rto.cluster.keeper import Best, Complete, RunKeeper, lower_is_better, nothing_more
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer
@@ -98,10 +98,10 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             last_step=run.num_steps,
             best_key=run.best_key,
             constants=run.constants,
+            complete=add_reward_constants if run.kind == "score" else nothing_more,
         )
-        keeper.complete = add_reward_constants if run.kind == "score" else keeper.complete
         method, first = start_point(keeper, run.method, found, console)
-        learner.updates = first
+        learner.go_on(first)
         timings = Timings(on_stage=console.stage)
         tracker = open_tracker(
             folder, config.logger, config={}, console=console, timings=timings,
@@ -239,12 +239,13 @@ def find_checkpoint(config: RunConfig, method: Targets, root: Path) -> Checkpoin
 def make_keeper(
     config: RunConfig,
     method: Targets,
-    trained: Mapping[str, ActorGroup],
+    trained: Mapping[str, Trainers],
     folder: RunFolder,
     *,
     last_step: int,
     best_key: str = "",
     constants: Mapping[str, float] = MappingProxyType({}),
+    complete: Complete = nothing_more,
 ) -> RunKeeper:
     key = config.ckpt.best_metric_key or best_key
     lower = lower_is_better(key, config.ckpt.best_metric_mode)
@@ -259,6 +260,7 @@ def make_keeper(
         # Frozen, the policy logs nothing of its own yet.
         key_known=config.critic.freezing_steps > 0,
         constants=constants,
+        complete=complete,
     )
 
 

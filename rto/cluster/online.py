@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from rto.cluster.actors import Door, TrainerSpec
+from rto.cluster.actors import TrainerSpec
 from rto.cluster.build import Actors, Models, Progress, choose_door, silent
+from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
-from rto.cluster.groups import ActorGroup
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.offline import make_keeper, pad_id, start_point
 from rto.cluster.plan import Plan
@@ -26,6 +26,7 @@ from rto.data.sampler import PromptSampler
 from rto.functional.observe import OBSERVED
 from rto.loop import train
 from rto.protocols import Method
+from rto.rollout.engines import Door
 from rto.rollout.requests import Sampling
 from rto.tracking.console import ONLINE, LiveConsole, where_to_look
 from rto.tracking.metrics import open_tracker
@@ -71,8 +72,8 @@ class OnlineRun:
 class Pipeline:
     """The parts of the loop on their actors."""
 
-    policy: ActorGroup
-    critic: ActorGroup | None
+    policy: Trainers
+    critic: Trainers | None
     generator: EngineGenerator
     scorer: ClusterScorer
     learner: ClusterLearner
@@ -101,8 +102,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             best_key="reward/mean",
         )
         method, first = start_point(keeper, run.method, found, console)
-        pipeline.learner.updates = first
-        pipeline.sync.version = first - 1
+        pipeline.learner.go_on(first)
         if config.train.self_check and not first:
             _self_check(run, pipeline, console, folder)
         timings = Timings(on_stage=console.stage)
@@ -118,7 +118,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         sampler = PromptSampler(
             run.prompts, batch_size=config.rollout.batch_size, seed=config.train.seed
         )
-        pipeline.sync.version = first - 1
+        pipeline.sync.go_on(first)
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin()
         train(
@@ -151,7 +151,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
     actors.wait(progress)
     if door != "object_store":
         workers = len(engines) * config.vllm.tensor_parallel_size
-        policy.call("init_weight_transfer", list(engines.actors), door, workers)
+        policy.init_weight_transfer(engines, door, workers)
     return Pipeline(
         policy=policy,
         critic=critic,
@@ -175,7 +175,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
     )
 
 
-def _start_critic(run: OnlineRun, actors: Actors, steps: int) -> ActorGroup | None:
+def _start_critic(run: OnlineRun, actors: Actors, steps: int) -> Trainers | None:
     path = run.config.critic_path
     if Role.CRITIC not in run.method.roles or path is None:
         return None
@@ -204,7 +204,7 @@ def tolerance(config: RunConfig) -> float:
     return 1e-3 if config.ds.dtype == "fp32" else 0.1
 
 
-def _sync(run: OnlineRun, policy: ActorGroup, engines: ActorGroup, door: Door) -> ClusterWeightSync:
+def _sync(run: OnlineRun, policy: Trainers, engines: Engines, door: Door) -> ClusterWeightSync:
     probe = make_probe(
         [prompt.token_ids for prompt in run.prompts[:256]], tolerance=tolerance(run.config)
     )

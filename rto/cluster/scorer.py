@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.calls import Scored, Scorers, Trainers
+from rto.cluster.groups import Pending
 from rto.cluster.sharding import shard_rows, unshard
 from rto.data.rated import with_unrelated_responses
 from rto.scoring.combine import combine
@@ -38,9 +39,9 @@ class RewardSources:
 class ClusterScorer:
     """Implements ``Scorer``."""
 
-    policy: ActorGroup | None = None
-    critic: ActorGroup | None = None
-    frozen: ActorGroup | None = None
+    policy: Trainers | None = None
+    critic: Trainers | None = None
+    frozen: Scorers | None = None
     rewards: RewardSources = field(default_factory=RewardSources)
 
     def score(
@@ -84,13 +85,12 @@ class ClusterScorer:
 
     def _start_frozen(
         self, tokens: TokenBatch, lengths: list[int], roles: frozenset[Role]
-    ) -> tuple[Pending, list[list[int]]] | None:
+    ) -> tuple[Pending[Scored], list[list[int]]] | None:
         wanted = roles if self.rewards.normalise else roles - {Role.REWARD}
         if self.frozen is None or not wanted:
             return None
         shards = shard_rows(lengths, len(self.frozen), tokens.group.tolist())
-        parts = [(_rows(tokens, shard), wanted) for shard in shards]
-        return self.frozen.start_each("score", parts), shards
+        return self.frozen.score([_rows(tokens, shard) for shard in shards], wanted), shards
 
     def _text_rewards(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
         prompts = [r.prompt.text for r in rollouts]
@@ -113,10 +113,10 @@ class ClusterScorer:
 
 
 def _start(
-    group: ActorGroup, tokens: TokenBatch, lengths: list[int]
-) -> tuple[Pending, list[list[int]]]:
-    shards = shard_rows(lengths, len(group), tokens.group.tolist())
-    return group.start_each("score", [(_rows(tokens, shard),) for shard in shards]), shards
+    trainers: Trainers, tokens: TokenBatch, lengths: list[int]
+) -> tuple[Pending[Tensor], list[list[int]]]:
+    shards = shard_rows(lengths, len(trainers), tokens.group.tolist())
+    return trainers.score([_rows(tokens, shard) for shard in shards]), shards
 
 
 def _rows(tokens: TokenBatch, shard: list[int]) -> TokenBatch:
@@ -126,7 +126,7 @@ def _rows(tokens: TokenBatch, shard: list[int]) -> TokenBatch:
 
 
 def _gather(
-    frozen: tuple[Pending, list[list[int]]], tokens: TokenBatch
+    frozen: tuple[Pending[Scored], list[list[int]]], tokens: TokenBatch
 ) -> tuple[dict[Role, Tensor], list[Tensor]]:
     pending, shards = frozen
     answers = pending.get()

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rto.cluster.actors import Door
-from rto.cluster.groups import ActorGroup
+from rto.cluster.calls import Engines, Trainers
 from rto.errors import ProofError
 from rto.rollout.digest import TensorDigests, WeightReceipt, first_difference
+from rto.rollout.engines import Door
 from rto.types import TokenBatch, pad
 
 
@@ -85,39 +85,40 @@ def make_probe(prompts: Sequence[Sequence[int]], *, tolerance: float, max_len: i
 class ClusterWeightSync:
     """Implements ``WeightSync``. ``figures`` holds the last push's probe, for the metrics."""
 
-    policy: ActorGroup
-    engines: ActorGroup
+    policy: Trainers
+    engines: Engines
     probe: Probe
     door: Door
     version: int = -1
     figures: dict[str, float] = field(default_factory=dict)
 
+    def go_on(self, pushes: int) -> None:
+        """As the sync of a run that has pushed so often: its next version is of that number."""
+        self.version = pushes - 1
+
     def push(self) -> int:
         version = self.version + 1
-        self.engines.call("wake", "weights")
+        self.engines.wake("weights")
         sent = self._transfer()
-        self.engines.call("wake", "kv_cache")
-        receipts: list[WeightReceipt] = self.engines.call("receipt")
-        for engine, receipt in enumerate(receipts):
+        self.engines.wake("kv_cache")
+        for engine, receipt in enumerate(self.engines.receipts()):
             check_receipt(sent, receipt, engine=engine)
         self._check_behaviour()
-        self.engines.call("accept", version)
+        self.engines.accept(version)
         self.version = version
         return version
 
     def _transfer(self) -> TensorDigests:
         """Move the weights through the door; returns the trainer's digests by tensor name."""
         if self.door == "object_store":
-            # The reference goes to the engines; the weights never pass through this process.
-            exporting = self.policy.start("export_weights")
-            self.engines.call("load_weights", exporting.refs[0])
+            self.engines.load_weights(self.policy.export_weights().refs[0])
         else:
-            self.policy.call("send_weights")
-        return self.policy.call("sent_digests")[0]
+            self.policy.send_weights()
+        return self.policy.sent_digests()
 
     def _check_behaviour(self) -> None:
-        pending = self.engines.start("response_logprobs", self.probe.pairs)
-        trainer = self.policy.call("score", self.probe.tokens, temperature=1.0)[0]
+        pending = self.engines.response_logprobs(self.probe.pairs)
+        trainer = self.policy.score_alike(self.probe.tokens, temperature=1.0)[0]
         for rank, logprobs in enumerate(pending.get()):
             figures = self.probe.compare(trainer, logprobs)
             if not figures.mean <= self.probe.tolerance:

@@ -11,6 +11,7 @@ from rto.errors import UserError
 from rto.models.device import with_dtype
 from rto.models.load import load_config
 from rto.models.rope import max_positions
+from rto.rollout.engines import alone, build_engine
 from rto.rollout.requests import SampleRequest, Sampling
 
 
@@ -22,8 +23,6 @@ def ask_local(
     Raises:
         UserError: the model has no chat template, or a conversation fills its context.
     """
-    from rto.rollout.vllm import VllmEngine
-
     template = load_template(path, replace(config.data, input_template=None))
     if not template.apply_chat_template:
         raise UserError(f"--judge vllm:{path}: the tokenizer has no chat template to ask it with")
@@ -39,14 +38,11 @@ def ask_local(
             f"--judge vllm:{path}: the longest judgement asks with {longest} tokens, its context "
             f"is {context}: take another judge, a shorter --judge_prompt or --max_new_tokens"
         )
-    engine = VllmEngine(
+    engine = build_engine(
         path,
-        dtype=with_dtype(config).ds.dtype,
-        max_model_len=min(context, longest + max_new_tokens),
-        seed=config.train.seed,
-        gpu_memory_utilization=config.vllm.gpu_memory_utilization,
-        enforce_eager=config.vllm.enforce_eager,
-        cpu_kvcache_gib=config.vllm.cpu_kvcache_gib,
+        alone(with_dtype(config), "vllm"),
+        max_len=min(context, longest + max_new_tokens),
+        device=config.train.device,
     )
     engine.accept(0)
     requests = [SampleRequest(ids, config.train.seed) for ids in token_ids]

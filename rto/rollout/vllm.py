@@ -43,10 +43,9 @@ from vllm.utils.network_utils import get_open_port
 from rto.errors import ProofError, UserError
 from rto.models.continuation import Continuation
 from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt, first_difference
+from rto.rollout.engines import Door
 from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
-
-Door = Literal["object_store", "nccl", "ipc"]
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 

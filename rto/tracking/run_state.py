@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from pathlib import Path
+from typing import Self
 
 from rto.errors import RtoError, RunFailed, Terminated, UserError, told
 from rto.secrets import hide
@@ -31,7 +32,7 @@ class RunState:
     """
 
     folder: RunFolder
-    about: Mapping[str, Any]
+    about: Mapping[str, object]
     results: Mapping[str, float] = field(default_factory=dict)
     _began: str = ""
 
@@ -40,6 +41,10 @@ class RunState:
         self._began = _now()
         self._write("running", pid=os.getpid())
         return self
+
+    def finish_with(self, results: Mapping[str, float]) -> None:
+        """What ``run.json`` will say beside that the run has finished."""
+        self.results = results
 
     def __exit__(
         self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
@@ -96,11 +101,11 @@ class RunState:
             return ""
         return f"the disk of {self.folder.path} is full ({free >> 20} MiB are free): "
 
-    def _write(self, status: str, **more: Any) -> None:
+    def _write(self, status: str, **more: object) -> None:
         self.folder.write_about({**self.about, "status": status, "began": self._began, **more})
 
 
-def newest_checkpoint(folder: RunFolder) -> Any:
+def newest_checkpoint(folder: RunFolder) -> Path | None:
     """Path of the newest checkpoint that was written whole; None before the first."""
     return max(folder.checkpoints.glob("step_*"), default=None)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from local_group import EOS, BigramEngine, bigram, local
+from local_group import EOS, BigramEngine, bigram, engines
 
 from rto.cluster.generator import EngineGenerator
 from rto.rollout.requests import SampleRequest, Sampling
@@ -17,10 +16,17 @@ SAMPLING = Sampling(6, stop_token_ids=(EOS,))
 PROMPTS = [Prompt(id=10 + i, token_ids=(0,) * (3 * i % 5) + (i % 5,), text="") for i in range(5)]
 
 
-def generator(engines: int = 1, *, sleep: bool = False) -> EngineGenerator:
-    actors = [BigramEngine(bigram()) for _ in range(engines)]
+def some(count: int) -> list[BigramEngine]:
+    return [BigramEngine(bigram()) for _ in range(count)]
+
+
+def generator(*several: BigramEngine, sleep: bool = False) -> EngineGenerator:
     return EngineGenerator(
-        local("engine", *actors), SAMPLING, samples_per_prompt=3, run_seed=4, sleep_after=sleep
+        engines(*several or some(1)),
+        SAMPLING,
+        samples_per_prompt=3,
+        run_seed=4,
+        sleep_after=sleep,
     )
 
 
@@ -39,12 +45,11 @@ def test_every_prompt_gets_its_samples_in_order_each_drawn_with_its_own_seed() -
     assert {r.finished for r in rollouts} == {True, False}
 
 
-@pytest.mark.parametrize("engines", [2, 4])
-def test_which_engine_draws_a_sample_changes_nothing(engines: int) -> None:
-    several = generator(engines)
-    assert several.generate(PROMPTS, 7) == generator().generate(PROMPTS, 7)
-    actors: list[Any] = [*several.engines.actors]
-    drawn = [engine.notes[0] for engine in actors]
+@pytest.mark.parametrize("count", [2, 4])
+def test_which_engine_draws_a_sample_changes_nothing(count: int) -> None:
+    several = some(count)
+    assert generator(*several).generate(PROMPTS, 7) == generator().generate(PROMPTS, 7)
+    drawn = [engine.notes[0] for engine in several]
     assert sum(count for _, count, _ in drawn) == 15
     assert all(count > 0 and version == 7 for _, count, version in drawn)
 
@@ -62,8 +67,7 @@ def test_run_version_prompt_and_sample_each_give_another_seed() -> None:
 
 @pytest.mark.parametrize("sleep", [False, True])
 def test_engines_sleep_after_a_rollout_where_they_share_their_gpus(sleep: bool) -> None:
-    made = generator(2, sleep=sleep)
-    made.generate(PROMPTS, 0)
-    actors: list[Any] = [*made.engines.actors]
-    for engine in actors:
+    several = some(2)
+    generator(*several, sleep=sleep).generate(PROMPTS, 0)
+    for engine in several:
         assert [name for name, *_ in engine.notes] == ["generate", *["sleep"] * sleep]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_group import NotingRank, trainers
 
-from rto.cluster.groups import ActorGroup
+from rto.cluster.calls import Trainers
 from rto.cluster.keeper import Best, RunKeeper, lower_is_better
 from rto.errors import UserError
 from rto.methods.base import PlainMethod
@@ -42,19 +43,8 @@ class Unadapted(PlainMethod):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Group(ActorGroup):
-    """Notes its calls."""
-
-    calls: list[tuple[str, ...]] = field(default_factory=list)
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        self.calls.append((method, *args))
-        return []
-
-
-def group(name: str) -> Group:
-    return Group(name, (), timeout=1.0)
+def group(name: str) -> Trainers:
+    return trainers(name, NotingRank())
 
 
 def keeper(root: Path, **changes: Any) -> RunKeeper:
@@ -69,9 +59,8 @@ def keeper(root: Path, **changes: Any) -> RunKeeper:
 
 
 def calls(kept: RunKeeper, name: str = "policy") -> list[tuple[str, ...]]:
-    found = kept.groups[name]
-    assert isinstance(found, Group)
-    return found.calls
+    (rank,) = kept.groups[name].group.actors
+    return rank.calls
 
 
 def exports(kept: RunKeeper, name: str = "policy") -> list[str]:

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from local_group import local
+from local_group import trainers
 from token_rows import token_batch
 
+from rto.cluster.actors import TrainerActor
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.ptx import PretrainMix
 from rto.data.examples import Example
 from rto.methods.ppo import PPO
 from rto.methods.preference import DPO
 from rto.methods.sft import SFT
+from rto.protocols import Targets
 from rto.training.learner import Objective
 from rto.types import LossNorm, Role, StepStats, TrainBatch
 
@@ -26,7 +28,7 @@ RESPONSES = [[10, *[3] * i, 2] for i in range(8)]
 
 
 @dataclass
-class Rank:
+class Rank(TrainerActor):
     """Answers with its name and the number of its update; its scores are the rows' first tokens
     plus their place in the response."""
 
@@ -41,12 +43,12 @@ class Rank:
 
     def update(
         self,
-        method: Any,
+        method: Targets,
         batch: TrainBatch,
-        steps: Sequence[Sequence[Sequence[int]]],
-        norms: Sequence[LossNorm],
-        extra: Objective | None,
-        role: Role | None,
+        steps: list[list[list[int]]],
+        norms: list[LossNorm],
+        extra: Objective | None = None,
+        role: Role | None = None,
     ) -> StepStats:
         self.updates.append(
             {"method": method, "batch": batch, "steps": steps, "norms": norms, "extra": extra,
@@ -77,13 +79,13 @@ def learner(
     *, ranks: int = 2, critic: bool = False, packs: Sequence[bool] = (False, False), **changes: Any
 ) -> ClusterLearner:
     settings = {name: changes.pop(name) for name in ("freezing_steps", "ptx") if name in changes}
-    policy = local("policy", *(Rank("policy", packed) for packed in packs[:ranks]))
-    values = local("critic", Rank("critic")) if critic else None
+    policy = trainers("policy", *(Rank("policy", packed) for packed in packs[:ranks]))
+    values = trainers("critic", Rank("critic")) if critic else None
     return ClusterLearner(policy, values, plan(**changes), **settings)
 
 
 def sent(made: ClusterLearner, group: str = "policy", update: int = -1) -> list[dict[str, Any]]:
-    return [rank.updates[update] for rank in made.groups[group].actors]
+    return [rank.updates[update] for rank in made.groups[group].group.actors]
 
 
 def rows_of(told: dict[str, Any]) -> list[list[list[int]]]:
@@ -130,7 +132,7 @@ def test_the_order_of_the_rows_changes_with_the_update_and_is_that_of_its_number
     for _ in range(3):
         made.update(SFT(), batch())
     assert made.updates == 3
-    resumed.updates = 2
+    resumed.go_on(2)
     resumed.update(SFT(), batch())
     orders = [str([rows_of(each) for each in sent(made, update=i)]) for i in range(3)]
     assert orders[2] == str([rows_of(each) for each in sent(resumed)])
@@ -157,9 +159,9 @@ def test_a_frozen_policy_waits_while_the_critic_learns() -> None:
     made = learner(critic=True, freezing_steps=2)
     trained = [made.update(PPO(), batch()).metrics["response/trained"] for _ in range(3)]
     assert trained == [0, 0, 8]
-    assert [len(rank.updates) for rank in made.policy.actors] == [1, 1]
+    assert [len(rank.updates) for rank in made.policy.group.actors] == [1, 1]
     assert made.critic is not None
-    assert len(made.critic.actors[0].updates) == 3
+    assert len(made.critic.group.actors[0].updates) == 3
 
 
 def test_without_a_critic_no_policy_is_frozen() -> None:
@@ -207,7 +209,7 @@ def test_a_model_reads_packed_rows_where_all_its_ranks_do_and_is_asked_once() ->
         for _ in range(2):
             made.update(SFT(), batch())
         assert (len(sent(made)[0]["steps"][0]) == 1) is one
-        assert [rank.asked for rank in made.policy.actors] == [1] * len(packs)
+        assert [rank.asked for rank in made.policy.group.actors] == [1] * len(packs)
 
 
 def test_a_forward_holds_no_more_rows_than_told() -> None:

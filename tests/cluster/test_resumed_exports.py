@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from local_group import NotingRank, trainers
 
-from rto.cluster.groups import ActorGroup
 from rto.cluster.keeper import Best, RunKeeper
 from rto.methods.base import PlainMethod
 from rto.protocols import Card
@@ -25,18 +24,9 @@ class Plain(PlainMethod):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Group(ActorGroup):
-    calls: list[tuple[str, ...]] = field(default_factory=list)
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        self.calls.append((method, *args))
-        return []
-
-
-def keeper(root: Path, group: Group, *, steps: int, best: Best | None = None) -> RunKeeper:
+def keeper(root: Path, rank: NotingRank, *, steps: int, best: Best | None = None) -> RunKeeper:
     store = CheckpointStore(root / "checkpoints", identity=Identity("m"), max_num=3)
-    groups = {"policy": group}
+    groups = {"policy": trainers("policy", rank)}
     return RunKeeper(store, groups, root, steps, save_steps=2, best=best or Best())
 
 
@@ -50,14 +40,14 @@ def keeper(root: Path, group: Group, *, steps: int, best: Best | None = None) ->
     ids=["at its last step", "with steps to go", "out of patience"],
 )
 def test_last_is_written_again(tmp_path: Path, steps: int, best: Best, written: bool) -> None:
-    first = keeper(tmp_path, Group("policy", (), timeout=1.0), steps=steps, best=best)
+    first = keeper(tmp_path, NotingRank(), steps=steps, best=best)
     for step in range(4):
         first.after(step, Plain(), {"eval/x": 1.0 if step < 2 else 0.5})
         if first.stopped:
             break
     found = first.store.latest()
     assert found is not None
-    group = Group("policy", (), timeout=1.0)
-    keeper(tmp_path, group, steps=steps, best=best).resume(Plain(), found)
+    rank = NotingRank()
+    keeper(tmp_path, rank, steps=steps, best=best).resume(Plain(), found)
     export = [("export", str(tmp_path / "last"))] if written else []
-    assert group.calls == [("load", str(found.path / "policy"), "state"), *export]
+    assert rank.calls == [("load", str(found.path / "policy"), "state"), *export]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from local_group import BigramRank, FrozenReplica, bigram, bigram_logprobs, local
+from local_group import BigramRank, FrozenReplica, bigram, bigram_logprobs, scorers, trainers
 
 from rto.cluster.scorer import ClusterScorer, RewardSources, TextReward
 from rto.data.rated import with_unrelated_responses
@@ -108,9 +108,9 @@ ALL = frozenset({Role.POLICY, Role.CRITIC, Role.REFERENCE, Role.DPO, Role.REWARD
 def scorer(actors: int = 1, **changes: Any) -> ClusterScorer:
     tables = {Role.REFERENCE: REFERENCE, Role.DPO: DPO}
     parts: dict[str, Any] = {
-        "policy": local("policy", *(BigramRank(POLICY) for _ in range(actors))),
-        "critic": local("critic", *(BigramRank(-POLICY) for _ in range(actors))),
-        "frozen": local("scorer", *(FrozenReplica(tables, (1.0, 10.0)) for _ in range(actors))),
+        "policy": trainers("policy", *(BigramRank(POLICY) for _ in range(actors))),
+        "critic": trainers("critic", *(BigramRank(-POLICY) for _ in range(actors))),
+        "frozen": scorers(*(FrozenReplica(tables, (1.0, 10.0)) for _ in range(actors))),
         "rewards": RewardSources(
             normalise=[(4.0, 2.0), (-1.0, 0.5)],
             texts=[("f", always(*range(ROWS)))],
@@ -147,7 +147,7 @@ def test_scores_are_those_of_each_row_alone_whatever_the_actors(actors: int) -> 
     assert torch.equal(scored[Role.SAMPLER], tokens.sampler_logprobs)
     for group in (made.policy, made.critic, made.frozen):
         assert group is not None
-        replicas: list[Any] = [*group.actors]
+        replicas: list[Any] = [*group.group.actors]
         seen = [batch for replica in replicas for batch in replica.seen]
         assert sum(len(batch) for batch in seen) == ROWS
         assert all(batch.response_mask.any(0).all() for batch in seen), "each is trimmed"
@@ -160,7 +160,7 @@ def test_every_rank_gets_a_row_where_there_are_fewer_rows_than_ranks() -> None:
     scored = made.score(tokens, BATCH[:2], frozenset({Role.POLICY}))
     assert torch.equal(scored[Role.POLICY], bigram_logprobs(POLICY, tokens))
     assert made.policy is not None
-    assert [len(actor.seen[0]) for actor in made.policy.actors] == [1, 1, 1]
+    assert [len(actor.seen[0]) for actor in made.policy.group.actors] == [1, 1, 1]
 
 
 def test_only_what_is_asked_for_is_scored() -> None:
@@ -169,7 +169,7 @@ def test_only_what_is_asked_for_is_scored() -> None:
     assert made.score(tokens, BATCH, frozenset({Role.POLICY})).scores.keys() == {Role.POLICY}
     for group, calls in ((made.policy, 1), (made.critic, 0), (made.frozen, 0)):
         assert group is not None
-        assert len(group.actors[0].seen) == calls
+        assert len(group.group.actors[0].seen) == calls
 
 
 def test_without_reward_models_the_frozen_policies_are_scored_all_the_same() -> None:
@@ -182,7 +182,7 @@ def test_without_reward_models_the_frozen_policies_are_scored_all_the_same() -> 
     only = made.score(tokens, BATCH, REWARD)
     assert only.scores.keys() == REWARD
     assert made.frozen is not None
-    assert len(made.frozen.actors[0].seen) == 1
+    assert len(made.frozen.group.actors[0].seen) == 1
 
 
 def test_an_unrelated_response_is_scored_by_how_much_the_policy_prefers_it() -> None:

@@ -14,7 +14,9 @@ from local_group import (
     BigramRank,
     FrozenReplica,
     bigram,
-    local,
+    engines,
+    scorers,
+    trainers,
 )
 from torch import Tensor
 
@@ -79,14 +81,14 @@ def check(
     table = bigram()
     sampler = BigramEngine(table if engine is None else engine)
     generator = EngineGenerator(
-        engines=local("engine", sampler),
+        engines=engines(sampler),
         sampling=Sampling(longest, stop_token_ids=stops),
         samples_per_prompt=1,
         run_seed=0,
     )
     scorer = ClusterScorer(
-        policy=local("policy", rank or BigramRank(table)),
-        frozen=local("scorer", frozen or FrozenReplica({Role.REFERENCE: table})),
+        policy=trainers("policy", rank or BigramRank(table)),
+        frozen=scorers(frozen or FrozenReplica({Role.REFERENCE: table})),
         rewards=RewardSources(
             normalise=[(0.0, 1.0)], weights=[1.0], model_names=["r"], ends={EOS: "</s>"}
         ),

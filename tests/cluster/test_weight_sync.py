@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from local_group import BigramEngine, BigramRank, bigram, local
+from local_group import BigramEngine, BigramRank, bigram, engines, trainers
 from torch import Tensor
 
 from rto.cluster.weight_sync import ClusterWeightSync, Probe, check_receipt, make_probe
@@ -90,11 +90,11 @@ PUSH = [
 ]  # fmt: skip
 
 
-def syncing(*engines: BigramEngine, **changes: Any) -> ClusterWeightSync:
+def syncing(*several: BigramEngine, **changes: Any) -> ClusterWeightSync:
     """A trainer of two ranks and engines that begin with other weights."""
     settings: dict[str, Any] = {
-        "policy": local("policy", BigramRank(bigram(seed=1)), BigramRank(bigram(seed=1))),
-        "engines": local("engine", *engines),
+        "policy": trainers("policy", BigramRank(bigram(seed=1)), BigramRank(bigram(seed=1))),
+        "engines": engines(*several),
         "probe": make_probe([[1, 2, 3, 4], [5, 0]], tolerance=0.05),
         "door": "object_store",
     }
@@ -118,14 +118,15 @@ class Ignoring(BigramEngine):
 
 
 def test_an_accepted_version_is_the_last_of_a_push_and_counts_up() -> None:
-    engines = [BigramEngine(bigram()) for _ in range(2)]
-    sync = syncing(*engines)
+    several = [BigramEngine(bigram()) for _ in range(2)]
+    first = BigramRank(bigram(seed=1))
+    sync = syncing(*several, policy=trainers("policy", first, BigramRank(bigram(seed=1))))
     assert [sync.push(), sync.push(), sync.version] == [0, 1, 1]
-    for engine in engines:
+    for engine in several:
         assert engine.notes == [*PUSH, ("accept", 0), *PUSH, ("accept", 1)]
         assert torch.equal(engine.table, bigram(seed=1))
     assert sync.figures == {"sync/probe_mean_abs_diff": 0.0, "sync/probe_max_abs_diff": 0.0}
-    assert sync.policy.actors[0].temperatures == [1.0, 1.0]
+    assert first.temperatures == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -138,12 +139,12 @@ def test_an_accepted_version_is_the_last_of_a_push_and_counts_up() -> None:
 def test_one_engine_that_is_not_proven_keeps_all_from_the_new_version(
     broken: type[BigramEngine], said: str
 ) -> None:
-    engines = [BigramEngine(bigram()), broken(bigram())]
-    sync = syncing(*engines)
+    several = [BigramEngine(bigram()), broken(bigram())]
+    sync = syncing(*several)
     with pytest.raises(ProofError, match=said):
         sync.push()
     assert sync.version == -1
-    assert not any(name == "accept" for engine in engines for name, *_ in engine.notes)
+    assert not any(name == "accept" for engine in several for name, *_ in engine.notes)
 
 
 def test_the_tolerance_of_the_probe_bounds_its_mean_gap() -> None:
@@ -178,13 +179,24 @@ def test_the_other_doors_send_from_every_rank() -> None:
 
     sent: list[Sending] = []
     ranks = [Sending(bigram(seed=1)) for _ in range(2)]
-    sync = syncing(engine, policy=local("policy", *ranks), door="nccl")
+    sync = syncing(engine, policy=trainers("policy", *ranks), door="nccl")
     assert sync.push() == 0
     assert sent == ranks
 
 
 def test_log_probs_that_are_no_numbers_prove_nothing() -> None:
     broken = torch.full_like(bigram(), torch.nan)
-    sync = syncing(BigramEngine(bigram()), policy=local("policy", BigramRank(broken)))
+    sync = syncing(BigramEngine(bigram()), policy=trainers("policy", BigramRank(broken)))
     with pytest.raises(ProofError, match="computes other log-probs"):
         sync.push()
+
+
+def test_a_resumed_run_counts_its_versions_on() -> None:
+    """After three pushes, 0 to 2, comes version 3; a self-check's own push counts for nothing."""
+    engine = BigramEngine(bigram())
+    sync = syncing(engine)
+    sync.go_on(3)
+    assert (sync.version, sync.push()) == (2, 3)
+    sync.go_on(0)
+    assert sync.push() == 0
+    assert [note for note in engine.notes if note[0] == "accept"] == [("accept", 3), ("accept", 0)]

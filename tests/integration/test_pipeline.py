@@ -38,7 +38,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rto.cli.methods import build
 from rto.cli.parse import parse_run
 from rto.cli.run import execute
-from rto.cluster.groups import ActorGroup
+from rto.cluster.calls import Engines, Weights
 from rto.cluster.online import OnlineRun, Pipeline, build_pipeline
 from rto.cluster.session import session
 from rto.cluster.stages import prepare_online
@@ -451,7 +451,7 @@ def test_the_variants_of_the_ablation_run(live: Live, variant: str) -> None:
 
 
 @dataclass(frozen=True)
-class TamperedEngines(ActorGroup):
+class TamperedEngines(Engines):
     """Engines that are sent one tensor altered, and may report the digests of the true ones."""
 
     victim: str = "model.layers.1.mlp.down_proj.weight"
@@ -459,15 +459,16 @@ class TamperedEngines(ActorGroup):
     lies: bool = False
     truth: DigestRecorder = field(default_factory=DigestRecorder)
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        if method == "load_weights":
-            sent: dict[str, torch.Tensor] = ray.get(args[0])
-            weights = dict(self.truth.tee(sent.items()))
-            args = ({**weights, self.victim: self.alter(weights[self.victim].clone())},)
-        answers = super().call(method, *args, **kwargs)
-        if method == "receipt" and self.lies:
-            return [WeightReceipt(self.truth.digests, each.unassigned) for each in answers]
-        return answers
+    def load_weights(self, weights: ray.ObjectRef[Weights]) -> None:
+        sent = dict(self.truth.tee(ray.get(weights).items()))
+        altered: Weights = {**sent, self.victim: self.alter(sent[self.victim].clone())}
+        super().load_weights(ray.put(altered))
+
+    def receipts(self) -> list[WeightReceipt]:
+        answers = super().receipts()
+        if not self.lies:
+            return answers
+        return [WeightReceipt(self.truth.digests, each.unassigned) for each in answers]
 
 
 class NoRollout:
@@ -476,9 +477,8 @@ class NoRollout:
 
 
 def tampered(live: Live, **how: Any) -> ClusterWeightSync:
-    sync, group = live.parts.sync, live.parts.sync.engines
-    engines = TamperedEngines(group.name, group.actors, group.timeout, group.watch, **how)
-    return replace(sync, engines=engines)
+    sync = live.parts.sync
+    return replace(sync, engines=TamperedEngines(sync.engines.group, **how))
 
 
 def flip_last_bit(weight: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -109,10 +108,9 @@ def write(folder: Path, case: Case) -> Path:
     if name != "reward":
         mode = "online" if case.command == "train" else "offline"
         method = build(name, config, cast(Any, Tokens()), mode=mode)
-    run = SimpleNamespace(method=method, intake=Intake())
     folder.mkdir()
     (folder / "config.yaml").write_text(dump(config, case.command))
-    about = {**cli._about(case.command, run), "status": "running"}
+    about = {**cli._about(case.command, method.card, Intake()), "status": "running"}
     (folder / "run.json").write_text(json.dumps(about))
     rows = [
         {

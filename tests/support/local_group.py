@@ -1,19 +1,24 @@
-"""Actor groups whose actors are plain objects of this process, and a model small enough to be one.
+"""The groups of a run whose actors are plain objects of this process, and a model small enough to
+be one.
 
-A call is made at once and in rank order; what the caller does with the answers is real.
+A call is made at once and in rank order; what the caller does with the answers is real. The
+objects are of the types that the actors are of, so a call that fits no actor fits no object here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from rto.cluster.groups import ActorGroup, Pending
+from rto.cluster.actors import ScorerActor, TrainerActor
+from rto.cluster.calls import Engines, Scorers, Trainers
+from rto.cluster.groups import ActorGroup, Pending, RemoteCall
 from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt
+from rto.rollout.engines import Engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import Role, TokenBatch
 
@@ -21,27 +26,41 @@ VOCAB = 6
 EOS = 5
 
 
+Result = TypeVar("Result")
+
+
 @dataclass(frozen=True)
-class Answered(Pending):
+class Answered(Pending[Result]):
     """``refs`` are the results."""
 
-    def get(self, timeout: float | None = None) -> list[Any]:
-        return list(self.refs)
+    def get(self, timeout: float | None = None) -> list[Result]:
+        return cast(list[Result], list(self.refs))
 
 
 @dataclass(frozen=True)
 class LocalGroup(ActorGroup):
-    def start(self, method: str, *args: Any, **kwargs: Any) -> Pending:
-        refs = [getattr(actor, method)(*args, **kwargs) for actor in self.actors]
-        return Answered(self, method, refs)
+    def each(self, calls: Sequence[RemoteCall[Result]]) -> Pending[Result]:
+        pairs = zip(self.actors, calls, strict=True)
+        results: list[Any] = [
+            getattr(actor, call.method)(*call.args, **call.kwargs) for actor, call in pairs
+        ]
+        return Answered(self, calls[0].method, results)
 
-    def start_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> Pending:
-        pairs = zip(self.actors, arguments, strict=True)
-        return Answered(self, method, [getattr(actor, method)(*args) for actor, args in pairs])
+
+def _group(name: str, actors: Sequence[object]) -> LocalGroup:
+    return LocalGroup(name, cast(Any, actors), timeout=1.0)
 
 
-def local(name: str, *actors: Any) -> LocalGroup:
-    return LocalGroup(name, actors, timeout=1.0)
+def trainers(name: str, *ranks: TrainerActor) -> Trainers:
+    return Trainers(_group(name, ranks))
+
+
+def engines(*several: Engine) -> Engines:
+    return Engines(_group("engine", several))
+
+
+def scorers(*replicas: ScorerActor) -> Scorers:
+    return Scorers(_group("scorer", replicas))
 
 
 def bigram(seed: int = 0) -> Tensor:
@@ -57,7 +76,7 @@ def bigram_logprobs(table: Tensor, tokens: TokenBatch) -> Tensor:
 
 
 @dataclass
-class BigramRank:
+class BigramRank(TrainerActor):
     """One rank of a policy that holds a table. Notes what it was asked to score."""
 
     table: Tensor
@@ -77,6 +96,22 @@ class BigramRank:
 
     def send_weights(self) -> None:
         raise AssertionError("the other door")
+
+
+@dataclass
+class NotingRank(TrainerActor):
+    """A rank that notes what it was asked to leave behind or to take up."""
+
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    def save(self, folder: str, tag: str) -> None:
+        self.calls.append(("save", folder, tag))
+
+    def load(self, folder: str, tag: str) -> None:
+        self.calls.append(("load", folder, tag))
+
+    def export(self, folder: str) -> None:
+        self.calls.append(("export", folder))
 
 
 @dataclass
@@ -128,12 +163,12 @@ class BigramEngine:
     def sleep(self) -> None:
         self.notes.append(("sleep",))
 
-    def wake(self, tag: str) -> None:
+    def wake(self, tag: Literal["weights", "kv_cache"]) -> None:
         self.notes.append(("wake", tag))
 
 
 @dataclass
-class FrozenReplica:
+class FrozenReplica(ScorerActor):
     """Frozen bigram policies by role, and reward models: the sum of the response's token ids times
     a factor each."""
 

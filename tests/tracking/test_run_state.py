@@ -59,7 +59,7 @@ def end(folder: RunFolder, cause: BaseException) -> BaseException:
 def test_a_run_that_finishes(folder: RunFolder) -> None:
     with RunState(folder, {"method": "sft"}) as state:
         running = about(folder)
-        state.results = {"eval/accuracy": 0.5}
+        state.finish_with({"eval/accuracy": 0.5})
     assert (running["status"], running["pid"], running["method"]) == ("running", os.getpid(), "sft")
     ended = about(folder)
     assert ended.pop("ended") >= ended["began"] == running["began"]
