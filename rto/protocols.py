@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -179,7 +179,3 @@ class BatchSource(Protocol):
     """Offline data: the scored batch of each optimizer step, a function of (seed, step) alone."""
 
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]: ...
-
-
-State = Mapping[str, Any]
-"""Plain values (numbers, strings, lists): what a checkpoint stores of the driver."""
