@@ -114,6 +114,26 @@ class ScoreMethod(Targets, Protocol):
         ...
 
 
+class TokenReward(Protocol):
+    """What the tokens of a response are paid beside the sentence reward: a frozen, picklable value.
+
+    The online methods hold a tuple of them and add up what they pay.
+    """
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The scores that it reads."""
+        ...
+
+    def __call__(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rewards [B, T], 0 where the response mask is False; and metrics named ``<area>/<name>``.
+
+        Beside a metric ``<area>/sum_std``, the deviation over responses of their tokens' sum, the
+        method reports that deviation over the sentence reward's.
+        """
+        ...
+
+
 class PromptSource(Protocol):
     """A resumable stream: what it yields is a function of (seed, iteration) alone."""
 

@@ -28,7 +28,7 @@ from benchmarks.studies.transformer import TINY, Base, Sizes, fit_policy, miniba
 from rpo_ext.functional.reward_aware import Distance, parse_distance
 from rpo_ext.methods.reward_aware import RewardAware
 from rto.evaluation.statistics import bootstrap
-from rto.methods.critic_free import CriticFree
+from rto.methods.critic_free import RLOO
 from rto.methods.preference import DPO
 from rto.models.causal import CausalPolicy
 from rto.protocols import Method
@@ -145,7 +145,7 @@ def arm(name: str, beta: float) -> Method:
         case "dpo":
             return DPO(beta=beta)
         case "rloo":
-            return CriticFree(name="rloo", kl_coef=beta, reward_clip_range=None)
+            return replace(RLOO, kl_coef=beta, reward_clip_range=None)
         case _:
             return RewardAware(distance=parse_distance(name), beta=beta)
 

@@ -15,7 +15,8 @@ from rto.cli.methods import FEEDBACK_ORDER, GROUP, build, card
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.methods.critic_free import CriticFree
+from rto.methods.critic_free import RLOO, CriticFree
+from rto.methods.rto import DpoTokenReward
 from rto.protocols import CriticMethod, Method, Mode
 from rto.sections import Actor, DPOModel, Reward
 from rto.sections_methods import KL, Advantage, Algo
@@ -136,8 +137,8 @@ def test_settings_reach_a_method_without_a_critic() -> None:
             advantage=Advantage(gamma=0.5, no_std_norm=True, is_correction_enable=True),
         ),
     )
-    assert critic_free("rloo", config) == CriticFree(
-        name="rloo",
+    assert critic_free("rloo", config) == replace(
+        RLOO,
         clip_low_high=(0.1, 0.1),
         entropy_coef=0.5,
         reward_coef=2.0,
@@ -157,7 +158,9 @@ def test_the_token_reward_joins_in_where_a_dpo_policy_is_given(name: str) -> Non
     assert Role.DPO not in plain.roles
     paid = critic_free(name, RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.2)))
     assert paid.roles == plain.roles | {Role.DPO}
-    assert paid == replace(plain, dpo_reward_scale=0.2)
+    assert paid == replace(plain, token_rewards=(DpoTokenReward(scale=0.2),))
+    off = RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.0))
+    assert critic_free(name, off) == plain
     own = DPOModel("d", ref_model_name_or_path="other")
     assert Role.DPO_REFERENCE in critic_free(name, RunConfig(dpo=own)).roles
 
