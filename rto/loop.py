@@ -11,15 +11,15 @@ from rto.protocols import (
     Generator,
     Keeper,
     Learner,
+    Method,
     PromptSource,
     Scorer,
-    Targets,
     Tracker,
     WeightSync,
 )
 from rto.types import Role, collate
 
-AnyMethod = TypeVar("AnyMethod", bound=Targets)
+AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 
 def train(

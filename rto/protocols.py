@@ -1,7 +1,7 @@
 """The seams of the pipeline. The loop knows these and nothing else.
 
-Everything an extension needs goes through ``Method`` (online and offline) or through an iterator
-of ``ScoredBatch`` (offline data).
+Everything an extension needs goes through ``PolicyMethod`` (online and offline) or through an
+iterator of ``ScoredBatch`` (offline data).
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ class Card:
         return f"{self.title} ({self.paper})"
 
 
-class Targets(Protocol):
-    """What every method is: a frozen, picklable value that turns scores into a train batch."""
+class Method(Protocol):
+    """What every method is: a frozen, picklable value that turns scores into a train batch.
+
+    What it trains is said by the protocols below that extend it.
+    """
 
     @property
     def card(self) -> Card: ...
@@ -79,7 +82,7 @@ class Targets(Protocol):
 
 
 @runtime_checkable
-class Method(Targets, Protocol):
+class PolicyMethod(Method, Protocol):
     """A method that trains a language model."""
 
     @property
@@ -97,7 +100,7 @@ class Method(Targets, Protocol):
 
 
 @runtime_checkable
-class CriticMethod(Method, Protocol):
+class CriticMethod(PolicyMethod, Protocol):
     """A method that also trains a value network."""
 
     def value_loss(self, values: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
@@ -106,7 +109,7 @@ class CriticMethod(Method, Protocol):
 
 
 @runtime_checkable
-class ScoreMethod(Targets, Protocol):
+class ScoreMethod(Method, Protocol):
     """A method that trains a scalar head: the reward model."""
 
     def score_loss(self, scores: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
@@ -161,7 +164,7 @@ class Learner(Protocol):
         and ``StepStats.scores`` holds those log-probs: nobody needs to compute them before it."""
         ...
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         """Minibatch epochs over ``batch``; shards and micro-batches never split a group."""
         ...
 
@@ -184,7 +187,7 @@ class Keeper(Protocol):
         """Whether the run is over before its last iteration: held-out rows got no better."""
         ...
 
-    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
         """Called at the end of each iteration: saves checkpoints and exports when they are due."""
         ...
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rto.loop import fit, train
-from rto.protocols import Card, Targets
+from rto.protocols import Card, Method
 from rto.types import (
     Prompt,
     Role,
@@ -78,7 +78,7 @@ class Diary:
             {Role.REWARD: reward, Role.POLICY: logprobs, Role.REFERENCE: logprobs},
         )
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         self.notes.append(("update", method))
         seen = torch.full(batch.tokens.response_ids.shape, -3.0)
         scores = {Role.POLICY: seen} if self.scores_policy else {}
@@ -90,7 +90,7 @@ class Diary:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.notes.append(("log", iteration, dict(metrics)))
 
-    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
         self.notes.append(("after", iteration, method))
         self.stopped = iteration == self.stops_after
 
@@ -224,7 +224,7 @@ def test_offline_steps_end_where_the_keeper_says() -> None:
 
 def test_an_error_in_the_update_ends_the_loop_before_a_push() -> None:
     class Broken(Diary):
-        def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+        def update(self, method: Method, batch: TrainBatch) -> StepStats:
             raise RuntimeError("diverged")
 
     diary = Broken()

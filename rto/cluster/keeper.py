@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rto.cluster.groups import ActorGroup
 from rto.errors import UserError
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 
 STATE = "state"
@@ -23,7 +23,7 @@ LOWER_IS_BETTER = ("loss", "nll", "perplexity")
 EVAL = "eval/"
 """Area of the metrics of held-out rows."""
 
-AnyMethod = TypeVar("AnyMethod", bound=Targets)
+AnyMethod = TypeVar("AnyMethod", bound=Method)
 Complete = Callable[[Path, Mapping[str, float]], None]
 
 
@@ -94,7 +94,7 @@ class RunKeeper:
     def stopped(self) -> bool:
         return self.best.exhausted
 
-    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
         due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
         before, key = self.best, self.best.key
         self._check_key(metrics)
@@ -139,7 +139,7 @@ class RunKeeper:
             self._export("last", {})
         return _restored(method, found.state["method"])
 
-    def _checkpoint(self, iteration: int, method: Targets) -> None:
+    def _checkpoint(self, iteration: int, method: Method) -> None:
         folder = self.store.begin(iteration)
         for name, group in self.groups.items():
             group.call("save", str(folder / name), STATE)

@@ -10,7 +10,7 @@ from torch import Tensor
 from rto.cluster.groups import ActorGroup, Pending
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.sharding import unshard
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.types import Role, StepStats, TrainBatch
@@ -52,7 +52,7 @@ class ClusterLearner:
     def scores_policy(self) -> bool:
         return self.plan.one_step and (self.critic is None or self.freezing_steps <= 0)
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         frozen = self.critic is not None and self.updates < self.freezing_steps
         running = [] if frozen else [self._start(self.policy, method, batch)]
         if self.critic is not None:
@@ -70,7 +70,7 @@ class ClusterLearner:
         )
 
     def _start(
-        self, group: ActorGroup, method: Targets, batch: TrainBatch
+        self, group: ActorGroup, method: Method, batch: TrainBatch
     ) -> tuple[Pending, list[list[int]]]:
         """The running update and the rows of each rank."""
         tokens = batch.tokens

@@ -25,7 +25,7 @@ from rto.data.intake import Intake
 from rto.data.sampler import PromptSampler
 from rto.functional.observe import OBSERVED
 from rto.loop import train
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.rollout.requests import Sampling
 from rto.tracking.console import ONLINE, LiveConsole, where_to_look
 from rto.tracking.metrics import open_tracker
@@ -54,7 +54,7 @@ class OnlineRun:
     """A checked online run: everything that is known before an actor starts."""
 
     config: RunConfig
-    method: Method
+    method: PolicyMethod
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
     prompts: Sequence[Prompt]

@@ -23,7 +23,7 @@ from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBa
 
 if TYPE_CHECKING:
     from rto.models.policy import Policy
-    from rto.protocols import CriticMethod, Method, ScoreMethod
+    from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
     from rto.training.deepspeed import ZeroEngine
 
 EMA_FILE = "ema.safetensors"
@@ -232,7 +232,9 @@ class PolicyTrainer(RankTrainer):
         dist.all_reduce(count, op=dist.ReduceOp.MAX)
         return max(1, int(count))
 
-    def loss(self, method: Method, output: Any, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+    def loss(
+        self, method: PolicyMethod, output: Any, batch: TrainBatch, norm: LossNorm
+    ) -> LossOutput:
         return method.loss(output, batch, norm)
 
     def scores(self, output: Any) -> Tensor:

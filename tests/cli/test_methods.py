@@ -17,7 +17,7 @@ from rto.config import RunConfig
 from rto.errors import UserError
 from rto.methods.critic_free import RLOO, CriticFree
 from rto.methods.rto import DpoTokenReward
-from rto.protocols import CriticMethod, Method, Mode
+from rto.protocols import CriticMethod, Mode, PolicyMethod
 from rto.sections import Actor, DPOModel, Reward
 from rto.sections_methods import KL, Advantage, Algo
 from rto.types import Role
@@ -32,7 +32,7 @@ NO_TOKENIZER = cast(Any, None)
 """Only the segments of RTO's "semi" variant read one."""
 
 
-def built(name: str, config: RunConfig | None = None) -> Method:
+def built(name: str, config: RunConfig | None = None) -> PolicyMethod:
     return build(name, config or RunConfig(), NO_TOKENIZER, mode=card(name).modes[0])
 
 
@@ -52,7 +52,7 @@ def test_our_methods_are_installed() -> None:
 def test_every_method_builds_from_the_defaults_and_knows_its_name(name: str) -> None:
     for mode in card(name).modes:
         method = build(name, RunConfig(), NO_TOKENIZER, mode=mode)
-        assert isinstance(method, Method)
+        assert isinstance(method, PolicyMethod)
         assert method.card == card(name)
     assert card(name).name == name
     assert card(name).feedback in FEEDBACK_ORDER

@@ -13,7 +13,7 @@ from rto.functional.rewards import dpo_token_rewards
 from rto.methods.critic_free import METHODS, CriticFree
 from rto.methods.policy_gradient import ActorBatch
 from rto.methods.rto import DpoTokenReward
-from rto.protocols import CriticMethod, Method
+from rto.protocols import CriticMethod, PolicyMethod
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
 
 NAMES = tuple(METHODS)
@@ -260,8 +260,8 @@ def test_how_many_responses_a_method_compares(scored, name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_identity(scored, name: str):
-    method: Method = critic_free(name)
-    assert isinstance(method, Method)
+    method: PolicyMethod = critic_free(name)
+    assert isinstance(method, PolicyMethod)
     assert not isinstance(method, CriticMethod)
     assert pickle.loads(pickle.dumps(method)) == method
     assert (method.card.name, method.card.feedback, method.card.modes) == (

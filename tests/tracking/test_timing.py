@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rto.methods.base import PlainMethod
-from rto.protocols import Card, Targets
+from rto.protocols import Card, Method
 from rto.tracking.timing import Timings
 from rto.types import (
     Prompt,
@@ -59,7 +59,7 @@ class Parts:
         self.clock.now += 1
         return ScoredBatch(tokens, {role: torch.zeros(len(tokens)) for role in roles})
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         self.clock.now += 3
         return StepStats(metrics={}, optimizer_steps=1, tokens=60)
 
