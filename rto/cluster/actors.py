@@ -45,7 +45,7 @@ class TrainerSpec:
     total_steps: int
     value_constants: tuple[float, float] = (0.0, 1.0)
     extras: frozenset[Output] = frozenset()
-    """What the methods will read of a policy's forward beside log-probs: ``PolicyMethod.outputs``."""
+    """What a method reads of a policy's forward beside log-probs: ``PolicyMethod.outputs``."""
 
 
 @ray.remote

@@ -250,6 +250,7 @@ def make_keeper(
     lower = lower_is_better(key, config.ckpt.best_metric_mode)
     return RunKeeper(
         store=open_store(config, method, folder.checkpoints),
+        built=method,
         groups=trained,
         exports=folder.path,
         last_step=last_step,

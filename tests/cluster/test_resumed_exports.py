@@ -37,7 +37,7 @@ class Group(ActorGroup):
 def keeper(root: Path, group: Group, *, steps: int, best: Best | None = None) -> RunKeeper:
     store = CheckpointStore(root / "checkpoints", identity=Identity("m"), max_num=3)
     groups = {"policy": group}
-    return RunKeeper(store, groups, root, steps, save_steps=2, best=best or Best())
+    return RunKeeper(store, groups, root, steps, save_steps=2, built=Plain(), best=best or Best())
 
 
 @pytest.mark.parametrize(
