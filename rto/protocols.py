@@ -159,9 +159,12 @@ class Scorer(Protocol):
 
 class Learner(Protocol):
     @property
-    def scores_policy(self) -> bool:
-        """Whether an update is one optimizer step. Its forward is then of the policy that sampled,
-        and ``StepStats.scores`` holds those log-probs: nobody needs to compute them before it."""
+    def single_step(self) -> bool:
+        """Whether an update is a single optimizer step.
+
+        Its forward is then of the policy that sampled, and ``StepStats.policy_logprobs`` holds
+        what it gave: nobody needs to compute those log-probs before the update.
+        """
         ...
 
     def update(self, method: Method, batch: TrainBatch) -> StepStats:

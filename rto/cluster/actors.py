@@ -95,9 +95,9 @@ class TrainerActor:
 
     def update(
         self, method: Any, batch: TrainBatch, steps: list[list[list[int]]], norms: list[LossNorm],
-        extra: Objective | None = None, role: Role | None = None,
+        extra: Objective | None = None, single_step: bool = False,
     ) -> StepStats:  # fmt: skip
-        return self.rank.update(method, batch, steps, norms, extra, role=role)
+        return self.rank.update(method, batch, steps, norms, extra, single_step=single_step)
 
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> torch.Tensor:
         """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""

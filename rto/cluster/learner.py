@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from rto.cluster.sharding import unshard
 from rto.protocols import Method
 from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
-from rto.types import Role, StepStats, TrainBatch
+from rto.types import StepStats, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
-    one_step: bool = False
-    """A batch is one optimizer step: its forward is asked for as the policy's score."""
+    single_step: bool = False
+    """An update is a single optimizer step, and its forward's log-probs are asked for."""
 
 
 @dataclass
@@ -49,8 +49,9 @@ class ClusterLearner:
         return policy if self.critic is None else {**policy, "critic": self.critic}
 
     @property
-    def scores_policy(self) -> bool:
-        return self.plan.one_step and (self.critic is None or self.freezing_steps <= 0)
+    def single_step(self) -> bool:
+        """Not while a frozen policy waits for its critic: its updates have no forward."""
+        return self.plan.single_step and (self.critic is None or self.freezing_steps <= 0)
 
     def update(self, method: Method, batch: TrainBatch) -> StepStats:
         frozen = self.critic is not None and self.updates < self.freezing_steps
@@ -66,7 +67,7 @@ class ClusterLearner:
             metrics={**metrics, "response/trained": trained},
             optimizer_steps=stats[0].optimizer_steps,
             tokens=stats[0].tokens,
-            scores=_policy_scores(parts[0], running[0][1]) if self.scores_policy else {},
+            policy_logprobs=_logprobs(parts[0], running[0][1]) if self.single_step else None,
         )
 
     def _start(
@@ -92,9 +93,9 @@ class ClusterLearner:
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]
         extras = self._extras(len(steps), len(group)) if is_policy else [None] * len(group)
-        role = Role.POLICY if is_policy and self.scores_policy else None
+        single_step = is_policy and self.single_step
         arguments = [
-            (method, batch.take(rows), local, norms, extra, role)
+            (method, batch.take(rows), local, norms, extra, single_step)
             for extra, (rows, local) in zip(extras, shares, strict=True)
         ]
         return group.start_each("update", arguments), [rows for rows, _ in shares]
@@ -119,5 +120,7 @@ class ClusterLearner:
         )
 
 
-def _policy_scores(ranks: Sequence[StepStats], rows: list[list[int]]) -> Mapping[Role, Tensor]:
-    return {Role.POLICY: unshard([stats.scores[Role.POLICY] for stats in ranks], rows)}
+def _logprobs(ranks: Sequence[StepStats], rows: list[list[int]]) -> Tensor:
+    """Of all rows [B, T], in the batch's order."""
+    parts = [stats.policy_logprobs for stats in ranks]
+    return unshard([part for part in parts if part is not None], rows)

@@ -282,7 +282,7 @@ def _update_plan(config: RunConfig, feedback: Feedback) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=1,
         seed=config.train.seed,
-        one_step=feedback == "rewards",
+        single_step=feedback == "rewards",
     )
 
 

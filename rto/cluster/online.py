@@ -192,7 +192,7 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=config.train.max_epochs,
         seed=config.train.seed,
-        one_step=config.steps_per_iteration == 1,
+        single_step=config.steps_per_iteration == 1,
     )
 
 

@@ -139,8 +139,8 @@ class _TimedLearner:
     timings: Timings
 
     @property
-    def scores_policy(self) -> bool:
-        return self.inner.scores_policy
+    def single_step(self) -> bool:
+        return self.inner.single_step
 
     def update(self, method: Method, batch: TrainBatch) -> StepStats:
         with self.timings.measure("update") as stage:

@@ -36,7 +36,7 @@ PROMPT = Prompt(id=0, token_ids=(1, 2, 3), text="p")
 class Parts:
     """The parts of the loop: generate takes 4 s, score 1 s, update 3 s, push 2 s, draw 0.5 s."""
 
-    scores_policy = False
+    single_step = False
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
