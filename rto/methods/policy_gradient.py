@@ -40,7 +40,9 @@ class ActorBatch(TrainBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(PlainMethod):
-    """KL in the reward or in the loss, sentence reward at the end, clipped ratio, entropy."""
+    """KL in the reward or in the loss, sentence reward at the end, clipped ratio (PPO, arXiv
+    1707.06347, eq 7), entropy.
+    """
 
     card: Card
     token_rewards: tuple[TokenReward, ...] = ()
