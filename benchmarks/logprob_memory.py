@@ -34,7 +34,7 @@ def growth(side: str, count: int) -> int:
 def peak_growth(side: str, count: int) -> int:
     import torch
 
-    from rto.functional.logprobs import chunked_logprobs, selected_logprobs_naive
+    from rto.functional.logprobs import chunked_logprobs
 
     head = torch.nn.Linear(HIDDEN, VOCABULARY, bias=False)
     hidden, ids = torch.randn(count, HIDDEN), torch.randint(VOCABULARY, (count,))
@@ -43,7 +43,8 @@ def peak_growth(side: str, count: int) -> int:
         if side == "chunked":
             chunked_logprobs(hidden[:rows], head, ids[:rows])
         else:
-            selected_logprobs_naive(head(hidden[:rows]), ids[:rows])
+            all_logprobs = head(hidden[:rows]).float().log_softmax(-1)
+            all_logprobs.gather(-1, ids[:rows].unsqueeze(-1)).squeeze(-1)
 
     with torch.no_grad():
         run(8)

@@ -11,15 +11,15 @@ from rto.protocols import (
     Generator,
     Keeper,
     Learner,
+    Method,
     PromptSource,
     Scorer,
-    Targets,
     Tracker,
     WeightSync,
 )
-from rto.types import Role, collate
+from rto.types import Role, ScoredBatch, StepStats, collate
 
-AnyMethod = TypeVar("AnyMethod", bound=Targets)
+AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     """Online: sample, score, target, update, sync. Returns the method as it ended."""
     version = sync.push()
     roles = method.roles | OBSERVED
-    if learner.scores_policy:
+    if learner.single_step:
         roles = method.roles | (OBSERVED - {Role.POLICY})
     for iteration in iterations:
         rollouts = generator.generate(prompts.draw(iteration), version)
@@ -46,7 +46,7 @@ def train(
         scored = scorer.score(tokens, rollouts, roles)
         batch, metrics = method.targets(scored)
         stats = learner.update(method, batch)
-        scored = scored.with_scores(stats.scores)
+        scored = _after(stats, scored)
         version = sync.push()
         metrics = {**observe(scored), **metrics, **stats.metrics}
         method = method.adapt(metrics)
@@ -69,7 +69,7 @@ def fit(
     for step, scored in batches:
         batch, metrics = method.targets(scored)
         stats = learner.update(method, batch)
-        metrics = {**observe_stored(scored.with_scores(stats.scores)), **metrics, **stats.metrics}
+        metrics = {**observe_stored(_after(stats, scored)), **metrics, **stats.metrics}
         method = method.adapt(metrics)
         metrics = {**metrics, **evaluator.after(step)}
         tracker.log(step, metrics)
@@ -77,3 +77,10 @@ def fit(
         if keeper.stopped:
             break
     return method
+
+
+def _after(stats: StepStats, scored: ScoredBatch) -> ScoredBatch:
+    """The batch with the log-probs that a single step gave of the policy that sampled."""
+    if stats.policy_logprobs is None:
+        return scored
+    return scored.with_scores({Role.POLICY: stats.policy_logprobs})

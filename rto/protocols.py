@@ -1,14 +1,14 @@
 """The seams of the pipeline. The loop knows these and nothing else.
 
-Everything an extension needs goes through ``Method`` (online and offline) or through an iterator
-of ``ScoredBatch`` (offline data).
+Everything an extension needs goes through ``PolicyMethod`` (online and offline) or through an
+iterator of ``ScoredBatch`` (offline data).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -48,8 +48,11 @@ class Card:
         return f"{self.title} ({self.paper})"
 
 
-class Targets(Protocol):
-    """What every method is: a frozen, picklable value that turns scores into a train batch."""
+class Method(Protocol):
+    """What every method is: a frozen, picklable value that turns scores into a train batch.
+
+    What it trains is said by the protocols below that extend it.
+    """
 
     @property
     def card(self) -> Card: ...
@@ -79,7 +82,7 @@ class Targets(Protocol):
 
 
 @runtime_checkable
-class Method(Targets, Protocol):
+class PolicyMethod(Method, Protocol):
     """A method that trains a language model."""
 
     @property
@@ -97,7 +100,7 @@ class Method(Targets, Protocol):
 
 
 @runtime_checkable
-class CriticMethod(Method, Protocol):
+class CriticMethod(PolicyMethod, Protocol):
     """A method that also trains a value network."""
 
     def value_loss(self, values: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
@@ -106,11 +109,31 @@ class CriticMethod(Method, Protocol):
 
 
 @runtime_checkable
-class ScoreMethod(Targets, Protocol):
+class ScoreMethod(Method, Protocol):
     """A method that trains a scalar head: the reward model."""
 
     def score_loss(self, scores: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         """``scores`` [B]: the head's output at the last real token."""
+        ...
+
+
+class TokenReward(Protocol):
+    """What the tokens of a response are paid beside the sentence reward: a frozen, picklable value.
+
+    The online methods hold a tuple of them and add up what they pay.
+    """
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The scores that it reads."""
+        ...
+
+    def __call__(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rewards [B, T], 0 where the response mask is False; and metrics named ``<area>/<name>``.
+
+        Beside a metric ``<area>/sum_std``, the deviation over responses of their tokens' sum, the
+        method reports that deviation over the sentence reward's.
+        """
         ...
 
 
@@ -136,12 +159,15 @@ class Scorer(Protocol):
 
 class Learner(Protocol):
     @property
-    def scores_policy(self) -> bool:
-        """Whether an update is one optimizer step. Its forward is then of the policy that sampled,
-        and ``StepStats.scores`` holds those log-probs: nobody needs to compute them before it."""
+    def single_step(self) -> bool:
+        """Whether an update is a single optimizer step.
+
+        Its forward is then of the policy that sampled, and ``StepStats.policy_logprobs`` holds
+        what it gave: nobody needs to compute those log-probs before the update.
+        """
         ...
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         """Minibatch epochs over ``batch``; shards and micro-batches never split a group."""
         ...
 
@@ -164,7 +190,7 @@ class Keeper(Protocol):
         """Whether the run is over before its last iteration: held-out rows got no better."""
         ...
 
-    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
         """Called at the end of each iteration: saves checkpoints and exports when they are due."""
         ...
 
@@ -179,7 +205,3 @@ class BatchSource(Protocol):
     """Offline data: the scored batch of each optimizer step, a function of (seed, step) alone."""
 
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]: ...
-
-
-State = Mapping[str, Any]
-"""Plain values (numbers, strings, lists): what a checkpoint stores of the driver."""

@@ -202,8 +202,9 @@ class StepStats:
     metrics: Mapping[str, float]
     optimizer_steps: int
     tokens: int
-    scores: Mapping[Role, Tensor] = field(default_factory=dict)
-    """What its forwards gave: see ``Learner.scores_policy``."""
+    policy_logprobs: Tensor | None = None
+    """Of a single step, [B, T]: log-probs before it, by its own forward (``Learner.single_step``).
+    """
 
 
 def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:

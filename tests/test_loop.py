@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rto.loop import fit, train
-from rto.protocols import Card, Targets
+from rto.protocols import Card, Method
 from rto.types import (
     Prompt,
     Role,
@@ -47,7 +47,7 @@ class Diary:
     """Every part of the loop in one: notes each call with what identifies it."""
 
     version: int = 0
-    scores_policy: bool = False
+    single_step: bool = False
     stops_after: int | None = None
     stopped: bool = False
     notes: list[tuple[Any, ...]] = field(default_factory=list)
@@ -78,11 +78,12 @@ class Diary:
             {Role.REWARD: reward, Role.POLICY: logprobs, Role.REFERENCE: logprobs},
         )
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         self.notes.append(("update", method))
         seen = torch.full(batch.tokens.response_ids.shape, -3.0)
-        scores = {Role.POLICY: seen} if self.scores_policy else {}
-        return StepStats({"policy/step": 1.0, "shared/x": 2.0}, 1, tokens=2, scores=scores)
+        logprobs = seen if self.single_step else None
+        metrics = {"policy/step": 1.0, "shared/x": 2.0}
+        return StepStats(metrics, 1, tokens=2, policy_logprobs=logprobs)
 
     def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
         self.notes.append(("rollouts", iteration, len(rollouts)))
@@ -90,7 +91,7 @@ class Diary:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.notes.append(("log", iteration, dict(metrics)))
 
-    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
         self.notes.append(("after", iteration, method))
         self.stopped = iteration == self.stops_after
 
@@ -170,7 +171,7 @@ def test_the_batch_is_collated_with_the_pad_token_and_scored_for_the_methods_rol
 def test_where_the_update_scores_the_policy_only_a_method_asks_for_it_before(
     roles: set[Role], asked: bool
 ) -> None:
-    diary = Diary(scores_policy=True)
+    diary = Diary(single_step=True)
     diary.run(range(1), Counting(roles=frozenset(roles)))
     ((scored,),) = diary.of("score")
     assert (Role.POLICY in scored) is asked
@@ -224,7 +225,7 @@ def test_offline_steps_end_where_the_keeper_says() -> None:
 
 def test_an_error_in_the_update_ends_the_loop_before_a_push() -> None:
     class Broken(Diary):
-        def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+        def update(self, method: Method, batch: TrainBatch) -> StepStats:
             raise RuntimeError("diverged")
 
     diary = Broken()

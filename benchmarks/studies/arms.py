@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from rto.evaluation.statistics import bootstrap
-from rto.methods.rto import RTO, Variant
+from rto.methods.ppo import PPO
+from rto.methods.rto import RTO, DpoTokenReward, Variant
 
 VARIANTS: Mapping[str, Variant] = {
     "rto": "token", "semi": "semi", "shaping": "shaping", "delayed": "delayed", "shuffled": "token",
@@ -33,22 +34,17 @@ def method(
     scale: tuple[float, float],
     kl_coef: float,
     segment_end_ids: tuple[int, ...],
-) -> RTO:
-    plain = RTO(
-        lambd=lambd,
-        value_clip=0.2,
-        kl_coef=kl_coef,
-        dpo_reward_scale=0.0,
-        segment_end_ids=segment_end_ids,
-    )
+) -> PPO:
+    plain = PPO(card=RTO, lambd=lambd, value_clip=0.2, kl_coef=kl_coef)
     if arm not in VARIANTS:
         return plain
-    return replace(
-        plain,
-        dpo_reward_scale=scale[0],
-        dpo_reward_clip=scale[1],
-        dpo_reward_variant=VARIANTS[arm],
+    reward = DpoTokenReward(
+        scale=scale[0],
+        clip=scale[1],
+        variant=VARIANTS[arm],
+        segment_end_ids=segment_end_ids,
     )
+    return replace(plain, token_rewards=(reward,))
 
 
 def block_name(lambd: float, scale: tuple[float, float]) -> str:

@@ -28,10 +28,10 @@ from benchmarks.studies.transformer import TINY, Base, Sizes, fit_policy, miniba
 from rpo_ext.functional.reward_aware import Distance, parse_distance
 from rpo_ext.methods.reward_aware import RewardAware
 from rto.evaluation.statistics import bootstrap
-from rto.methods.critic_free import CriticFree
+from rto.methods.critic_free import RLOO
 from rto.methods.preference import DPO
 from rto.models.causal import CausalPolicy
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.types import Role, ScoredBatch, TokenBatch
 
 DISTANCES: tuple[Distance, ...] = ("kl_target_policy", "kl_policy_target", "sqloo")
@@ -116,7 +116,7 @@ def ending(stored: Stored, policy: CausalPolicy, settings: Settings, seed: int) 
 
 
 def offline(
-    method: Method, stored: Stored, size: int, settings: Settings, *, seed: int, lr: float
+    method: PolicyMethod, stored: Stored, size: int, settings: Settings, *, seed: int, lr: float
 ) -> Ending:
     """As many optimizer steps for DPO, whose steps have two rows of each prompt."""
     policy = copy.deepcopy(stored.base.reference).requires_grad_()
@@ -128,7 +128,9 @@ def offline(
     return ending(stored, policy, settings, seed)
 
 
-def online(method: Method, stored: Stored, settings: Settings, *, seed: int, lr: float) -> Ending:
+def online(
+    method: PolicyMethod, stored: Stored, settings: Settings, *, seed: int, lr: float
+) -> Ending:
     base, rng = stored.base, torch.Generator().manual_seed(1000 + seed)
     policy = copy.deepcopy(base.reference).requires_grad_()
     optimizer = torch.optim.Adam(policy.parameters(), lr=lr)
@@ -140,12 +142,12 @@ def online(method: Method, stored: Stored, settings: Settings, *, seed: int, lr:
     return ending(stored, policy, settings, seed)
 
 
-def arm(name: str, beta: float) -> Method:
+def arm(name: str, beta: float) -> PolicyMethod:
     match name:
         case "dpo":
             return DPO(beta=beta)
         case "rloo":
-            return CriticFree(name="rloo", kl_coef=beta, reward_clip_range=None)
+            return replace(RLOO, kl_coef=beta, reward_clip_range=None)
         case _:
             return RewardAware(distance=parse_distance(name), beta=beta)
 
@@ -171,7 +173,7 @@ Block = Mapping[str, np.ndarray]
 def run(settings: Settings, seeds: int, *, offline_lr: float, online_lr: float) -> dict[str, Block]:
     worlds = [Stored.make(settings, seed) for seed in track(range(seeds), "references")]
 
-    def block(title: str, baseline: str, end: Callable[[Method, int], Ending]) -> Block:
+    def block(title: str, baseline: str, end: Callable[[PolicyMethod, int], Ending]) -> Block:
         return {
             name: np.array(
                 [[end(arm(name, beta), i) for beta in settings.betas] for i in range(seeds)]
@@ -179,7 +181,7 @@ def run(settings: Settings, seeds: int, *, offline_lr: float, online_lr: float) 
             for name in track((baseline, *DISTANCES), title)
         }
 
-    def stored(size: int) -> Callable[[Method, int], Ending]:
+    def stored(size: int) -> Callable[[PolicyMethod, int], Ending]:
         return lambda method, seed: offline(
             method, worlds[seed], size, settings, seed=seed, lr=offline_lr
         )

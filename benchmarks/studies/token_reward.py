@@ -30,7 +30,7 @@ from benchmarks.studies.arms import (
 )
 from benchmarks.studies.results import arguments, write
 from benchmarks.studies.tabular import Responses, Task, fit_dpo, fit_reward, sample, sample_pairs
-from rto.methods.rto import RTO
+from rto.methods.ppo import PPO
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
 
 
@@ -90,7 +90,7 @@ class World:
 
 
 def train(
-    arm: str, world: World, algorithm: RTO, settings: Settings, seed: int
+    arm: str, world: World, algorithm: PPO, settings: Settings, seed: int
 ) -> Iterator[tuple[float, float]]:
     """Score and KL before the first and after each iteration."""
     rng = torch.Generator().manual_seed(1000 + seed)

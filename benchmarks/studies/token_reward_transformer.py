@@ -32,7 +32,7 @@ from benchmarks.studies.arms import (
 from benchmarks.studies.results import arguments, best_rate, write
 from benchmarks.studies.transformer import TINY, Sizes, minibatches, step
 from benchmarks.studies.transformer_world import Feedback, World
-from rto.methods.rto import RTO
+from rto.methods.ppo import PPO
 from rto.models.causal import CausalPolicy
 from rto.models.heads import TokenValue
 from rto.types import Role, ScoredBatch, TokenBatch
@@ -59,7 +59,7 @@ Point = tuple[float, float, float, float]
 
 
 def train(
-    arm: str, world: World, algorithm: RTO, settings: Settings, *, seed: int, lr: float
+    arm: str, world: World, algorithm: PPO, settings: Settings, *, seed: int, lr: float
 ) -> Iterator[Point]:
     """A point for the policy that each iteration starts from, and one for the last."""
     rng = torch.Generator().manual_seed(1000 + seed)
@@ -119,7 +119,7 @@ def point(world: World, batch: ScoredBatch) -> Point:
     )
 
 
-def algorithm(arm: str, lambd: float, settings: Settings) -> RTO:
+def algorithm(arm: str, lambd: float, settings: Settings) -> PPO:
     """With EoS and the first quarter of the words as ends of the segments of ``semi``."""
     found = method(
         "rto" if arm == "rto_alone" else arm,

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.types import LossNorm, ScoredBatch, TokenBatch, TrainBatch
 
 EOS = 0
@@ -209,7 +209,7 @@ def fit(
 
 def fit_policy(
     policy: CausalPolicy,
-    method: Method,
+    method: PolicyMethod,
     scored: ScoredBatch,
     *,
     passes: int,

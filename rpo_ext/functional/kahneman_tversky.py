@@ -46,7 +46,9 @@ def kto_loss(
     undesirable_weight: float = 1.0,
     saturation: float | None = None,
 ) -> LossOutput:
-    """Mean over rows of w (1 - sigmoid(+-beta (log pi/pi_ref - z0))), eq 8; all tensors [B].
+    """Mean over rows of w (1 - sigmoid(+-beta (log pi/pi_ref - z0))); all tensors [B].
+
+    It is equation 8 of the paper (arXiv 2402.01306).
 
     The sign is + for desirable rows. ``saturation`` bounds the sigmoid's argument, as the authors
     of RPO do at 20; the paper has no bound.
@@ -57,6 +59,7 @@ def kto_loss(
         margin = margin.clamp(-saturation, saturation)
     signed = torch.where(desirable, margin, -margin)
     weight = torch.where(desirable, desirable_weight, undesirable_weight).to(signed.dtype)
+    # 1 - sigmoid(x) is sigmoid(-x), which does not cancel where x is large.
     loss = (weight * (-signed).sigmoid()).sum() / norm.sequences
     metrics = {
         "kto/loss": loss.detach(),

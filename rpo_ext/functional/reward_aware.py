@@ -83,6 +83,7 @@ def sqloo(*, implicit: Tensor, target: Tensor, group: Tensor) -> Tensor:
     require_responses(group, minimum=2, what="leave-one-out centring")
     gap = implicit - target
     size = segment_size(gap, group)
+    # Centring is linear: of the gap it is ahat - bhat, and leave-one-out is a factor N / (N - 1).
     return 0.5 * (size / (size - 1) * (gap - segment_mean(gap, group))).square()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rto.config import RunConfig
@@ -11,11 +12,12 @@ from rto.config import RunConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rto.methods.critic_free import CriticFree, Name
+    from rto.methods.critic_free import CriticFree
+    from rto.methods.policy_gradient import PolicyGradient
     from rto.methods.ppo import PPO
     from rto.methods.preference import DPO, IPO, RDPO, TDPO, SimPO
-    from rto.methods.rto import RTO
     from rto.methods.sft import SFT
+    from rto.protocols import TokenReward
 
 
 def sft(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> SFT:
@@ -72,34 +74,29 @@ def tdpo2(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> TDPO:
 def ppo(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PPO:
     from rto.methods.ppo import PPO
 
-    return PPO(**_actor_fields(config), **_critic_fields(config))
+    return replace(PPO(), **_actor_fields(config, PPO()), **_critic_fields(config))
 
 
-def rto(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RTO:
+def rto(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PPO:
     from rto.methods.rto import RTO
 
-    fields = _actor_fields(config) | _critic_fields(config) | _token_reward(config, tokenizer)
-    return RTO(**fields)
+    return replace(
+        ppo(config, tokenizer), card=RTO, token_rewards=_token_rewards(config, tokenizer)
+    )
 
 
-def _critic_free(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, name: Name
-) -> CriticFree:
+def _critic_free(config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, name: str) -> CriticFree:
     """RTO's token reward joins in where a DPO policy is given."""
-    from rto.methods.critic_free import CriticFree
+    from rto.methods.critic_free import METHODS
 
-    fields = _actor_fields(config, **CRITIC_FREE_DEFAULTS.get(name, {}))
-    if config.dpo.model_name_or_path is not None:
-        fields |= _token_reward(config, tokenizer)
-    return CriticFree(name=name, max_response_length=config.max_new_tokens, **fields)
+    own, has_dpo = METHODS[name], config.dpo.model_name_or_path is not None
+    return replace(
+        own,
+        **_actor_fields(config, own),
+        token_rewards=_token_rewards(config, tokenizer) if has_dpo else (),
+        max_response_length=config.max_new_tokens,
+    )
 
-
-CRITIC_FREE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "grpo": {"kl_use_loss": True, "kl_estimator": "k3", "loss_reduction": "sequence"},
-    "dr_grpo": {"kl_use_loss": True, "kl_estimator": "k3"},
-    "reinforce_baseline": {"kl_use_loss": True, "kl_estimator": "k2"},
-}
-"""Where the papers have it otherwise than PPO."""
 
 CriticFreeBuilder = Callable[[RunConfig, "PreTrainedTokenizerBase"], "CriticFree"]
 reinforce_pp: CriticFreeBuilder = functools.partial(_critic_free, name="reinforce_pp")
@@ -131,31 +128,40 @@ def _pair_fields(config: RunConfig, *names: str) -> dict[str, Any]:
     return {"nll_coef": section.nll_loss_coef, **given}
 
 
-def _token_reward(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _token_rewards(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[TokenReward, ...]:
+    """RTO's; nothing where its scale is 0."""
+    from rto.methods.rto import DpoTokenReward
+
     algo, own = config.algo, config.dpo.ref_model_name_or_path
     semi = algo.dpo_reward_variant == "semi"
-    return {
-        "dpo_reward_scale": algo.dpo_reward_scale,
-        "dpo_reward_clip": algo.dpo_reward_clip,
-        "dpo_reward_variant": algo.dpo_reward_variant,
-        "separate_dpo_reference": own is not None and own != config.reference_path,
-        "segment_end_ids": segment_end_ids(tokenizer) if semi else (),
-    }
+    reward = DpoTokenReward(
+        scale=algo.dpo_reward_scale,
+        clip=algo.dpo_reward_clip,
+        variant=algo.dpo_reward_variant,
+        separate_reference=own is not None and own != config.reference_path,
+        segment_end_ids=segment_end_ids(tokenizer) if semi else (),
+    )
+    return (reward,) if reward.scale > 0 else ()
 
 
 def _critic_fields(config: RunConfig) -> dict[str, Any]:
     return {"lambd": config.algo.advantage.lambd, "value_clip": config.critic.value_clip}
 
 
-def _actor_fields(config: RunConfig, **defaults: Any) -> dict[str, Any]:
-    """Fields of a policy gradient; ``defaults`` are the method's own, which a flag overrides."""
+def _actor_fields(config: RunConfig, own: PolicyGradient) -> dict[str, Any]:
+    """What the flags say of a policy gradient; ``own`` is the method as its paper has it."""
     algo, actor, advantage = config.algo, config.actor, config.algo.advantage
     chosen = {
         "kl_estimator": algo.kl.estimator,
         "kl_use_loss": algo.kl.use_loss,
         "loss_reduction": algo.loss_reduction,
     }
-    fields = {
+    is_correction = advantage.is_correction_type if advantage.is_correction_enable else None
+    kl_use_loss = own.kl_use_loss if algo.kl.use_loss is None else algo.kl.use_loss
+    reads_before = not kl_use_loss or is_correction is not None
+    return {
         "kl_coef": algo.kl.init_coef,
         "kl_target": algo.kl.target,
         "kl_horizon": algo.kl.horizon,
@@ -166,10 +172,8 @@ def _actor_fields(config: RunConfig, **defaults: Any) -> dict[str, Any]:
         "entropy_coef": actor.entropy_coef,
         "reward_coef": config.reward.coef,
         "reward_clip_range": config.reward.clip_range,
-        "is_correction": advantage.is_correction_type if advantage.is_correction_enable else None,
+        "is_correction": is_correction,
         "is_correction_threshold": advantage.is_correction_threshold,
-        **defaults,
+        "single_step": config.steps_per_iteration == 1 and not reads_before,
         **{name: value for name, value in chosen.items() if value is not None},
     }
-    reads_before = not fields.get("kl_use_loss") or fields["is_correction"] is not None
-    return {**fields, "on_policy": config.steps_per_iteration == 1 and not reads_before}

@@ -20,7 +20,7 @@ from rto.sections import DPOModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rto.protocols import Card, Method, Mode
+    from rto.protocols import Card, Mode, PolicyMethod
 
 GROUP = "rto.methods"
 
@@ -28,12 +28,12 @@ GROUP = "rto.methods"
 class Builder(Protocol):
     """What an entry point of the group ``rto.methods`` loads."""
 
-    def __call__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Method: ...
+    def __call__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PolicyMethod: ...
 
 
 def build(
     name: str, config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, mode: Mode
-) -> Method:
+) -> PolicyMethod:
     """The method of this name, for training in this mode.
 
     Raises:
@@ -56,7 +56,7 @@ def card(name: str) -> Card:
     Raises:
         UserError: no installed package has it.
     """
-    method: Method = _point(name).load()(RunConfig(), _NoTokenizer())
+    method: PolicyMethod = _point(name).load()(RunConfig(), _NoTokenizer())
     return method.card
 
 
@@ -64,7 +64,7 @@ def takes_token_reward(name: str) -> bool:
     """Whether a DPO policy, where one is given, pays this method's tokens."""
     from rto.types import Role
 
-    method: Method = _point(name).load()(RunConfig(dpo=DPOModel("given")), _NoTokenizer())
+    method: PolicyMethod = _point(name).load()(RunConfig(dpo=DPOModel("given")), _NoTokenizer())
     return Role.DPO in method.roles
 
 
@@ -125,7 +125,7 @@ def _installed() -> dict[str, EntryPoint]:
 def _describe(point: EntryPoint) -> dict[str, Any]:
     from rto.types import Role
 
-    method: Method = point.load()(RunConfig(), _NoTokenizer())
+    method: PolicyMethod = point.load()(RunConfig(), _NoTokenizer())
     card, roles = method.card, method.roles
     return {
         "name": card.name,

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from rto.config import RunConfig
-from rto.protocols import Output, Targets
+from rto.protocols import Method, Output
 from rto.rollout.engines import Door, Engine, ReceivingEngine, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
@@ -48,7 +48,7 @@ class TrainerSpec:
     total_steps: int
     value_constants: tuple[float, float] = (0.0, 1.0)
     extras: frozenset[Output] = frozenset()
-    """What the methods will read of a policy's forward beside log-probs: ``Method.outputs``."""
+    """What a method reads of a policy's forward beside log-probs: ``PolicyMethod.outputs``."""
 
 
 class TrainerActor:
@@ -96,10 +96,10 @@ class TrainerActor:
         return self.rank.packs
 
     def update(
-        self, method: Targets, batch: TrainBatch, steps: list[list[list[int]]],
-        norms: list[LossNorm], extra: Objective | None = None, role: Role | None = None,
+        self, method: Method, batch: TrainBatch, steps: list[list[list[int]]],
+        norms: list[LossNorm], extra: Objective | None = None, single_step: bool = False,
     ) -> StepStats:  # fmt: skip
-        return self.rank.update(method, batch, steps, norms, extra, role=role)
+        return self.rank.update(method, batch, steps, norms, extra, single_step=single_step)
 
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> torch.Tensor:
         """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from rto.cluster.actors import Device, EngineActor, ScorerActor, TrainerActor, TrainerSpec
 from rto.cluster.groups import ActorGroup, Pending, arriving, remote
 from rto.config import RunConfig
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.rollout.digest import TensorDigests, WeightReceipt
 from rto.rollout.engines import Door
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
@@ -75,16 +75,24 @@ class Trainers:
 
     def update(
         self,
-        method: Targets,
+        method: Method,
         shares: Sequence[UpdateShare],
         norms: list[LossNorm],
-        role: Role | None,
+        *,
+        single_step: bool,
     ) -> Pending[StepStats]:
-        """An update of a share per rank; ``role``: whose scores of the rows it answers with."""
+        """An update of a share per rank; of a single step, it answers with the log-probs of the
+        rows, too."""
         return self.group.each(
             [
                 remote(
-                    TrainerActor.update, method, share.batch, share.steps, norms, share.extra, role
+                    TrainerActor.update,
+                    method,
+                    share.batch,
+                    share.steps,
+                    norms,
+                    share.extra,
+                    single_step,
                 )
                 for share in shares
             ]

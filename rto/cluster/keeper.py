@@ -7,11 +7,11 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rto.cluster.calls import Trainers
 from rto.errors import UserError
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 
 STATE = "state"
@@ -23,7 +23,7 @@ LOWER_IS_BETTER = ("loss", "nll", "perplexity")
 EVAL = "eval/"
 """Area of the metrics of held-out rows."""
 
-AnyMethod = TypeVar("AnyMethod", bound=Targets)
+AnyMethod = TypeVar("AnyMethod", bound=Method)
 Complete = Callable[[Path, Mapping[str, float]], None]
 
 
@@ -81,6 +81,8 @@ class RunKeeper:
     exports: Path
     last_step: int
     save_steps: int
+    built: Method
+    """The method as this run's settings make it, before ``adapt`` changes it."""
     best: Best = Best()
     save_value_network: bool = False
     complete: Complete = nothing_more
@@ -94,7 +96,7 @@ class RunKeeper:
     def stopped(self) -> bool:
         return self.best.exhausted
 
-    def after(self, iteration: int, method: Targets, metrics: Mapping[str, float]) -> None:
+    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
         due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
         before, key = self.best, self.best.key
         self._check_key(metrics)
@@ -121,7 +123,7 @@ class RunKeeper:
         return iteration + 1 == self.last_step
 
     def resume(self, method: AnyMethod, found: Checkpoint) -> AnyMethod:
-        """Load a checkpoint into the groups; returns the method as it was.
+        """Load a checkpoint into the groups; returns the method with what was adapted then.
 
         Of a run that has come to its end `last` is written again: no step will, and the one that
         did may have been stopped between its checkpoint and its export.
@@ -137,14 +139,14 @@ class RunKeeper:
         self.best = self.best.restored(found.state.get("best_so_far"))
         if self._is_last(found.step) or self.stopped:
             self._export("last", {})
-        return _restored(method, found.state["method"])
+        return _restored(method, found)
 
-    def _checkpoint(self, iteration: int, method: Targets) -> None:
+    def _checkpoint(self, iteration: int, method: Method) -> None:
         folder = self.store.begin(iteration)
         for name, group in self.groups.items():
             group.save(str(folder / name), STATE)
         state = {
-            "method": _fields(method),
+            "adapted": adapted_fields(self.built, method),
             "best_so_far": dataclasses.asdict(self.best),
             "constants": dict(self.constants),
         }
@@ -157,13 +159,56 @@ class RunKeeper:
             self.groups["critic"].export(str(self.exports / f"{name}_critic"))
 
 
-def _fields(method: Any) -> dict[str, Any]:
-    """The numbers of a method: what ``adapt`` may have changed."""
-    values = dataclasses.asdict(method)
-    return {k: v for k, v in values.items() if isinstance(v, int | float)}
+def adapted_fields(built: Any, method: Any) -> dict[str, Any]:
+    """Name -> value of the fields by which ``adapt`` made ``method`` differ from ``built``.
+
+    Raises:
+        UserError: a field that differs holds no plain value.
+    """
+    found = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
+    found = {k: v for k, v in found.items() if not _same(v, getattr(built, k, dataclasses.MISSING))}
+    for name, value in found.items():
+        if not _is_plain(value):
+            raise UserError(
+                f"{method.card.name} adapts its {name}, a {type(value).__name__}: a checkpoint "
+                "holds numbers, strings and tuples of them"
+            )
+    return found
 
 
-def _restored(method: Any, fields: Mapping[str, Any]) -> Any:
-    """The method with the adapted coefficient of the checkpoint; other fields are this run's."""
-    adapted = {"kl_coef": fields["kl_coef"]} if "kl_coef" in fields else {}
-    return dataclasses.replace(method, **adapted)
+def _same(value: Any, other: Any) -> bool:
+    """Whether they are equal; a comparison that gives no bool, as of tensors, says no."""
+    return value is other or (value == other) is True
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _restored(method: AnyMethod, found: Checkpoint) -> AnyMethod:
+    """The method with the checkpoint's adapted fields; the others are this run's."""
+    adapted = _adapted(found.state)
+    known = {f.name for f in dataclasses.fields(cast(Any, method)) if f.init}
+    unknown = sorted(adapted.keys() - known)
+    if unknown:
+        raise UserError(
+            f"checkpoint {found.path} holds an adapted {', '.join(unknown)}, which "
+            f"{method.card.name} does not have: go on with the version that wrote it, or choose "
+            "another ckpt.output_dir"
+        )
+    values = {name: _as_field(value) for name, value in adapted.items()}
+    return cast(AnyMethod, dataclasses.replace(cast(Any, method), **values))
+
+
+def _adapted(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Checkpoints used to hold all numbers of a method, and only ``kl_coef`` was taken up again."""
+    if "adapted" in state:
+        return state["adapted"]
+    return {name: value for name, value in state["method"].items() if name == "kl_coef"}
+
+
+def _as_field(value: Any) -> Any:
+    """JSON has lists alone, a frozen value has tuples."""
+    return tuple(_as_field(item) for item in value) if isinstance(value, list) else value

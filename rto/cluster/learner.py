@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,10 +11,10 @@ from rto.cluster.calls import Trainers, UpdateShare
 from rto.cluster.groups import Pending
 from rto.cluster.ptx import PretrainMix
 from rto.cluster.sharding import unshard
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.training.learner import Objective
 from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
-from rto.types import Role, StepStats, TrainBatch
+from rto.types import StepStats, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class UpdatePlan:
     max_sequences: int | None
     epochs: int
     seed: int
-    one_step: bool = False
-    """A batch is one optimizer step: its forward is asked for as the policy's score."""
+    single_step: bool = False
+    """An update is a single optimizer step, and its forward's log-probs are asked for."""
 
 
 @dataclass
@@ -50,14 +50,15 @@ class ClusterLearner:
         return policy if self.critic is None else {**policy, "critic": self.critic}
 
     @property
-    def scores_policy(self) -> bool:
-        return self.plan.one_step and (self.critic is None or self.freezing_steps <= 0)
+    def single_step(self) -> bool:
+        """Not while a frozen policy waits for its critic: its updates have no forward."""
+        return self.plan.single_step and (self.critic is None or self.freezing_steps <= 0)
 
     def go_on(self, updates: int) -> None:
         """As the learner of a run that has made so many updates."""
         self.updates = updates
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         frozen = self.critic is not None and self.updates < self.freezing_steps
         running = [] if frozen else [self._start(self.policy, method, batch)]
         if self.critic is not None:
@@ -71,11 +72,11 @@ class ClusterLearner:
             metrics={**metrics, "response/trained": trained},
             optimizer_steps=stats[0].optimizer_steps,
             tokens=stats[0].tokens,
-            scores=_policy_scores(parts[0], running[0][1]) if self.scores_policy else {},
+            policy_logprobs=_logprobs(parts[0], running[0][1]) if self.single_step else None,
         )
 
     def _start(
-        self, group: Trainers, method: Targets, batch: TrainBatch
+        self, group: Trainers, method: Method, batch: TrainBatch
     ) -> tuple[Pending[StepStats], list[list[int]]]:
         """The running update and the rows of each rank."""
         tokens = batch.tokens
@@ -97,12 +98,13 @@ class ClusterLearner:
         norms = loss_norms(tokens, steps)
         shares = [rank_share(steps, rank) for rank in range(len(group))]
         extras = self._extras(len(steps), len(group)) if is_policy else [None] * len(group)
-        role = Role.POLICY if is_policy and self.scores_policy else None
         parts = [
             UpdateShare(batch.take(rows), local, extra)
             for extra, (rows, local) in zip(extras, shares, strict=True)
         ]
-        return group.update(method, parts, norms, role), [rows for rows, _ in shares]
+        return group.update(method, parts, norms, single_step=is_policy and self.single_step), [
+            rows for rows, _ in shares
+        ]
 
     def _reads_packed(self, group: Trainers) -> bool:
         """Whether the group's model reads rows without padding: only the loaded model knows."""
@@ -124,5 +126,7 @@ class ClusterLearner:
         )
 
 
-def _policy_scores(ranks: Sequence[StepStats], rows: list[list[int]]) -> Mapping[Role, Tensor]:
-    return {Role.POLICY: unshard([stats.scores[Role.POLICY] for stats in ranks], rows)}
+def _logprobs(ranks: Sequence[StepStats], rows: list[list[int]]) -> Tensor:
+    """Of all rows [B, T], in the batch's order."""
+    parts = [stats.policy_logprobs for stats in ranks]
+    return unshard([part for part in parts if part is not None], rows)

@@ -33,7 +33,7 @@ from rto.data.intake import Intake
 from rto.data.offline import OfflineBatches
 from rto.loop import fit
 from rto.models.load import write_reward_constants
-from rto.protocols import Feedback, Method, Output, Targets
+from rto.protocols import Feedback, Method, Output, PolicyMethod
 from rto.tracking.console import LiveConsole, figure, where_to_look
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder
@@ -42,7 +42,7 @@ from rto.training.checkpoint import Checkpoint, CheckpointStore
 from rto.training.identity import identity_of
 from rto.types import Role
 
-AnyMethod = TypeVar("AnyMethod", bound=Targets)
+AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OfflineRun:
     """A checked offline stage: everything that is known before an actor starts."""
 
     config: RunConfig
-    method: Targets
+    method: Method
     kind: Kind
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
@@ -177,8 +177,8 @@ def _start(run: OfflineRun, actors: Actors) -> ClusterLearner:
     return ClusterLearner(policy, critic, _update_plan(config, run.method.card.feedback))
 
 
-def _outputs(method: Targets) -> frozenset[Output]:
-    return method.outputs if isinstance(method, Method) else frozenset()
+def _outputs(method: Method) -> frozenset[Output]:
+    return method.outputs if isinstance(method, PolicyMethod) else frozenset()
 
 
 def _stores(
@@ -218,7 +218,7 @@ def _stores(
     return train, held_out
 
 
-def open_store(config: RunConfig, method: Targets, root: Path) -> CheckpointStore:
+def open_store(config: RunConfig, method: Method, root: Path) -> CheckpointStore:
     return CheckpointStore(
         root,
         identity=identity_of(config, method.card.name),
@@ -227,7 +227,7 @@ def open_store(config: RunConfig, method: Targets, root: Path) -> CheckpointStor
     )
 
 
-def find_checkpoint(config: RunConfig, method: Targets, root: Path) -> Checkpoint | None:
+def find_checkpoint(config: RunConfig, method: Method, root: Path) -> Checkpoint | None:
     """The checkpoint under ``root`` to go on from, where that is asked for.
 
     Raises:
@@ -238,7 +238,7 @@ def find_checkpoint(config: RunConfig, method: Targets, root: Path) -> Checkpoin
 
 def make_keeper(
     config: RunConfig,
-    method: Targets,
+    method: Method,
     trained: Mapping[str, Trainers],
     folder: RunFolder,
     *,
@@ -251,6 +251,7 @@ def make_keeper(
     lower = lower_is_better(key, config.ckpt.best_metric_mode)
     return RunKeeper(
         store=open_store(config, method, folder.checkpoints),
+        built=method,
         groups=trained,
         exports=folder.path,
         last_step=last_step,
@@ -283,7 +284,7 @@ def _update_plan(config: RunConfig, feedback: Feedback) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=1,
         seed=config.train.seed,
-        one_step=feedback == "rewards",
+        single_step=feedback == "rewards",
     )
 
 

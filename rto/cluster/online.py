@@ -25,7 +25,7 @@ from rto.data.intake import Intake
 from rto.data.sampler import PromptSampler
 from rto.functional.observe import OBSERVED
 from rto.loop import train
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.rollout.engines import Door
 from rto.rollout.requests import Sampling
 from rto.tracking.console import ONLINE, LiveConsole, where_to_look
@@ -55,7 +55,7 @@ class OnlineRun:
     """A checked online run: everything that is known before an actor starts."""
 
     config: RunConfig
-    method: Method
+    method: PolicyMethod
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
     prompts: Sequence[Prompt]
@@ -192,7 +192,7 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
         max_sequences=config.train.micro_batch_size,
         epochs=config.train.max_epochs,
         seed=config.train.seed,
-        one_step=config.steps_per_iteration == 1,
+        single_step=config.steps_per_iteration == 1,
     )
 
 

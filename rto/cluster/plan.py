@@ -22,7 +22,6 @@ class GroupSpec:
     bundle_set: str
     first_bundle: int = 0
     bundles_per_actor: int = 1
-    holds: str = ""
 
 
 @dataclass(frozen=True)

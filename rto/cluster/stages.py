@@ -48,7 +48,7 @@ from rto.models.load import (
     load_tokenizer,
     reward_constants,
 )
-from rto.protocols import Feedback, Method, Targets
+from rto.protocols import Feedback, Method, PolicyMethod
 from rto.ranges import require
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
@@ -56,7 +56,7 @@ from rto.sections import Data
 from rto.types import Role
 
 UNITS: dict[Feedback, str] = {"demonstrations": "rows", "pairs": "pairs", "rewards": "prompts"}
-MethodBuilder = Callable[[RunConfig, PreTrainedTokenizerBase], Method]
+MethodBuilder = Callable[[RunConfig, PreTrainedTokenizerBase], PolicyMethod]
 
 
 def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
@@ -155,7 +155,7 @@ def prepare_fit(config: RunConfig, build: MethodBuilder) -> OfflineRun:
     return _offline(config, method, "policy", tokenizer, load)
 
 
-def _offline_critic(config: RunConfig, method: Targets) -> str | None:
+def _offline_critic(config: RunConfig, method: Method) -> str | None:
     """Where the critic of an offline stage starts from: reward models are none of its models."""
     if Role.CRITIC not in method.roles:
         return None
@@ -293,7 +293,7 @@ def _told(loaded: Loaded) -> Loaded:
 
 def _offline(
     config: RunConfig,
-    method: Targets,
+    method: Method,
     kind: Kind,
     tokenizer: PreTrainedTokenizerBase,
     load: Callable[[Data], Loaded],
@@ -351,10 +351,10 @@ def _offline(
 
 
 def _scaled(
-    config: RunConfig, method: Targets, train: Groups[Any], held_out: Groups[Any]
+    config: RunConfig, method: Method, train: Groups[Any], held_out: Groups[Any]
 ) -> tuple[Groups[Any], Groups[Any], dict[str, float]]:
     """Rewards on the scale that the method asks for; the constants come from the training rows."""
-    if not isinstance(method, Method) or method.card.feedback != "rewards":
+    if not isinstance(method, PolicyMethod) or method.card.feedback != "rewards":
         return train, held_out, {}
     asked = config.data.reward_scaling
     scale = reward_scale(train, method.reward_scaling if asked == "auto" else asked)

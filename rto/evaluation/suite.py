@@ -13,9 +13,6 @@ from rto.evaluation.judge import Pair, WinRate
 from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
 from rto.evaluation.questions import Question, joined, messages
 
-MODEL_METRICS = ("kl", "reward")
-"""Metrics that need more than texts: a KL reference, a reward model."""
-
 
 @dataclass(frozen=True)
 class Figures:

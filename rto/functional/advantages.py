@@ -14,7 +14,7 @@ from rto.functional.segments import segment_mean, segment_size, segment_sum
 def gae(
     *, values: Tensor, rewards: Tensor, mask: Tensor, gamma: float, lambd: float
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016) -> advantages, returns, both [B, T].
+    """Generalised advantage estimation (arXiv 1506.02438, eq 16) -> advantages, returns: [B, T].
 
     ``values[:, t]`` is V(state before token t). The value after the last token is 0, for truncated
     responses too.
@@ -34,6 +34,7 @@ def gae(
 
 def returns_to_go(rewards: Tensor, *, mask: Tensor, gamma: float) -> Tensor:
     """Discounted sum of a token's reward and those after it, [B, T] -> [B, T]."""
+    # GAE with lambda 1 and all values 0 is that sum.
     no_values = torch.zeros_like(rewards)
     return gae(values=no_values, rewards=rewards, mask=mask, gamma=gamma, lambd=1.0)[0]
 
@@ -56,6 +57,7 @@ def group_advantages(
         raise ValueError("a group has one response: a group baseline needs two or more")
     centred = rewards - segment_mean(rewards, group)
     if baseline == "leave_one_out":
+        # r less the others' mean; no sum without one's own reward has to be taken.
         return centred * (sizes / (sizes - 1))
     if not scale:
         return centred

@@ -12,12 +12,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-
-def selected_logprobs_naive(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-softmax of logits [..., V] at ids [...]: the definition, with everything in memory."""
-    return logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-
-
 Head = Callable[[Tensor], Tensor]
 
 

@@ -20,6 +20,7 @@ Reduction = Literal["token", "sequence"]
 ISCorrection = Literal["tis", "icepop", "seq-mask-tis"]
 
 LOG_RATIO_CLAMP = 20.0
+"""Bound of a token's log-ratio before exp, which overflows fp32 at 89; no paper has it."""
 
 
 def aggregate(x: Tensor, *, mask: Tensor, norm: LossNorm, reduction: Reduction) -> Tensor:
@@ -48,9 +49,9 @@ def policy_loss(
     weights: Tensor | None = None,
     reduction: Reduction = "token",
 ) -> LossOutput:
-    """PPO's clipped surrogate (Schulman et al. 2017), all tensors [B, T].
+    """PPO's clipped surrogate (arXiv 1707.06347, eq 7), negated; all tensors [B, T].
 
-    ``dual_clip`` c bounds the objective from below by c * A where A < 0 (Ye et al. 2020).
+    ``dual_clip`` c bounds the objective from below by c * A where A < 0 (arXiv 1912.09729).
     ``weights`` multiply the loss of each token (see ``sampler_weights``).
     """
     check_masked(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
@@ -87,7 +88,11 @@ def value_loss(
     clip: float | None,
     reduction: Reduction = "token",
 ) -> LossOutput:
-    """Half the squared error, the larger of clipped and unclipped value; all tensors [B, T]."""
+    """Half the squared error (arXiv 1707.06347, eq 9) of the value; all tensors [B, T].
+
+    With ``clip`` it is the larger of that and the error of the value held within +-clip of the old
+    one, as in OpenAI's code; the paper has no such bound.
+    """
     check_masked(mask, values=values, old_values=old_values, returns=returns)
     values, old_values = zero_masked(values, mask), zero_masked(old_values, mask)
     returns = zero_masked(returns, mask)
@@ -114,7 +119,7 @@ def sft_loss(*, logprobs: Tensor, mask: Tensor, norm: LossNorm) -> LossOutput:
 
 
 def pairwise_loss(*, chosen: Tensor, rejected: Tensor, num_pairs: float) -> LossOutput:
-    """Bradley-Terry: -log sigmoid(chosen - rejected), scores [pairs]."""
+    """Bradley-Terry (arXiv 2203.02155, eq 1): -log sigmoid(chosen - rejected), scores [pairs]."""
     if chosen.shape != rejected.shape:
         raise ValueError(f"{tuple(chosen.shape)} chosen scores, {tuple(rejected.shape)} rejected")
     margin = chosen.float() - rejected.float()

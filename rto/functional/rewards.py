@@ -14,7 +14,7 @@ from rto.functional.masked import check_masked, masked_sum, zero_masked
 def sentence_reward(
     reward: Tensor, *, clip_range: tuple[float, float] | None, coef: float
 ) -> Tensor:
-    """What a response's (normalised) reward [B] adds to its last token: clip, then coefficient."""
+    """Equation 4.7's beta_3 r_sentence [B], of the (normalised) reward: clip, then coefficient."""
     return coef * (reward if clip_range is None else reward.clamp(*clip_range))
 
 
@@ -27,7 +27,10 @@ def place_at_end(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def regularized_rewards(*, sentence: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> Tensor:
-    """The reward of ordinary PPO [B, T]: sentence [B] at the end minus kl_coef times kl [B, T]."""
+    """The reward of ordinary PPO [B, T]: sentence [B] at the end minus kl_coef times kl [B, T].
+
+    These are the terms of beta_3 and beta_2 of equation 4.7.
+    """
     check_masked(mask, kl=kl)
     return place_at_end(sentence, mask) - kl_coef * zero_masked(kl, mask)
 
@@ -35,7 +38,7 @@ def regularized_rewards(*, sentence: Tensor, kl: Tensor, kl_coef: float, mask: T
 def dpo_token_rewards(
     *, dpo_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, scale: float, clip: float
 ) -> Tensor:
-    """RTO's dense term [B, T]: mask, then scale, then clip to +-clip.
+    """RTO's dense term, beta_1 of equation 4.7, [B, T]: mask, then scale, then clip to +-clip.
 
     ``scale`` multiplies the raw log-ratio, DPO's own beta does not enter. 0 gives exact zeros;
     a ``clip`` of 0 bounds nothing.

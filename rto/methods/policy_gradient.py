@@ -1,4 +1,9 @@
-"""What PPO and the methods without a critic share: token rewards in, clipped surrogate out."""
+"""What PPO, RTO and the methods without a critic share.
+
+``total_rewards`` is what each token is paid, ``actor_loss`` the clipped surrogate that the policy
+descends. Between the two a method makes advantages of the rewards: with the values of a critic
+(``rto.methods.ppo``) or without (``rto.methods.critic_free``).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +21,11 @@ from rto.functional.masked import masked_mean, masked_sum, masked_var, zero_mask
 from rto.functional.rewards import place_at_end, regularized_rewards, sentence_reward
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Output
+from rto.protocols import Card, Output, TokenReward
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
+
+SUM_STD = "/sum_std"
+"""Metric of a token reward: the deviation, over responses, of what their tokens are paid in sum."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,20 @@ class ActorBatch(TrainBatch):
     """What the actor's loss reads; all [B, T], 0 where the response mask is False."""
 
     old_logprobs: Tensor | None
-    """Of the policy that sampled; None where that is the policy of the update's forward."""
+    """Of the policy that sampled; None in a single step, whose own forward is of that policy."""
     ref_logprobs: Tensor
     advantages: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(PlainMethod):
-    """KL in the reward or in the loss, sentence reward at the end, clipped ratio, entropy."""
+    """KL in the reward or in the loss, sentence reward at the end, clipped ratio (PPO, arXiv
+    1707.06347, eq 7), entropy.
+    """
 
+    card: Card
+    token_rewards: tuple[TokenReward, ...] = ()
+    """What tokens are paid beside the sentence reward and the KL; nothing in plain PPO."""
     kl_coef: float = 0.01
     kl_target: float | None = None
     """Target of the adaptive controller; the coefficient stays fixed without one."""
@@ -41,8 +54,8 @@ class PolicyGradient(PlainMethod):
     kl_estimator: Estimator = "k1"
     kl_use_loss: bool = False
     """Put the KL into the loss instead of the reward."""
-    on_policy: bool = False
-    """A rollout is used for one optimizer step: the ratio is 1 and its gradient that of the
+    single_step: bool = False
+    """The update is a single optimizer step: the ratio is 1 and its gradient that of the
     log-probs, so nothing needs the policy's log-probs before the update."""
     gamma: float = 1.0
     no_std_norm: bool = False
@@ -57,34 +70,43 @@ class PolicyGradient(PlainMethod):
     is_correction_threshold: tuple[float, float] = (0.5, 5.0)
 
     def __post_init__(self) -> None:
-        if self.on_policy and (not self.kl_use_loss or self.is_correction is not None):
+        if self.single_step and (not self.kl_use_loss or self.is_correction is not None):
             raise ValueError(
-                "on_policy: the KL in the reward and the importance correction read the policy's "
+                "single_step: the KL in the reward and the importance correction read the policy's "
                 "log-probs before the update"
             )
 
     @property
-    def roles(self) -> frozenset[Role]:
-        before = frozenset() if self.on_policy else {Role.POLICY}
-        return frozenset({Role.REFERENCE, Role.REWARD}) | before
+    def actor_roles(self) -> frozenset[Role]:
+        """The scores that rewards and loss of the policy are made of."""
+        before = frozenset() if self.single_step else {Role.POLICY}
+        paid = [reward.roles for reward in self.token_rewards]
+        return frozenset({Role.REFERENCE, Role.REWARD}).union(before, *paid)
 
     @property
     def outputs(self) -> frozenset[Output]:
         return frozenset() if self.entropy_coef is None else frozenset({"entropy"})
 
-    def token_rewards(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward of each token [B, T] whose sum is maximised, and metrics of its parts."""
-        mask, sentence = batch.tokens.response_mask, self.sentence_term(batch)
-        if self.kl_use_loss:
-            return place_at_end(sentence, mask), {}
-        rewards = regularized_rewards(
-            sentence=sentence, kl=self._kl(batch), kl_coef=self.kl_coef, mask=mask
-        )
-        return rewards, {}
+    def total_rewards(
+        self, batch: ScoredBatch, sentence: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What each token is paid [B, T], and the metrics of the token rewards.
 
-    def sentence_term(self, batch: ScoredBatch) -> Tensor:
-        """What [B] the last token gets: the sentence reward, or what a method makes of it."""
-        return self.sentence_reward(batch)
+        The last token of a response gets ``sentence`` [B]. Every token pays for its KL, unless
+        that is in the loss, and gets each of the token rewards.
+        """
+        mask, metrics = batch.tokens.response_mask, dict[str, Tensor]()
+        if self.kl_use_loss:
+            rewards = place_at_end(sentence, mask)
+        else:
+            rewards = regularized_rewards(
+                sentence=sentence, kl=self._kl(batch), kl_coef=self.kl_coef, mask=mask
+            )
+        for token_reward in self.token_rewards:
+            paid, observed = token_reward(batch)
+            rewards = rewards + paid
+            metrics |= {**observed, **self._beside_the_sentence(observed, batch)}
+        return rewards, metrics
 
     def sentence_reward(self, batch: ScoredBatch) -> Tensor:
         """The clipped reward [B] times its coefficient."""
@@ -103,7 +125,8 @@ class PolicyGradient(PlainMethod):
         )
         return dataclasses.replace(self, kl_coef=coef)
 
-    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+    def actor_loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        """The clipped surrogate, plus the KL where it is in the loss, less the entropy's bonus."""
         batch = expect(batch, ActorBatch)
         mask = batch.tokens.response_mask
         policy = losses.policy_loss(
@@ -144,9 +167,9 @@ class PolicyGradient(PlainMethod):
             estimator=self.kl_estimator,
         )
 
-    def _old_logprobs(self, batch: ScoredBatch) -> Tensor | None:
-        """What the train batch says of them."""
-        if self.on_policy:
+    def old_logprobs(self, batch: ScoredBatch) -> Tensor | None:
+        """Log-probs [B, T] of the policy that sampled, as ``ActorBatch`` holds them."""
+        if self.single_step:
             return None
         return zero_masked(batch[Role.POLICY], batch.tokens.response_mask)
 
@@ -161,7 +184,18 @@ class PolicyGradient(PlainMethod):
             threshold=self.is_correction_threshold,
         )
 
-    def _observe(
+    def _beside_the_sentence(
+        self, observed: Mapping[str, Tensor], batch: ScoredBatch
+    ) -> dict[str, Tensor]:
+        """How far a token reward's sums vary, in standard deviations of the sentence reward."""
+        reward_std = self.sentence_reward(batch).std(correction=0)
+        return {
+            name.removesuffix(SUM_STD) + "/to_reward_std_ratio": std / reward_std.clamp(min=1e-8)
+            for name, std in observed.items()
+            if name.endswith(SUM_STD)
+        }
+
+    def observe(
         self, batch: ScoredBatch, *, rewards: Tensor, advantages: Tensor
     ) -> dict[str, float]:
         """What ``rto.functional.observe`` cannot know: token rewards and advantages [B, T], the KL
@@ -174,7 +208,7 @@ class PolicyGradient(PlainMethod):
             "advantage/mean": masked_mean(advantages, mask),
             "advantage/std": masked_var(advantages, mask).sqrt(),
         }
-        if not self.on_policy:
+        if not self.single_step:
             kl = self._kl(batch)
             observed["kl/mean"] = masked_mean(kl, mask)
             observed["kl/sequence"] = masked_sum(kl, mask, dim=-1).mean()

@@ -12,7 +12,15 @@ from rto.functional.masked import whiten, zero_masked
 from rto.methods.narrow import expect
 from rto.methods.policy_gradient import ActorBatch, PolicyGradient
 from rto.protocols import Card
-from rto.types import LossNorm, LossOutput, Role, ScoredBatch, TrainBatch
+from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
+
+PPO_CARD = Card(
+    name="ppo",
+    title="Proximal Policy Optimization",
+    paper="arXiv 1707.06347",
+    feedback="rewards",
+    modes=("online",),
+)
 
 
 @dataclass(frozen=True)
@@ -25,35 +33,29 @@ class PPOBatch(ActorBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(PolicyGradient):
-    """GAE over the values of a critic, which is trained with the policy."""
+    """GAE over the values of a critic, which is trained with the policy (arXiv 1707.06347).
 
+    With token rewards it is RTO: see ``rto.methods.rto``.
+    """
+
+    card: Card = PPO_CARD
     lambd: float = 0.95
     value_clip: float | None = 0.5
 
     @property
-    def card(self) -> Card:
-        return Card(
-            name="ppo",
-            title="Proximal Policy Optimization",
-            paper="arXiv 1707.06347",
-            feedback="rewards",
-            modes=("online",),
-        )
-
-    @property
     def roles(self) -> frozenset[Role]:
-        return super().roles | {Role.CRITIC}
+        return self.actor_roles | {Role.CRITIC}
 
     def targets(self, batch: ScoredBatch) -> tuple[PPOBatch, dict[str, float]]:
         mask = batch.tokens.response_mask
-        rewards, parts = self.token_rewards(batch)
+        rewards, parts = self.total_rewards(batch, self.sentence_reward(batch))
         values = zero_masked(batch[Role.CRITIC].float(), mask)
         advantages, returns = gae(
             values=values, rewards=rewards, mask=mask, gamma=self.gamma, lambd=self.lambd
         )
         train_batch = PPOBatch(
             tokens=batch.tokens,
-            old_logprobs=self._old_logprobs(batch),
+            old_logprobs=self.old_logprobs(batch),
             ref_logprobs=zero_masked(batch[Role.REFERENCE], mask),
             advantages=whiten(advantages, mask, scale=not self.no_std_norm),
             returns=returns,
@@ -62,9 +64,12 @@ class PPO(PolicyGradient):
         explained = explained_variance(values=values, returns=returns, mask=mask)
         return train_batch, {
             **{name: float(value) for name, value in parts.items()},
-            **self._observe(batch, rewards=rewards, advantages=advantages),
+            **self.observe(batch, rewards=rewards, advantages=advantages),
             "critic/explained_variance": float(explained),
         }
+
+    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        return self.actor_loss(output, batch, norm)
 
     def value_loss(self, values: Tensor, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = expect(batch, PPOBatch)

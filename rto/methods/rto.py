@@ -1,4 +1,17 @@
-"""Reinforced Token Optimization: PPO whose tokens are also paid the DPO policy's log-ratio."""
+"""Reinforced Token Optimization (arXiv 2404.18922): PPO that holds the DPO token reward.
+
+One iteration, for a response of tokens h = 1 .. H to one prompt, on ``rto.functional``:
+
+    r_h = beta_1 log[pi_dpo / pi_ref]             DpoTokenReward: rewards.dpo_token_rewards
+        - beta_2 log[pi / pi_ref]                 rewards.regularized_rewards, kl.kl_penalty
+        + beta_3 r_sentence [h = H]               rewards.sentence_reward (equation 4.7)
+    A_h, R_h = GAE(r, V), A whitened              advantages.gae, masked.whiten
+    policy: -min(ratio A, clip(ratio) A)          losses.policy_loss
+    critic: (V - R)^2 / 2, clipped                losses.value_loss
+
+``PolicyGradient.total_rewards`` adds up r, ``PPO.targets`` makes A and R of it. The method is
+``PPO(card=RTO, token_rewards=(DpoTokenReward(),))``; without a token reward it trains as PPO does.
+"""
 
 from __future__ import annotations
 
@@ -15,69 +28,74 @@ from rto.functional.rewards import (
     at_segment_ends,
     dpo_token_rewards,
 )
-from rto.methods.policy_gradient import PolicyGradient
-from rto.methods.ppo import PPO
 from rto.protocols import Card
 from rto.types import Role, ScoredBatch
 
 Variant = Literal["token", "semi", "delayed", "shaping"]
 
+RTO = Card(
+    name="rto",
+    title="Reinforced Token Optimization",
+    paper="arXiv 2404.18922",
+    feedback="rewards",
+    modes=("online",),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TokenReward(PolicyGradient):
-    """Adds scale * log(pi_dpo / pi_ref) to each token's reward, clipped (arXiv 2404.18922, eq 4.7).
+class DpoTokenReward:
+    """Pays each token scale * log(pi_dpo / pi_ref), clipped: beta_1's term of equation 4.7
+    (arXiv 2404.18922).
 
-    A scale of 0 adds nothing and asks for no DPO policy.
+    Implements ``TokenReward``. A scale of 0 pays nothing and asks for no DPO policy.
     """
 
-    dpo_reward_scale: float = 0.05
+    scale: float = 0.05
     """Factor of the raw log-ratio (beta_1); DPO's own beta does not enter."""
-    dpo_reward_clip: float = 0.05
+    clip: float = 0.05
     """Bound of the scaled term per token; 0 switches the clip off. The paper has none."""
-    dpo_reward_variant: Variant = "token"
+    variant: Variant = "token"
     """Where the term is paid: each token, segment ends, the end, or as shaping (sums to 0)."""
-    separate_dpo_reference: bool = False
+    separate_reference: bool = False
     """DPO was trained from another model than the KL reference; read that one's log-probs."""
     segment_end_ids: tuple[int, ...] = ()
     """Token ids that end a segment of the "semi" variant: sentence ends and EoS."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("dpo_reward_scale", "dpo_reward_clip"):
-            if getattr(self, name) < 0:
+        for name, value in {"scale": self.scale, "clip": self.clip}.items():
+            if value < 0:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}: 0 disables, negative has no meaning"
+                    f"dpo_reward_{name} is {value}: 0 disables, negative has no meaning"
                 )
-        if self.dpo_reward_variant == "semi" and not self.segment_end_ids:
+        if self.variant == "semi" and not self.segment_end_ids:
             raise ValueError("dpo_reward_variant is semi and segment_end_ids is empty: give ids")
 
     @property
     def roles(self) -> frozenset[Role]:
-        if self.dpo_reward_scale == 0:
-            return super().roles
-        reference = {Role.DPO_REFERENCE} if self.separate_dpo_reference else set()
-        return super().roles | {Role.DPO} | reference
+        return frozenset() if self.scale == 0 else frozenset({Role.DPO, self._reference})
 
-    def token_rewards(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        rewards, metrics = super().token_rewards(batch)
-        if self.dpo_reward_scale == 0:
-            return rewards, metrics
-        term = self._dpo_term(batch, clip=self.dpo_reward_clip)
-        return rewards + self._placed(term, batch), {**metrics, **self._observe_dpo(term, batch)}
+    def __call__(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.scale == 0:
+            return torch.zeros_like(batch.tokens.response_mask, dtype=torch.float32), {}
+        term = self._term(batch, clip=self.clip)
+        return self._placed(term, batch), self._observe(term, batch)
 
-    def _dpo_term(self, batch: ScoredBatch, *, clip: float) -> Tensor:
-        reference = Role.DPO_REFERENCE if self.separate_dpo_reference else Role.REFERENCE
+    @property
+    def _reference(self) -> Role:
+        return Role.DPO_REFERENCE if self.separate_reference else Role.REFERENCE
+
+    def _term(self, batch: ScoredBatch, *, clip: float) -> Tensor:
         return dpo_token_rewards(
             dpo_logprobs=batch[Role.DPO],
-            ref_logprobs=batch[reference],
+            ref_logprobs=batch[self._reference],
             mask=batch.tokens.response_mask,
-            scale=self.dpo_reward_scale,
+            scale=self.scale,
             clip=clip,
         )
 
     def _placed(self, term: Tensor, batch: ScoredBatch) -> Tensor:
         mask = batch.tokens.response_mask
-        match self.dpo_reward_variant:
+        match self.variant:
             case "token":
                 return term
             case "semi":
@@ -89,32 +107,16 @@ class TokenReward(PolicyGradient):
             case "shaping":
                 return as_shaping(term, mask=mask)
             case _:
-                raise ValueError(f"unknown dpo_reward_variant {self.dpo_reward_variant!r}")
+                raise ValueError(f"unknown dpo_reward_variant {self.variant!r}")
 
-    def _observe_dpo(self, term: Tensor, batch: ScoredBatch) -> dict[str, Tensor]:
+    def _observe(self, term: Tensor, batch: ScoredBatch) -> dict[str, Tensor]:
+        """Of the clipped term [B, T], before the variant places it."""
         mask = batch.tokens.response_mask
-        unclipped = self._dpo_term(batch, clip=0)
+        unclipped = self._term(batch, clip=0)
         sums = masked_sum(term, mask, dim=-1)
-        reward_std = self.sentence_reward(batch).std(correction=0)
         return {
             "dpo/sum_mean": sums.mean(),
             "dpo/sum_std": sums.std(correction=0),
             "dpo/token_mean": masked_mean(term, mask),
             "dpo/clipped_share": masked_mean((term != unclipped).float(), mask),
-            "dpo/to_reward_std_ratio": sums.std(correction=0) / reward_std.clamp(min=1e-8),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class RTO(TokenReward, PPO):
-    """PPO with the token reward; with a scale of 0, PPO itself."""
-
-    @property
-    def card(self) -> Card:
-        return Card(
-            name="rto",
-            title="Reinforced Token Optimization",
-            paper="arXiv 2404.18922",
-            feedback="rewards",
-            modes=("online",),
-        )

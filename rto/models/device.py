@@ -99,11 +99,6 @@ def peak_memory(device: torch.device) -> int:
     return torch.accelerator.max_memory_allocated(device)
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.reset_peak_memory_stats(device)
-
-
 def _accelerator_type() -> str:
     accelerator = torch.accelerator.current_accelerator()
     return "cpu" if accelerator is None else accelerator.type

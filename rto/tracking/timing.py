@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rto.protocols import Generator, Learner, PromptSource, Scorer, Targets, WeightSync
+from rto.protocols import Generator, Learner, Method, PromptSource, Scorer, WeightSync
 from rto.types import (
     Prompt,
     Role,
@@ -139,10 +139,10 @@ class _TimedLearner:
     timings: Timings
 
     @property
-    def scores_policy(self) -> bool:
-        return self.inner.scores_policy
+    def single_step(self) -> bool:
+        return self.inner.single_step
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         with self.timings.measure("update") as stage:
             stats = self.inner.update(method, batch)
             stage.tokens += stats.tokens

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from rto.data.microbatch import plan_microbatches
 from rto.errors import UserError
-from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBatch
+from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
     from rto.models.policy import Policy
-    from rto.protocols import CriticMethod, Method, ScoreMethod
+    from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
     from rto.training.deepspeed import ZeroEngine
 
 EMA_FILE = "ema.safetensors"
@@ -77,16 +77,16 @@ class RankTrainer(ABC):
         """The tensor of ``output`` that other processes ask for."""
         return output
 
-    def update(self, *objectives: Objective, role: Role | None = None) -> StepStats:
+    def update(self, *objectives: Objective, single_step: bool = False) -> StepStats:
         """Every optimizer step of the plan; step i descends the weighted sum of the losses.
 
-        Metrics are means over the optimizer steps, the same on every rank. With a ``role``, the
-        model's output for the first objective's rows, from before its last step, comes along.
+        Metrics are means over the optimizer steps, the same on every rank. Of a ``single_step``
+        the policy's log-probs of the first objective's rows, from before it, come along.
         """
         self.engine.train()
         sums: dict[str, Tensor] = {}
         first, count = objectives[0], len(objectives[0].steps)
-        outputs = None if role is None else torch.zeros(first.batch.tokens.response_mask.shape)
+        outputs = torch.zeros(first.batch.tokens.response_mask.shape) if single_step else None
         norm = rate = 0.0
         for step in range(count):
             for objective in objectives:
@@ -98,8 +98,9 @@ class RankTrainer(ABC):
         metrics = {name: value / count for name, value in self._all_reduced(sums).items()}
         tokens = round(metrics.pop("tokens") * count)
         metrics |= {f"{self.area}/grad_norm": norm / count, f"{self.area}/lr": rate}
-        scores = {} if role is None or outputs is None else {role: outputs}
-        return StepStats(metrics=metrics, optimizer_steps=count, tokens=tokens, scores=scores)
+        return StepStats(
+            metrics=metrics, optimizer_steps=count, tokens=tokens, policy_logprobs=outputs
+        )
 
     @torch.no_grad()
     def score(
@@ -232,7 +233,9 @@ class PolicyTrainer(RankTrainer):
         dist.all_reduce(count, op=dist.ReduceOp.MAX)
         return max(1, int(count))
 
-    def loss(self, method: Method, output: Any, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+    def loss(
+        self, method: PolicyMethod, output: Any, batch: TrainBatch, norm: LossNorm
+    ) -> LossOutput:
         return method.loss(output, batch, norm)
 
     def scores(self, output: Any) -> Tensor:

@@ -33,7 +33,7 @@ from rto.training.learner import (
     RankTrainer,
     ScoreTrainer,
 )
-from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
+from rto.types import LossNorm, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -107,12 +107,12 @@ class Rank:
         norms: Sequence[LossNorm],
         extra: Objective | None = None,
         *,
-        role: Role | None = None,
+        single_step: bool = False,
     ) -> StepStats:
         temperature = self.config.rollout.temperature
         objective = Objective(method, batch, steps, norms, temperature=temperature)
         objectives = [objective] if extra is None else [objective, extra]
-        stats = self.trainer.update(*objectives, role=role)
+        stats = self.trainer.update(*objectives, single_step=single_step)
         # The engine that shares this GPU needs the room that activations took.
         empty_cache(self.trainer.engine.device)
         return stats

@@ -15,8 +15,9 @@ from rto.cli.methods import FEEDBACK_ORDER, GROUP, build, card
 from rto.cli.parse import parse_run
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.methods.critic_free import CriticFree
-from rto.protocols import CriticMethod, Method, Mode
+from rto.methods.critic_free import RLOO, CriticFree
+from rto.methods.rto import DpoTokenReward
+from rto.protocols import CriticMethod, Mode, PolicyMethod
 from rto.sections import Actor, DPOModel, Reward
 from rto.sections_methods import KL, Advantage, Algo
 from rto.types import Role
@@ -31,7 +32,7 @@ NO_TOKENIZER = cast(Any, None)
 """Only the segments of RTO's "semi" variant read one."""
 
 
-def built(name: str, config: RunConfig | None = None) -> Method:
+def built(name: str, config: RunConfig | None = None) -> PolicyMethod:
     return build(name, config or RunConfig(), NO_TOKENIZER, mode=card(name).modes[0])
 
 
@@ -51,7 +52,7 @@ def test_our_methods_are_installed() -> None:
 def test_every_method_builds_from_the_defaults_and_knows_its_name(name: str) -> None:
     for mode in card(name).modes:
         method = build(name, RunConfig(), NO_TOKENIZER, mode=mode)
-        assert isinstance(method, Method)
+        assert isinstance(method, PolicyMethod)
         assert method.card == card(name)
     assert card(name).name == name
     assert card(name).feedback in FEEDBACK_ORDER
@@ -136,8 +137,8 @@ def test_settings_reach_a_method_without_a_critic() -> None:
             advantage=Advantage(gamma=0.5, no_std_norm=True, is_correction_enable=True),
         ),
     )
-    assert critic_free("rloo", config) == CriticFree(
-        name="rloo",
+    assert critic_free("rloo", config) == replace(
+        RLOO,
         clip_low_high=(0.1, 0.1),
         entropy_coef=0.5,
         reward_coef=2.0,
@@ -157,7 +158,9 @@ def test_the_token_reward_joins_in_where_a_dpo_policy_is_given(name: str) -> Non
     assert Role.DPO not in plain.roles
     paid = critic_free(name, RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.2)))
     assert paid.roles == plain.roles | {Role.DPO}
-    assert paid == replace(plain, dpo_reward_scale=0.2)
+    assert paid == replace(plain, token_rewards=(DpoTokenReward(scale=0.2),))
+    off = RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.0))
+    assert critic_free(name, off) == plain
     own = DPOModel("d", ref_model_name_or_path="other")
     assert Role.DPO_REFERENCE in critic_free(name, RunConfig(dpo=own)).roles
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from local_group import NotingRank, trainers
@@ -16,8 +16,8 @@ from rto.cluster.calls import Trainers
 from rto.cluster.keeper import Best, RunKeeper, lower_is_better
 from rto.errors import UserError
 from rto.methods.base import PlainMethod
-from rto.protocols import Card
-from rto.training.checkpoint import CheckpointStore
+from rto.protocols import Card, Method
+from rto.training.checkpoint import Checkpoint, CheckpointStore
 from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch
 
@@ -47,9 +47,31 @@ def group(name: str) -> Trainers:
     return trainers(name, NotingRank())
 
 
+@dataclass(frozen=True)
+class Annealed(PlainMethod):
+    """An extension's method: none of its adapted fields is called as those of this package."""
+
+    temperature: float = 1.0
+    phase: str = "early"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    warm: bool = False
+    extra: Any = None
+    beta: float = 1.0
+    card: Card = Card("m", "M", "none", "rewards", ("offline",))
+
+    def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
+        raise NotImplementedError
+
+    def adapt(self, metrics: Mapping[str, float]) -> Self:
+        return replace(
+            self, temperature=self.temperature / 2, phase="late", bounds=(0.5, 0.5), warm=True
+        )
+
+
 def keeper(root: Path, **changes: Any) -> RunKeeper:
     plain = RunKeeper(
         store=CheckpointStore(root / "checkpoints", identity=IDENTITY, max_num=3),
+        built=Adapting(),
         groups={"policy": group("policy")},
         exports=root,
         last_step=6,
@@ -172,25 +194,76 @@ def test_a_run_that_chooses_by_another_metric_chooses_anew(tmp_path: Path) -> No
         assert second.best == other
 
 
-def test_resuming_loads_every_group_and_the_adapted_coefficient_alone(tmp_path: Path) -> None:
+def saved(root: Path, built: Method, method: Method) -> Checkpoint:
+    """The checkpoint of a run that was built with one method and ended with another."""
+    kept = keeper(root, built=built, last_step=1)
+    kept.after(0, method, {})
+    found = kept.store.latest()
+    assert found is not None
+    return found
+
+
+def test_resuming_loads_every_group(tmp_path: Path) -> None:
     groups = {name: group(name) for name in ("policy", "critic")}
     first = keeper(tmp_path, groups=groups, last_step=1)
-    first.after(0, Adapting(kl_coef=0.7, beta=9.0), {})
+    first.after(0, Adapting(kl_coef=0.7), {})
     found = first.store.latest()
     assert found is not None
     second = keeper(tmp_path, groups={name: group(name) for name in groups})
-    assert second.resume(Adapting(), found) == Adapting(kl_coef=0.7, beta=1.0)
+    assert second.resume(Adapting(), found) == Adapting(kl_coef=0.7)
     for name in groups:
         assert calls(second, name) == [("load", str(found.path / name), "state")]
     assert exports(first, "critic") == []
 
 
-def test_a_method_without_an_adapted_coefficient_comes_back_as_it_is(tmp_path: Path) -> None:
-    first = keeper(tmp_path, last_step=1)
-    first.after(0, Unadapted(beta=9.0), {})
-    found = first.store.latest()
-    assert found is not None
-    assert keeper(tmp_path).resume(Unadapted(), found) == Unadapted(beta=1.0)
+def test_whatever_a_method_adapts_survives_a_resume(tmp_path: Path) -> None:
+    """Of any name and plain type; what was not adapted is this run's."""
+    adapted = Annealed().adapt({}).adapt({})
+    assert adapted == Annealed(0.25, "late", (0.5, 0.5), True)
+    found = saved(tmp_path, Annealed(), adapted)
+    assert found.state["adapted"].keys() == {"temperature", "phase", "bounds", "warm"}
+    resumed = keeper(tmp_path, built=Annealed(beta=3.0)).resume(Annealed(beta=3.0), found)
+    assert resumed == replace(adapted, beta=3.0)
+    assert isinstance(resumed.bounds, tuple)
+    assert resumed.adapt({}).temperature == 0.125
+
+
+def test_what_an_earlier_run_adapted_is_kept_by_the_next_checkpoint_too(tmp_path: Path) -> None:
+    found = saved(tmp_path, Annealed(), Annealed(temperature=0.25))
+    second = keeper(tmp_path, built=Annealed(), last_step=2)
+    second.after(1, second.resume(Annealed(), found), {})
+    later = second.store.latest()
+    assert later is not None
+    assert (later.step, later.state["adapted"]) == (1, {"temperature": 0.25})
+
+
+def test_a_method_that_adapts_nothing_comes_back_as_this_run_has_it(tmp_path: Path) -> None:
+    found = saved(tmp_path, Unadapted(beta=9.0), Unadapted(beta=9.0))
+    assert keeper(tmp_path, built=Unadapted()).resume(Unadapted(), found) == Unadapted(beta=1.0)
+
+
+def test_an_adapted_field_that_the_method_does_not_have_is_refused(tmp_path: Path) -> None:
+    found = saved(tmp_path, Annealed(), Annealed(temperature=0.5))
+    said = f"checkpoint {found.path} holds an adapted temperature, which m does not have: "
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        keeper(tmp_path, built=Unadapted()).resume(Unadapted(), found)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapted_field_that_no_checkpoint_can_hold_is_refused(tmp_path: Path) -> None:
+    adapted = replace(Annealed(), extra=torch.ones(2))
+    with pytest.raises(UserError, match="m adapts its extra, a Tensor: a checkpoint holds numbers"):
+        saved(tmp_path, Annealed(extra=torch.zeros(2)), adapted)
+
+
+def test_an_old_checkpoints_coefficient_is_taken_up_again(tmp_path: Path) -> None:
+    """They held all numbers of a method, of which kl_coef alone came back."""
+    found = saved(tmp_path, Adapting(), Adapting())
+    kept = {name: value for name, value in found.state.items() if name != "adapted"}
+    old = replace(found, state={**kept, "method": {"kl_coef": 0.7, "beta": 9.0}})
+    assert keeper(tmp_path).resume(Adapting(), old) == Adapting(kl_coef=0.7, beta=1.0)
+    without = replace(found, state={**kept, "method": {"beta": 9.0}})
+    assert keeper(tmp_path).resume(Unadapted(), without) == Unadapted()
 
 
 def test_a_checkpoint_that_says_nothing_of_a_best_leaves_the_choice_to_this_run(

@@ -19,9 +19,9 @@ from rto.data.examples import Example
 from rto.methods.ppo import PPO
 from rto.methods.preference import DPO
 from rto.methods.sft import SFT
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.training.learner import Objective
-from rto.types import LossNorm, Role, StepStats, TrainBatch
+from rto.types import LossNorm, StepStats, TrainBatch
 
 RESPONSES = [[10, *[3] * i, 2] for i in range(8)]
 """Of 2 to 9 tokens."""
@@ -43,21 +43,21 @@ class Rank(TrainerActor):
 
     def update(
         self,
-        method: Targets,
+        method: Method,
         batch: TrainBatch,
         steps: list[list[list[int]]],
         norms: list[LossNorm],
         extra: Objective | None = None,
-        role: Role | None = None,
+        single_step: bool = False,
     ) -> StepStats:
         self.updates.append(
             {"method": method, "batch": batch, "steps": steps, "norms": norms, "extra": extra,
-             "role": role}
+             "single_step": single_step}
         )  # fmt: skip
         ids = batch.tokens.response_ids
-        scores = {} if role is None else {role: batch.tokens.prompt_ids.float() + 0.5 * (ids > 0)}
+        logprobs = batch.tokens.prompt_ids.float() + 0.5 * (ids > 0) if single_step else None
         metrics = {f"{self.area}/loss": float(len(self.updates)), "shared/last": 1.0}
-        return StepStats(metrics, len(steps), tokens=7, scores=scores)
+        return StepStats(metrics, len(steps), tokens=7, policy_logprobs=logprobs)
 
 
 def batch(count: int = 8) -> TrainBatch:
@@ -171,18 +171,19 @@ def test_without_a_critic_no_policy_is_frozen() -> None:
 
 def test_scores_of_a_single_step_come_back_in_the_order_of_the_rows() -> None:
     """Row i scores 100 + i, and half of one more where it has a token. The ranks' rows differ."""
-    made = learner(batch_size=None, one_step=True, critic=True)
-    assert made.scores_policy
+    made = learner(batch_size=None, single_step=True, critic=True)
+    assert made.single_step
     given = batch()
     stats = made.update(PPO(), given)
     expected = given.tokens.prompt_ids.float() + 0.5 * (given.tokens.response_ids > 0)
-    assert torch.equal(stats.scores[Role.POLICY], expected)
-    assert [told["role"] for told in sent(made)] == [Role.POLICY] * 2
-    assert [told["role"] for told in sent(made, "critic")] == [None]
-    many = learner(one_step=False)
-    assert not many.scores_policy
-    assert many.update(SFT(), given).scores == {}
-    assert [told["role"] for told in sent(many)] == [None] * 2
+    assert stats.policy_logprobs is not None
+    assert torch.equal(stats.policy_logprobs, expected)
+    assert [told["single_step"] for told in sent(made)] == [True] * 2
+    assert [told["single_step"] for told in sent(made, "critic")] == [False]
+    many = learner(single_step=False)
+    assert not many.single_step
+    assert many.update(SFT(), given).policy_logprobs is None
+    assert [told["single_step"] for told in sent(many)] == [False] * 2
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,8 @@ def test_scores_of_a_single_step_come_back_in_the_order_of_the_rows() -> None:
 def test_a_policy_that_may_be_frozen_is_scored_before_the_update(
     critic: bool, freezing: int, scores: bool
 ) -> None:
-    made = learner(one_step=True, critic=critic, freezing_steps=freezing)
-    assert made.scores_policy is scores
+    made = learner(single_step=True, critic=critic, freezing_steps=freezing)
+    assert made.single_step is scores
 
 
 def test_a_model_reads_packed_rows_where_all_its_ranks_do_and_is_asked_once() -> None:

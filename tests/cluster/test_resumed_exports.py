@@ -27,7 +27,7 @@ class Plain(PlainMethod):
 def keeper(root: Path, rank: NotingRank, *, steps: int, best: Best | None = None) -> RunKeeper:
     store = CheckpointStore(root / "checkpoints", identity=Identity("m"), max_num=3)
     groups = {"policy": trainers("policy", rank)}
-    return RunKeeper(store, groups, root, steps, save_steps=2, best=best or Best())
+    return RunKeeper(store, groups, root, steps, save_steps=2, built=Plain(), best=best or Best())
 
 
 @pytest.mark.parametrize(

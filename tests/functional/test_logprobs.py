@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from naive_logprobs import selected_logprobs_naive
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from rto.functional.logprobs import chunked_logprobs, selected_logprobs_naive
+from rto.functional.logprobs import chunked_logprobs
 
 N, H, V = 37, 8, 53
 

@@ -27,7 +27,7 @@ from rto.functional.kl import adaptive_kl_coef, kl_penalty
 from rto.functional.masked import whiten
 from rto.functional.preference import dpo_loss, ipo_loss
 from rto.functional.rewards import regularized_rewards, sentence_reward
-from rto.methods.critic_free import CriticFree
+from rto.methods.critic_free import METHODS, CriticFree
 from rto.methods.ppo import PPO
 from rto.types import LossNorm, Role, ScoredBatch
 
@@ -207,12 +207,17 @@ def test_gae(gamma: float, lambd: float):
     torch.testing.assert_close(ours, theirs)
 
 
+def _paid(name: str) -> CriticFree:
+    """The method with the KL in the reward."""
+    return replace(METHODS[name], kl_coef=0.1, kl_use_loss=False, kl_estimator="k1")
+
+
 ESTIMATORS = {
     "gae": PPO(kl_coef=0.1, lambd=0.9),
-    "reinforce": CriticFree(name="reinforce_pp", kl_coef=0.1),
-    "reinforce_baseline": CriticFree(name="reinforce_baseline", kl_coef=0.1),
-    "rloo": CriticFree(name="rloo", kl_coef=0.1),
-    "dr_grpo": CriticFree(name="dr_grpo", kl_coef=0.1),
+    "reinforce": _paid("reinforce_pp"),
+    "reinforce_baseline": _paid("reinforce_baseline"),
+    "rloo": _paid("rloo"),
+    "dr_grpo": _paid("dr_grpo"),
 }
 
 

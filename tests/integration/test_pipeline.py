@@ -47,7 +47,7 @@ from rto.config import RunConfig
 from rto.data.sampler import PromptSampler
 from rto.errors import ActorLost, ProofError, UserError
 from rto.loop import train
-from rto.methods.rto import RTO
+from rto.methods.ppo import PPO
 from rto.models.load import load_tokenizer
 from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
@@ -424,7 +424,7 @@ class Silent:
         pass
 
 
-def iterate(live: Live, method: RTO, **parts: Any) -> Silent:
+def iterate(live: Live, method: PPO, **parts: Any) -> Silent:
     """One iteration on the actors that are up."""
     silent, config = Silent(), live.run.config
     common: dict[str, Any] = {
@@ -444,7 +444,7 @@ def iterate(live: Live, method: RTO, **parts: Any) -> Silent:
 def test_the_variants_of_the_ablation_run(live: Live, variant: str) -> None:
     algo = replace(live.run.config.algo, dpo_reward_variant=variant)
     method = build("rto", replace(live.run.config, algo=algo), live.run.tokenizer, mode="online")
-    assert isinstance(method, RTO)
+    assert isinstance(method, PPO)
     metrics = iterate(live, method).metrics
     assert metrics["policy/grad_norm"] > 0
     assert metrics["dpo/sum_std"] > 0
@@ -488,7 +488,7 @@ def flip_last_bit(weight: torch.Tensor) -> torch.Tensor:
 
 def test_one_flipped_bit_ends_the_run_and_is_named(live: Live) -> None:
     method = build("rto", live.run.config, live.run.tokenizer, mode="online")
-    assert isinstance(method, RTO)
+    assert isinstance(method, PPO)
     with pytest.raises(ProofError, match=r"'model\.layers\.1\.mlp\.down_proj\.weight' differs"):
         iterate(live, method, sync=tampered(live, alter=flip_last_bit), generator=NoRollout())
 

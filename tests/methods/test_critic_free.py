@@ -2,26 +2,36 @@ from __future__ import annotations
 
 import math
 import pickle
-from typing import get_args
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from rto.functional.losses import aggregate
 from rto.functional.rewards import dpo_token_rewards
-from rto.methods.critic_free import TITLES, CriticFree, Name
+from rto.methods.critic_free import METHODS, CriticFree
 from rto.methods.policy_gradient import ActorBatch
-from rto.protocols import CriticMethod, Method
+from rto.methods.rto import DpoTokenReward
+from rto.protocols import CriticMethod, PolicyMethod
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
 
-NAMES: tuple[Name, ...] = get_args(Name)
+NAMES = tuple(METHODS)
+PLAIN: dict[str, Any] = {"kl_use_loss": False, "kl_estimator": "k1", "loss_reduction": "token"}
+TITLES = {
+    "reinforce_pp": ("REINFORCE++", "arXiv 2501.03262"),
+    "reinforce_baseline": ("REINFORCE++ with a group baseline", "arXiv 2501.03262"),
+    "rloo": ("REINFORCE leave-one-out", "arXiv 2402.14740"),
+    "grpo": ("Group Relative Policy Optimization", "arXiv 2402.03300"),
+    "dr_grpo": ("GRPO done right", "arXiv 2503.20783"),
+}
 WHITENED = ("reinforce_pp", "reinforce_baseline")
 LENGTHS = [7, 1, 4, 6, 2, 5]
 TOKENS = sum(LENGTHS)
 NORM = LossNorm(tokens=TOKENS, sequences=6, groups=3)
 
 HALF, UNIT = 10.5 / 2, 10.5 / 2 / (10.5 / math.sqrt(2) + 1e-4)
-SENTENCE: dict[Name, list[float]] = {
+SENTENCE: dict[str, list[float]] = {
     "reinforce_pp": [10, -0.5, 0.25, 1.5, -10, 3],
     "reinforce_baseline": [HALF, -HALF, -0.625, 0.625, -6.5, 6.5],
     "rloo": [10.5, -10.5, -1.25, 1.25, -13, 13],
@@ -39,9 +49,16 @@ SENTENCE: dict[Name, list[float]] = {
 deviation of two rewards is their distance over sqrt(2)."""
 
 
-def naive_advantages(
-    batch: ScoredBatch, name: Name, *, kl_coef: float, gamma: float
-) -> list[float]:
+def critic_free(name: str, **fields: Any) -> CriticFree:
+    """The method of this name with the KL in the reward, as in PPO, where nothing else is given."""
+    return replace(METHODS[name], **{**PLAIN, **fields})
+
+
+def dpo(**fields: Any) -> dict[str, Any]:
+    return {"token_rewards": (DpoTokenReward(**fields),)}
+
+
+def naive_advantages(batch: ScoredBatch, name: str, *, kl_coef: float, gamma: float) -> list[float]:
     """Over all real tokens, row by row, before any whitening."""
     found: list[float] = []
     for row, length in enumerate(LENGTHS):
@@ -55,15 +72,15 @@ def naive_advantages(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sentence_term_by_hand(scored, name: Name):
-    got = CriticFree(name=name).sentence_term(scored())
+def test_the_sentence_term_by_hand(scored, name: str):
+    got = critic_free(name).sentence_term(scored())
     assert got.tolist() == pytest.approx(SENTENCE[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_targets_against_a_loop(scored, name: Name):
+def test_targets_against_a_loop(scored, name: str):
     batch = scored()
-    got, metrics = CriticFree(name=name, kl_coef=0.1, gamma=0.9).targets(batch)
+    got, metrics = critic_free(name, kl_coef=0.1, gamma=0.9).targets(batch)
     raw = naive_advantages(batch, name, kl_coef=0.1, gamma=0.9)
     mean = sum(raw) / TOKENS
     std = math.sqrt(sum((a - mean) ** 2 for a in raw) / TOKENS)
@@ -76,18 +93,18 @@ def test_targets_against_a_loop(scored, name: Name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_std_norm_those_two_are_only_centred(scored, name: Name):
+def test_without_std_norm_those_two_are_only_centred(scored, name: str):
     batch = scored()
     mask = batch.tokens.response_mask
     raw = torch.tensor(naive_advantages(batch, name, kl_coef=0.01, gamma=1.0))
     expected = raw - raw.mean() if name in WHITENED else raw
-    got, _ = CriticFree(name=name, no_std_norm=True).targets(batch)
+    got, _ = critic_free(name, no_std_norm=True).targets(batch)
     torch.testing.assert_close(got.advantages[mask], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_with_the_kl_in_the_loss_every_token_gets_its_responses_advantage(scored):
     batch = scored()
-    method = CriticFree(name="rloo", kl_use_loss=True, kl_coef=0.5, kl_estimator="k3")
+    method = critic_free("rloo", kl_use_loss=True, kl_coef=0.5, kl_estimator="k3")
     got, _ = method.targets(batch)
     expected = torch.tensor(SENTENCE["rloo"]).unsqueeze(-1).expand(6, 7)
     mask = batch.tokens.response_mask
@@ -95,9 +112,9 @@ def test_with_the_kl_in_the_loss_every_token_gets_its_responses_advantage(scored
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_scale_of_0_is_no_token_reward(scored, name: Name):
-    plain, metrics = CriticFree(name=name).targets(scored())
-    off = CriticFree(name=name, dpo_reward_scale=0.0, dpo_reward_variant="delayed")
+def test_a_scale_of_0_is_no_token_reward(scored, name: str):
+    plain, metrics = critic_free(name).targets(scored())
+    off = critic_free(name, **dpo(scale=0.0, variant="delayed"))
     unpaid, off_metrics = off.targets(scored())
     assert torch.equal(unpaid.advantages, plain.advantages)
     assert off_metrics == metrics
@@ -105,14 +122,14 @@ def test_a_scale_of_0_is_no_token_reward(scored, name: Name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WHITENED])
-def test_the_token_reward_is_credited_on_top_and_has_no_baseline(scored, name: Name):
+def test_the_token_reward_is_credited_on_top_and_has_no_baseline(scored, name: str):
     """At gamma 1 a response's first advantage is the sum of all that its tokens are paid."""
     batch = scored()
     mask = batch.tokens.response_mask
-    method = CriticFree(name=name, dpo_reward_scale=0.1, dpo_reward_clip=0.08)
+    method = critic_free(name, **dpo(scale=0.1, clip=0.08))
     assert method.roles == {Role.POLICY, Role.REFERENCE, Role.REWARD, Role.DPO}
     with_term, metrics = method.targets(batch)
-    plain, _ = CriticFree(name=name).targets(batch)
+    plain, _ = critic_free(name).targets(batch)
     term = dpo_token_rewards(
         dpo_logprobs=batch[Role.DPO],
         ref_logprobs=batch[Role.REFERENCE],
@@ -128,16 +145,14 @@ def test_the_token_reward_is_credited_on_top_and_has_no_baseline(scored, name: N
 
 def test_the_token_reward_moves_whitened_advantages_too(scored):
     for name in WHITENED:
-        with_term, _ = CriticFree(name=name, dpo_reward_scale=0.5).targets(scored())
-        plain, _ = CriticFree(name=name).targets(scored())
+        with_term, _ = critic_free(name, **dpo(scale=0.5)).targets(scored())
+        plain, _ = critic_free(name).targets(scored())
         assert not torch.allclose(with_term.advantages, plain.advantages, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nan_in_the_padding_changes_nothing(scored, name: Name):
-    method = CriticFree(
-        name=name, dpo_reward_scale=0.05, kl_use_loss=True, kl_estimator="k3", max_response_length=9
-    )
+def test_nan_in_the_padding_changes_nothing(scored, name: str):
+    method = critic_free(name, **dpo(), kl_use_loss=True, kl_estimator="k3", max_response_length=9)
     clean, clean_metrics = method.targets(scored())
     dirty, dirty_metrics = method.targets(scored(fill=math.nan))
     assert clean_metrics == dirty_metrics
@@ -154,8 +169,8 @@ def test_nan_in_the_padding_changes_nothing(scored, name: Name):
 def test_dr_grpo_divides_by_a_constant(scored, max_response_length: int):
     """All tokens' sum over (6 responses x the longest allowed), the KL (k3, at most 10) too."""
     batch = scored()
-    method = CriticFree(
-        name="dr_grpo",
+    method = critic_free(
+        "dr_grpo",
         kl_use_loss=True,
         kl_estimator="k3",
         kl_coef=0.3,
@@ -177,12 +192,12 @@ def test_dr_grpo_divides_by_a_constant(scored, max_response_length: int):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "dr_grpo"])
-def test_the_others_do_not_know_the_longest_response(scored, name: Name):
+def test_the_others_do_not_know_the_longest_response(scored, name: str):
     batch = scored()
     output = PolicyOutput(batch[Role.POLICY] - 0.1)
     values = []
     for longest in (1, 50):
-        method = CriticFree(name=name, max_response_length=longest)
+        method = critic_free(name, max_response_length=longest)
         values.append(float(method.loss(output, method.targets(batch)[0], NORM).loss))
     assert values[0] == values[1] != 0
 
@@ -191,7 +206,7 @@ def test_the_others_do_not_know_the_longest_response(scored, name: Name):
 def test_before_the_first_step_the_loss_is_minus_the_mean_advantage(scored, reduction):
     """The paper's GRPO weights each response alike (sequence), DAPO each token."""
     batch = scored()
-    method = CriticFree(name="grpo", loss_reduction=reduction)
+    method = critic_free("grpo", loss_reduction=reduction)
     targets, _ = method.targets(batch)
     expected = -aggregate(
         targets.advantages, mask=batch.tokens.response_mask, norm=NORM, reduction=reduction
@@ -201,10 +216,10 @@ def test_before_the_first_step_the_loss_is_minus_the_mean_advantage(scored, redu
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shards_of_whole_groups_sum_to_the_batch(scored, name: Name):
+def test_shards_of_whole_groups_sum_to_the_batch(scored, name: str):
     batch = scored()
-    method = CriticFree(
-        name=name, kl_use_loss=True, kl_estimator="k3", entropy_coef=0.1, max_response_length=12
+    method = critic_free(
+        name, kl_use_loss=True, kl_estimator="k3", entropy_coef=0.1, max_response_length=12
     )
     targets, _ = method.targets(batch)
     logprobs = (batch[Role.POLICY] - 0.1).requires_grad_()
@@ -223,17 +238,17 @@ def test_shards_of_whole_groups_sum_to_the_batch(scored, name: Name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_order_of_the_groups_changes_nothing(scored, name: Name):
+def test_order_of_the_groups_changes_nothing(scored, name: str):
     batch, order = scored(), [4, 2, 0, 1, 5, 3]
-    method = CriticFree(name=name, dpo_reward_scale=0.1)
+    method = critic_free(name, **dpo(scale=0.1))
     moved, _ = method.targets(batch.take(order))
     plain, _ = method.targets(batch)
     torch.testing.assert_close(moved.advantages, plain.advantages[order])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_how_many_responses_a_method_compares(scored, name: Name):
-    method = CriticFree(name=name)
+def test_how_many_responses_a_method_compares(scored, name: str):
+    method = critic_free(name)
     assert method.min_responses == (1 if name == "reinforce_pp" else 2)
     one_alone = scored().take([0, 1, 2])
     if name == "reinforce_pp":
@@ -244,9 +259,9 @@ def test_how_many_responses_a_method_compares(scored, name: Name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_identity(scored, name: Name):
-    method: Method = CriticFree(name=name)
-    assert isinstance(method, Method)
+def test_identity(scored, name: str):
+    method: PolicyMethod = critic_free(name)
+    assert isinstance(method, PolicyMethod)
     assert not isinstance(method, CriticMethod)
     assert pickle.loads(pickle.dumps(method)) == method
     assert (method.card.name, method.card.feedback, method.card.modes) == (
@@ -267,8 +282,8 @@ def test_one_step_per_rollout_needs_no_log_probs_from_before_it(scored):
     without = ScoredBatch(batch.tokens, {r: x for r, x in batch.scores.items() if r != Role.POLICY})
     found = []
     for method, rows in (
-        (CriticFree(name="grpo", kl_use_loss=True), batch),
-        (CriticFree(name="grpo", kl_use_loss=True, on_policy=True), without),
+        (critic_free("grpo", kl_use_loss=True), batch),
+        (critic_free("grpo", kl_use_loss=True, single_step=True), without),
     ):
         given = logprobs.clone().requires_grad_()
         assert method.roles <= rows.scores.keys()
@@ -283,6 +298,6 @@ def test_one_step_per_rollout_needs_no_log_probs_from_before_it(scored):
 @pytest.mark.parametrize(
     "fields", [{}, {"kl_use_loss": True, "is_correction": "tis"}], ids=["kl_reward", "correction"]
 )
-def test_what_reads_the_policy_before_the_update_is_not_on_policy(fields):
+def test_what_reads_the_policy_before_the_update_is_no_single_step(fields):
     with pytest.raises(ValueError, match="before the update"):
-        CriticFree(name="grpo", on_policy=True, **fields)
+        critic_free("grpo", single_step=True, **fields)

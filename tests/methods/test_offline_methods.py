@@ -8,14 +8,14 @@ import torch
 from rto.methods.preference import DPO, PreferenceBatch
 from rto.methods.reward_model import RewardModel
 from rto.methods.sft import SFT
-from rto.protocols import Method, ScoreMethod
+from rto.protocols import PolicyMethod, ScoreMethod
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 NORM = LossNorm(tokens=25, sequences=6, groups=3)
 
 
 def test_protocols_and_roles():
-    language: list[Method] = [SFT(), DPO()]
+    language: list[PolicyMethod] = [SFT(), DPO()]
     score: ScoreMethod = RewardModel()
     assert [(m.card.name, m.roles, m.whole_groups) for m in language] == [
         ("sft", frozenset(), False),

@@ -105,8 +105,8 @@ def test_the_reward_pays_for_the_kl_by_the_methods_own_estimator(scored, estimat
     """So do the metrics, from which the coefficient is adapted."""
     batch = scored()
     method = PPO(kl_coef=0.3, kl_estimator=estimator)
-    rewards, _ = method.token_rewards(batch)
-    free, _ = PPO(kl_coef=0.0).token_rewards(batch)
+    rewards, _ = method.total_rewards(batch, method.sentence_reward(batch))
+    free, _ = PPO(kl_coef=0.0).total_rewards(batch, method.sentence_reward(batch))
     d = (batch[Role.POLICY] - batch[Role.REFERENCE])[batch.tokens.response_mask].tolist()
     paid = (free - rewards)[batch.tokens.response_mask]
     assert paid.tolist() == pytest.approx([0.3 * min(of(x), 10) for x in d], abs=1e-5)

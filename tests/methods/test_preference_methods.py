@@ -8,13 +8,13 @@ import torch
 
 from rto.functional import preference
 from rto.methods.preference import DPO, IPO, RDPO, TDPO, PreferenceBatch, Referenced, SimPO
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 NORM = LossNorm(tokens=25, sequences=6, groups=3)
 KL = torch.rand(6, 7, generator=torch.Generator().manual_seed(9))
 
-METHODS: list[Method] = [
+METHODS: list[PolicyMethod] = [
     DPO(),
     IPO(),
     IPO(reduction="sum"),
@@ -27,7 +27,7 @@ NAMES = [method.card.name for method in METHODS]
 each_method = pytest.mark.parametrize("method", METHODS, ids=NAMES)
 
 
-def loss(method: Method, scored, *, fill: float = 0.0, kl: torch.Tensor = KL) -> LossOutput:
+def loss(method: PolicyMethod, scored, *, fill: float = 0.0, kl: torch.Tensor = KL) -> LossOutput:
     batch: ScoredBatch = scored(fill=fill)
     targets, _ = method.targets(batch)
     return method.loss(PolicyOutput(batch[Role.POLICY], reference_kl=kl), targets, NORM)
@@ -62,7 +62,7 @@ def test_defaults_are_the_papers():
 
 
 @each_method
-def test_the_loss_is_the_functions_with_the_methods_fields(method: Method, scored):
+def test_the_loss_is_the_functions_with_the_methods_fields(method: PolicyMethod, scored):
     batch = scored()
     mask = batch.tokens.response_mask
     fields = {"logprobs": batch[Role.POLICY], "mask": mask, "norm": NORM}
@@ -92,7 +92,7 @@ def test_the_loss_is_the_functions_with_the_methods_fields(method: Method, score
         (SimPO(), [SimPO(gamma_beta_ratio=0.1), SimPO(nll_coef=1.0)]),
     ],
 )
-def test_every_field_reaches_the_loss(plain: Method, others: list[Method], scored):
+def test_every_field_reaches_the_loss(plain: PolicyMethod, others: list[PolicyMethod], scored):
     losses = {float(loss(method, scored).loss) for method in (plain, *others)}
     assert len(losses) == 1 + len(others)
 
@@ -153,7 +153,7 @@ def test_tdpo_has_two_versions():
 
 
 @each_method
-def test_nan_in_the_padding_changes_nothing(method: Method, scored):
+def test_nan_in_the_padding_changes_nothing(method: PolicyMethod, scored):
     mask = scored().tokens.response_mask
     clean = loss(method, scored)
     dirty = loss(method, scored, fill=math.nan, kl=KL.masked_fill(~mask, math.nan))
@@ -162,7 +162,7 @@ def test_nan_in_the_padding_changes_nothing(method: Method, scored):
 
 
 @each_method
-def test_shards_of_whole_pairs_sum_to_the_batch(method: Method, scored):
+def test_shards_of_whole_pairs_sum_to_the_batch(method: PolicyMethod, scored):
     batch = scored()
     targets, _ = method.targets(batch)
 
@@ -174,7 +174,7 @@ def test_shards_of_whole_pairs_sum_to_the_batch(method: Method, scored):
 
 
 @each_method
-def test_rows_that_are_not_pairs_are_refused(method: Method, scored):
+def test_rows_that_are_not_pairs_are_refused(method: PolicyMethod, scored):
     batch = scored()
     with pytest.raises(ValueError, match="rows 0 and 1 of the pairs answer two prompts"):
         method.targets(batch.take([0, 2, 1, 3]))
@@ -185,7 +185,7 @@ def test_rows_that_are_not_pairs_are_refused(method: Method, scored):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if isinstance(m, Referenced)])
-def test_a_batch_without_a_reference_is_refused(method: Method, scored):
+def test_a_batch_without_a_reference_is_refused(method: PolicyMethod, scored):
     batch = scored()
     assert isinstance(method.targets(batch)[0], PreferenceBatch)
     with pytest.raises(ValueError, match="no scores of role 'reference'"):

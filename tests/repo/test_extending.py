@@ -25,7 +25,7 @@ from rto.cluster.online import OnlineRun
 from rto.cluster.stages import prepare_online
 from rto.config import RunConfig
 from rto.errors import UserError
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
 from rto.sections_methods import Algo
@@ -198,5 +198,5 @@ def test_shards_add_up_and_padding_has_no_gradient(package: ModuleType) -> None:
 def test_it_is_a_value_that_its_builder_makes(package: ModuleType) -> None:
     method = package.rwr(RunConfig(algo=Algo(rpo_beta=0.3)), None)
     assert method == package.RWR(beta=0.3)
-    assert isinstance(method, Method)
+    assert isinstance(method, PolicyMethod)
     assert pickle.loads(pickle.dumps(method)) == method

@@ -15,7 +15,6 @@ PACKAGES = ("rto", "rpo_ext")
 OURS = (*PACKAGES, "ray_jobs", "examples", "benchmarks", "tests")
 HEAVY = ("ray", "vllm", "deepspeed", "transformers", "datasets")
 
-CORE = ("rto.types", "rpo_ext.types")
 FUNCTIONAL = ("rto.functional", "rpo_ext.functional")
 METHODS = ("rto.methods", "rpo_ext.methods")
 
@@ -35,13 +34,12 @@ ALLOWED = {
         "rto.sections_runtime",
     ),
     "rto.types": ("torch",),
-    "rpo_ext.types": ("torch", "rto.types"),
     "rto.protocols": ("torch", "rto.types"),
     "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.functional"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
-    "rpo_ext.functional": ("torch", *CORE, *FUNCTIONAL),
+    "rpo_ext.functional": ("torch", "rto.types", *FUNCTIONAL),
     "rto.methods": ("torch", "rto.types", "rto.protocols", "rto.functional", "rto.methods"),
-    "rpo_ext.methods": ("torch", "rto.protocols", *CORE, *FUNCTIONAL, *METHODS),
+    "rpo_ext.methods": ("torch", "rto.types", "rto.protocols", *FUNCTIONAL, *METHODS),
 }
 """Module or package -> what it may import beside the standard library."""
 

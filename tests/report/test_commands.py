@@ -14,7 +14,7 @@ from rto.cli.methods import build
 from rto.cli.parse import dump, parse_run
 from rto.data.intake import Intake
 from rto.methods.reward_model import RewardModel
-from rto.protocols import Targets
+from rto.protocols import Method
 from rto.report import curves
 from rto.report.collect import read_run, read_runs
 from rto.report.findings import warnings
@@ -104,7 +104,7 @@ def write(folder: Path, case: Case) -> Path:
     """A folder with what `execute` writes, and two rows of metrics."""
     config = parse_run(case.command, case.flags).config
     name = case.command if case.command == "reward" else cli.method_name(case.command, config)
-    method: Targets = RewardModel()
+    method: Method = RewardModel()
     if name != "reward":
         mode = "online" if case.command == "train" else "offline"
         method = build(name, config, cast(Any, Tokens()), mode=mode)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rto.protocols import Method
+from rto.protocols import PolicyMethod
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TokenBatch
 
 LENGTHS = torch.tensor([[5], [1], [3], [4], [2], [5], [3]])
@@ -82,7 +82,9 @@ def fit() -> Callable[..., Tensor]:
     The policy's own log-probs are scored again before each step, as for a fresh batch.
     """
 
-    def run(method: Method, batch: ScoredBatch, shape: tuple[int, int], steps: int = 300) -> Tensor:
+    def run(
+        method: PolicyMethod, batch: ScoredBatch, shape: tuple[int, int], steps: int = 300
+    ) -> Tensor:
         logits = batch[Role.REFERENCE].reshape(shape).clone().requires_grad_()
         optimizer = torch.optim.Adam([logits], lr=0.05)
         norm = LossNorm(tokens=len(batch), sequences=len(batch), groups=shape[0])

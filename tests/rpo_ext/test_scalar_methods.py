@@ -13,12 +13,12 @@ from rpo_ext.methods.dro import DRO
 from rpo_ext.methods.kto import KTO
 from rpo_ext.methods.reward_aware import RewardAware
 from rpo_ext.methods.rpo import RPO, RPOBatch
-from rto.protocols import CriticMethod, Method
+from rto.protocols import CriticMethod, PolicyMethod
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 NORM = LossNorm(tokens=23, sequences=7, groups=3)
 GROUPS = ([0, 1, 2], [3, 4], [5, 6])
-METHODS: dict[str, Method] = {
+METHODS: dict[str, PolicyMethod] = {
     "rpo-uniform": RPO(),
     "rpo-ref": RPO(estimator="ref", reduction="mean"),
     "rpo-loo": RPO(estimator="loo"),
@@ -37,17 +37,17 @@ METHODS: dict[str, Method] = {
 
 
 @pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> Method:
+def method(request: pytest.FixtureRequest) -> PolicyMethod:
     return METHODS[request.param]
 
 
-def loss_of(method: Method, targets: TrainBatch, logprobs: torch.Tensor, rows: list[int]):
+def loss_of(method: PolicyMethod, targets: TrainBatch, logprobs: torch.Tensor, rows: list[int]):
     value = torch.linspace(-1, 1, 7)[rows]
     return method.loss(PolicyOutput(logprobs[rows], value=value), targets.take(rows), NORM)
 
 
-def test_is_a_picklable_feedback_method(method: Method) -> None:
-    assert isinstance(method, Method)
+def test_is_a_picklable_feedback_method(method: PolicyMethod) -> None:
+    assert isinstance(method, PolicyMethod)
     assert pickle.loads(pickle.dumps(method)) == method
     assert method.card.feedback == "rewards"
     assert method.card.modes == ("offline", "online")

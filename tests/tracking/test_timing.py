@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rto.methods.base import PlainMethod
-from rto.protocols import Card, Targets
+from rto.protocols import Card, Method
 from rto.tracking.timing import Timings
 from rto.types import (
     Prompt,
@@ -36,7 +36,7 @@ PROMPT = Prompt(id=0, token_ids=(1, 2, 3), text="p")
 class Parts:
     """The parts of the loop: generate takes 4 s, score 1 s, update 3 s, push 2 s, draw 0.5 s."""
 
-    scores_policy = False
+    single_step = False
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -59,7 +59,7 @@ class Parts:
         self.clock.now += 1
         return ScoredBatch(tokens, {role: torch.zeros(len(tokens)) for role in roles})
 
-    def update(self, method: Targets, batch: TrainBatch) -> StepStats:
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
         self.clock.now += 3
         return StepStats(metrics={}, optimizer_steps=1, tokens=60)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rto.training.deepspeed import ZeroEngine
 from rto.training.learner import Objective, RankTrainer
-from rto.types import LossNorm, LossOutput, Role, StepStats, TokenBatch, TrainBatch
+from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
 
 
 class Engine:
@@ -67,9 +67,9 @@ def objective(coef: float = 1.0) -> Objective:
     return Objective(None, batch, [[[0, 1], [2]], [[3]]], norms, coef=coef)
 
 
-def updated(*objectives: Objective, role: Role | None = None) -> tuple[StepStats, Engine]:
+def updated(*objectives: Objective, single_step: bool = False) -> tuple[StepStats, Engine]:
     engine = Engine()
-    return FirstToken(cast(ZeroEngine, engine)).update(*objectives, role=role), engine
+    return FirstToken(cast(ZeroEngine, engine)).update(*objectives, single_step=single_step), engine
 
 
 @pytest.mark.usefixtures("alone")
@@ -83,7 +83,7 @@ def test_metrics_are_means_over_the_optimizer_steps() -> None:
         "policy/grad_norm": (10 + 20) / 2,
         "policy/lr": 2.0,
     }
-    assert (stats.optimizer_steps, stats.tokens, dict(stats.scores)) == (2, 9, {})
+    assert (stats.optimizer_steps, stats.tokens, stats.policy_logprobs) == (2, 9, None)
 
 
 @pytest.mark.usefixtures("alone")
@@ -106,5 +106,8 @@ def test_the_weight_of_an_objective_is_in_its_gradient_alone() -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_scores_come_back_in_the_order_of_the_rows() -> None:
-    stats, _ = updated(objective(), role=Role.POLICY)
-    assert stats.scores[Role.POLICY].tolist() == [[3, 0], [5, 2], [7, 0], [11, 0]]
+    """Of a single step of three micro-batches."""
+    plain, micros = objective(), [[0, 1], [2], [3]]
+    stats, _ = updated(Objective(None, plain.batch, [micros], plain.norms[:1]), single_step=True)
+    assert stats.policy_logprobs is not None
+    assert stats.policy_logprobs.tolist() == [[3, 0], [5, 2], [7, 0], [11, 0]]

@@ -17,7 +17,7 @@ from rpo_ext.methods.rpo import RPO
 from rto.data.rated import with_unrelated_responses
 from rto.methods.sft import SFT
 from rto.models.policy import Policy
-from rto.protocols import CriticMethod, Method
+from rto.protocols import CriticMethod, PolicyMethod
 from rto.types import PolicyOutput, Role, ScoredBatch, TokenBatch
 
 Rows = Literal["all", "best", "shuffled"]
@@ -28,7 +28,7 @@ class Arm:
     """``method`` makes the method of a strength: its temperature tau or KTO's beta. SFT has none:
     its strength is the share of the updates that it makes."""
 
-    method: Callable[[float], Method]
+    method: Callable[[float], PolicyMethod]
     rows: Rows = "all"
     is_sft: bool = False
 
@@ -88,13 +88,13 @@ class Data:
 class Trainee:
     """A policy at the reference, with the critic and the head that its method asks for."""
 
-    method: Method
+    method: PolicyMethod
     policy: Policy
     critic: torch.nn.Module | None
     reference: Policy
 
     @classmethod
-    def start(cls, method: Method, world: World, *, seed: int) -> Trainee:
+    def start(cls, method: PolicyMethod, world: World, *, seed: int) -> Trainee:
         torch.manual_seed(seed)
         policy = world.policy(value_head="value" in method.outputs)
         critic = world.critic() if Role.CRITIC in method.roles else None
