@@ -235,8 +235,8 @@ def test_stored_weights_are_handed_over_with_their_proof(monkeypatch: pytest.Mon
 def test_an_update_sends_a_share_to_every_rank(handles: list[Handle]) -> None:
     shares = [UpdateShare(TrainBatch(ROWS.take([row])), [[[0]]], None) for row in range(len(ROWS))]
     norms = [LossNorm(tokens=2, sequences=2, groups=2)]
-    Trainers(group(handles)).update(SFT(), shares, norms, Role.POLICY)
+    Trainers(group(handles)).update(SFT(), shares, norms, single_step=True)
     for handle, share in zip(handles, shares, strict=True):
         assert handle.calls == [
-            ("update", SFT(), share.batch, [[[0]]], norms, None, Role.POLICY),
+            ("update", SFT(), share.batch, [[[0]]], norms, None, True),
         ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import torch
 from local_group import NotingRank, trainers
 
 from rto.cluster.calls import Trainers
