@@ -157,7 +157,7 @@ class RunKeeper:
             self.groups["critic"].export(str(self.exports / f"{name}_critic"))
 
 
-def _fields(method: Any) -> dict[str, Any]:
+def _fields(method: Any) -> dict[str, int | float]:
     """The numbers of a method: what ``adapt`` may have changed."""
     values = dataclasses.asdict(method)
     return {k: v for k, v in values.items() if isinstance(v, int | float)}
