@@ -19,6 +19,7 @@ CHECK_SECONDS = 5.0
 VERDICT_SECONDS = 10.0
 """How long a failed call waits for news of a dead actor that may have caused it."""
 
+Ping = ObjectRef[bool]
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
@@ -32,7 +33,7 @@ class Watch:
     """
 
     actors: dict[str, ActorHandle] = field(default_factory=dict)
-    _pings: dict[str, ObjectRef[Any]] = field(default_factory=dict)
+    _pings: dict[str, Ping] = field(default_factory=dict)
     _looked: float = field(default_factory=time.monotonic)
 
     def add(self, name: str, actor: ActorHandle) -> None:
@@ -65,13 +66,13 @@ class Watch:
             time.sleep(0.1)
 
 
-def _ping(actor: ActorHandle) -> ObjectRef[Any]:
+def _ping(actor: ActorHandle) -> Ping:
     return actor.__ray_ready__.remote()
 
 
-def _unanswered(pings: Mapping[str, ObjectRef[Any]]) -> dict[str, ObjectRef[Any]]:
+def _unanswered(pings: Mapping[str, Ping]) -> dict[str, Ping]:
     """The pings that are still out."""
-    out: dict[str, ObjectRef[Any]] = {}
+    out: dict[str, Ping] = {}
     for name, ping in pings.items():
         if not ray.wait([ping], timeout=0)[0]:
             out[name] = ping

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rto.cluster.actors import Kind
 from rto.cluster.keeper import EVAL
 from rto.config import RunConfig
+from rto.data.examples import Example
 from rto.data.groups import Groups
 from rto.errors import UserError
 from rto.functional.segments import within_group_correlation
@@ -83,7 +83,9 @@ def held_out_metrics(kind: Kind, feedback: Feedback, scored: ScoredBatch) -> dic
     return metrics
 
 
-def best_held_out(kind: Kind, feedback: Feedback, rows: Groups[Any], config: RunConfig) -> str:
+def best_held_out(
+    kind: Kind, feedback: Feedback, rows: Groups[Sequence[Example]], config: RunConfig
+) -> str:
     """The metric of held-out rows that chooses `best` where none is named: the accuracy of pairs,
     the correlation with the reward (higher is better), the nll of demonstrations (lower is).
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ from rto.cluster.scorer import ClusterScorer
 from rto.cluster.session import session
 from rto.cluster.stored import Reference, StoredScores, store
 from rto.config import RunConfig
-from rto.data.examples import collate_groups
+from rto.data.examples import Example, collate_groups
 from rto.data.groups import Groups
 from rto.data.intake import Intake
 from rto.data.offline import OfflineBatches
@@ -54,8 +54,8 @@ class OfflineRun:
     kind: Kind
     plan: Plan
     tokenizer: PreTrainedTokenizerBase
-    train: Groups[Any]
-    held_out: Groups[Any]
+    train: Groups[Sequence[Example]]
+    held_out: Groups[Sequence[Example]]
     num_steps: int
     visited: np.ndarray
     """The numbers of the groups of ``train`` that some step holds."""

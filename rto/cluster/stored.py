@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +118,7 @@ class Known:
 class StoredScores:
     """Scores batches of ``groups``, given by number; ``roles`` as the method asks for them."""
 
-    groups: Groups[Any]
+    groups: Groups[Sequence[Example]]
     roles: frozenset[Role]
     scorer: ClusterScorer
     pad_token_id: int
@@ -154,7 +153,7 @@ class StoredScores:
 
 
 def store(
-    groups: Groups[Any],
+    groups: Groups[Sequence[Example]],
     roles: frozenset[Role],
     *,
     scorer: ClusterScorer,
