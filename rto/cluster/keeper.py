@@ -159,7 +159,6 @@ class RunKeeper:
             self.groups["critic"].export(str(self.exports / f"{name}_critic"))
 
 
-<<<<<<< HEAD
 def adapted_fields(built: Any, method: Any) -> dict[str, Any]:
     """Name -> value of the fields by which ``adapt`` made ``method`` differ from ``built``.
 
@@ -175,12 +174,6 @@ def adapted_fields(built: Any, method: Any) -> dict[str, Any]:
                 "holds numbers, strings and tuples of them"
             )
     return found
-=======
-def _fields(method: Any) -> dict[str, int | float]:
-    """The numbers of a method: what ``adapt`` may have changed."""
-    values = dataclasses.asdict(method)
-    return {k: v for k, v in values.items() if isinstance(v, int | float)}
->>>>>>> typed
 
 
 def _same(value: Any, other: Any) -> bool:
