@@ -24,11 +24,12 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from benchmarks.common import ROOT, WORK, Figure, Options, script
 from benchmarks.preference import text
 from benchmarks.released_rpo import Rated, seconds_of_an_epoch
-from rto.config import RunConfig
-from rto.data.feedback import load_feedback
-from rto.sections import Actor, Adam, Data, RolloutSection, Train
-from rto.sections_methods import RPO, Algo
-from rto.sections_runtime import Ckpt, DeepSpeed
+from rto.data.feedback.read import load_feedback
+from rto.sections.data import Data
+from rto.sections.methods import RPO, Algo
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Ckpt, DeepSpeed
+from rto.sections.training import Actor, Adam, RolloutSection, Train
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
 
@@ -88,8 +89,8 @@ def through_rto(model: Path, file: Path) -> float:
     start = time.perf_counter()
     with RunFolder(folder) as run_folder:
         from rto.cli.methods import build
-        from rto.cluster.offline import run_offline
-        from rto.cluster.stages import prepare_fit
+        from rto.runs.offline import run_offline
+        from rto.runs.prepare import prepare_fit
 
         run = prepare_fit(config, functools.partial(build, "rpo", mode="offline"))
         run_offline(run, run_folder, None)

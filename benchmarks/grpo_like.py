@@ -14,10 +14,11 @@ import statistics
 from pathlib import Path
 
 from benchmarks.common import WORK, Figure, Options, peer, script, story_prompts
-from rto.config import RunConfig
-from rto.sections import Actor, Adam, Data, Reward, RolloutSection, Train
-from rto.sections_methods import KL, Algo
-from rto.sections_runtime import Ckpt, DeepSpeed
+from rto.sections.data import Data
+from rto.sections.methods import KL, Algo
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Ckpt, DeepSpeed
+from rto.sections.training import Actor, Adam, Reward, RolloutSection, Train
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
 
@@ -75,8 +76,8 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
     with RunFolder(folder) as run_folder:
         quiet(run_folder.logs)
         from rto.cli.methods import build
-        from rto.cluster.online import run_online
-        from rto.cluster.stages import prepare_online
+        from rto.runs.online import run_online
+        from rto.runs.prepare import prepare_online
 
         method = functools.partial(build, config.algo.name, mode="online")
         run_online(prepare_online(config, method), run_folder, None)

@@ -24,11 +24,12 @@ from typing import Literal, NamedTuple
 import psutil
 
 from benchmarks.common import GIB, WORK, Figure, Options, peer, script
-from rto.config import RunConfig
-from rto.data.feedback import load_feedback
-from rto.sections import Actor, Adam, Data, RolloutSection, Train
-from rto.sections_methods import Algo
-from rto.sections_runtime import Ckpt, DeepSpeed
+from rto.data.feedback.read import load_feedback
+from rto.sections.data import Data
+from rto.sections.methods import Algo
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Ckpt, DeepSpeed
+from rto.sections.training import Actor, Adam, RolloutSection, Train
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder
 
@@ -98,8 +99,8 @@ def through_rto(name: Name, path: Path, rows: Path, *, steps: int) -> tuple[floa
     )
     with RunFolder(folder) as run_folder, peak_memory() as peak:
         from rto.cli.methods import build
-        from rto.cluster.offline import run_offline
-        from rto.cluster.stages import prepare_fit
+        from rto.runs.offline import run_offline
+        from rto.runs.prepare import prepare_fit
 
         run = prepare_fit(config, functools.partial(build, name, mode="offline"))
         start = time.perf_counter()

@@ -14,13 +14,13 @@ from pathlib import Path
 from benchmarks.common import GIB, WORK, Figure, Options, interleaved, script, story_prompts
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.session import session
-from rto.config import RunConfig
-from rto.data.prompts import load_prompts
+from rto.data.loaders.prompts import load_prompts
 from rto.models.load import load_tokenizer
 from rto.rollout.requests import Sampling
 from rto.rollout.seeds import request_seed
-from rto.sections import Data
-from rto.sections_runtime import DeepSpeed
+from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import DeepSpeed
 from rto.tracking.quiet import quiet
 from rto.types import Prompt
 

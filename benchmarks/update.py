@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import Figure, Options, interleaved, script
-from rto.config import RunConfig
+from rto.batching.optimizer_steps import loss_norms, plan_update, rank_share
 from rto.methods.sft import SFT
-from rto.sections import Actor, Adam, Train
-from rto.sections_runtime import DeepSpeed
-from rto.training.plan import loss_norms, plan_update, rank_share
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import DeepSpeed
+from rto.sections.training import Actor, Adam, Train
 from rto.training.ranks import Rank, RankPlace
 from rto.types import TokenBatch, TrainBatch, pad
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rto.config import RunConfig
+from rto.sections.run_config import RunConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rto.config import RunConfig
 from rto.errors import UserError
+from rto.sections.run_config import RunConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def load_config(file: str | os.PathLike[str], *, command: str = "", **settings: 
     ``command`` says which command's settings they are; of a run folder its ``run.json`` does, and
     `train` where nothing does.
     """
-    from rto.cli.parse import parse_run
+    from rto.sections.parse import parse_run
 
     path = Path(file).expanduser()
     if not command:
@@ -74,7 +74,7 @@ class Run:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).expanduser()
-        from rto.tracking.summary import find_runs
+        from rto.report.summary import find_runs
 
         if list(find_runs(self.folder, depth=0)) != [self.folder]:
             raise UserError(
@@ -88,7 +88,7 @@ class Run:
     @property
     def state(self) -> str:
         """What `rto runs` says: finished, failed, running, ..."""
-        from rto.tracking.summary import summarise
+        from rto.report.summary import summarise
 
         return summarise(self.folder).state
 
@@ -157,7 +157,7 @@ class Run:
 
 
 def _run(command: str, settings: Mapping[str, Any]) -> Run:
-    from rto.cli.parse import parse_run
+    from rto.sections.parse import parse_run
 
     return Run(_execute(command, parse_run(command, flags(settings)).config))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from rto.functional.observe import OBSERVED, observe, observe_stored
+from rto.observe import OBSERVED, observe, observe_stored
 from rto.protocols import (
     BatchSource,
     Evaluator,

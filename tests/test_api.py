@@ -12,9 +12,9 @@ import pytest
 
 import rto
 from rto import api
-from rto.cli.parse import dump
-from rto.config import RunConfig
 from rto.errors import UserError
+from rto.sections.parse import dump
+from rto.sections.run_config import RunConfig
 from run_folders import write_run
 
 ROOT = Path(__file__).resolve().parents[1]

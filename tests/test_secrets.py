@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from rto.config import RunConfig, texts
 from rto.errors import UserError
 from rto.secrets import filled, hide, hide_words, holds_secret, is_secret_name, shown_url, without
-from rto.sections import Data, Reward
-from rto.sections_runtime import Generate, Logger, WandB
+from rto.sections.data import Data
+from rto.sections.run_config import RunConfig, texts
+from rto.sections.runtime import Generate, Logger, WandB
+from rto.sections.training import Reward
 
 SECRET_NAMES = """api_key apikey API-KEY x-api-key token access_token accessToken password passwd
 DB_PASS DB_PASSWD AWS_CREDENTIALS AUTHORIZATION TOKEN_1 OPENAI_APIKEY HF_TOKEN sig signature

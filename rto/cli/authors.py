@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rto.config import RunConfig
 from rto.errors import UserError
+from rto.sections.run_config import RunConfig
 
 OBJECTIVES: dict[str, dict[str, str]] = {
     "rpo": {"estimator": "batch_mean", "reduction": "mean"},

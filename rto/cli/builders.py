@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rto.config import RunConfig
+from rto.sections.run_config import RunConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rto.cli.compare_flags import axis, parser
-from rto.cli.parse import narrow, parse_run
-from rto.config import RunConfig
 from rto.errors import UserError
-from rto.paths import absolute_paths
-from rto.sections import Data, DPOModel
+from rto.sections.data import Data
+from rto.sections.parse import narrow, parse_run
+from rto.sections.paths import absolute_paths
+from rto.sections.run_config import RunConfig
+from rto.sections.training import DPOModel
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
-    from rto.evaluation.compare import Judged, Row
+    from rto.comparison.tables import Judged, Row
     from rto.protocols import Mode
 
 MOST_ACTORS = 6
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     rows = compare(plan)
     from rich.console import Console
 
-    from rto.evaluation.compare import markdown, table_rows
+    from rto.comparison.tables import markdown, table_rows
     from rto.tracking.console import table
 
     console = Console()
@@ -126,7 +127,7 @@ def compare(plan: Plan) -> dict[str, Row]:
     """Train, judge and write everything; a run that a former call finished is not trained again."""
     from rto.cluster import launch
     from rto.cluster.session import warm_actors
-    from rto.evaluation.compare import differences, plot, summarise, write_json
+    from rto.comparison.tables import differences, plot, summarise, write_json
     from rto.models.device import device_type
     from rto.tracking.run_folder import versions
 
@@ -238,7 +239,7 @@ def rows_per_group(config: RunConfig, algo: str) -> float:
 def _mean_responses(
     sources: tuple[str, ...], split: str, layout: str | None, subset: str | None, *columns: str
 ) -> float:
-    from rto.data.feedback import load_feedback
+    from rto.data.feedback.read import load_feedback
 
     data = Data(layout=layout, columns=list(columns), config_name=subset)
     rows = (row for name in sources for row in load_feedback(name, split=split, data=data))
@@ -273,10 +274,10 @@ def is_trained(run: Run) -> bool:
 
 def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
     """The answers of every run, and of the policy that all started from."""
-    from rto.cluster.evaluate import evaluate_policies
-    from rto.cluster.stages import reward_sources
-    from rto.data.prompts import load_prompts
+    from rto.data.loaders.prompts import load_prompts
     from rto.data.templates import load_template
+    from rto.runs.evaluate import evaluate_policies
+    from rto.runs.prepare import reward_sources
     from rto.scoring.function import RewardFunction
 
     chat = base.data.apply_chat_template
@@ -311,7 +312,7 @@ def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]
 
 
 def _judged(result: Any, costs: Mapping[str, float]) -> Judged:
-    from rto.evaluation.compare import Judged
+    from rto.comparison.tables import Judged
     from rto.types import Role
 
     order = sorted(

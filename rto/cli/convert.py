@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rto.cli import reads
-from rto.cli.foreign import explain, renamed, table
-from rto.cli.parse import ALIASES, known_fields
 from rto.cli.shell_script import OUTPUT, Call, find_calls
 from rto.errors import UserError, foreign
 from rto.secrets import hide, holds_secret
+from rto.sections import reads
+from rto.sections.foreign import explain, renamed, table
+from rto.sections.parse import ALIASES, known_fields
 from rto.text import one_line
 
 PROGRAM = re.compile(

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError
-from rto.ranges import check_tree
-from rto.sections import Data
+from rto.sections.data import Data
+from rto.sections.ranges import check_tree
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
 
-    from rto.data.check import Measure, Report, Spread
-    from rto.data.layouts import Layout
+    from rto.data.feedback.check import Measure, Report, Spread
+    from rto.data.feedback.layouts import Layout
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 WIDTH = 40
@@ -42,7 +42,7 @@ def check(options: argparse.Namespace) -> int:
     """Print what the data set holds; 0 where some of it can be used."""
     from rich.console import Console
 
-    from rto.data import check as data_check
+    from rto.data.feedback import check as data_check
 
     rows, layout = _open(options)
     report = data_check.check(
@@ -127,7 +127,7 @@ def bin_labels(spread: Spread) -> list[str]:
 
 def convert(options: argparse.Namespace) -> int:
     """Write the rows in another layout."""
-    from rto.data.convert import Conversion
+    from rto.data.feedback.convert import Conversion
 
     paths = target_paths(options.target, split=options.split is not None)
     rows, layout = _open(options)
@@ -174,7 +174,7 @@ def target_paths(target: str, *, split: bool) -> list[Path]:
 
 
 def _open(options: argparse.Namespace) -> tuple[Dataset, Layout]:
-    from rto.data.layouts import find_layout
+    from rto.data.feedback.layouts import find_layout
     from rto.data.sources import load_rows
 
     columns = [x for given in options.columns for x in given.split(",")]
@@ -185,7 +185,7 @@ def _open(options: argparse.Namespace) -> tuple[Dataset, Layout]:
 
 
 def _measure(model: str | None, chat_template: str | None) -> Measure:
-    from rto.data.check import Tokens, Words
+    from rto.data.feedback.check import Tokens, Words
 
     if model is None:
         return Words()

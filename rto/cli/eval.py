@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from rto.builds import require_vllm
 from rto.cli.eval_flags import JudgeSpec, Options, endpoint_of, parse
 from rto.cli.generate import model_path, writable
-from rto.ranges import require
 from rto.secrets import hide_words
-from rto.sections_runtime import Decoding
+from rto.sections.ranges import require
+from rto.sections.runtime import Decoding
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import versions, write_atomic
 

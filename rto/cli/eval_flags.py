@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rto.cli.one_line_parser import OneLineParser
-from rto.cli.parse import parse_run
-from rto.config import RunConfig
 from rto.errors import UserError
-from rto.paths import absolute_path
-from rto.ranges import check_tree, require
-from rto.sections_runtime import Decoding
+from rto.sections.parse import parse_run
+from rto.sections.paths import absolute_path
+from rto.sections.ranges import check_tree, require
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Decoding
 
 if TYPE_CHECKING:
     from rto.evaluation.endpoint import Endpoint
@@ -148,7 +148,7 @@ def endpoint_of(judge: JudgeSpec, options: Options) -> Endpoint:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Its help is that of the other commands (``rto.cli.help``)."""
+    """Its help is that of the other commands (``rto.sections.help``)."""
     parser = OneLineParser(prog="rto eval", description=DESCRIPTION, add_help=False,
                            allow_abbrev=False)  # fmt: skip
     _add_policies(parser)

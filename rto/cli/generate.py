@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rto.cli.parse import parse_run
-from rto.config import RunConfig
 from rto.errors import UserError, foreign
-from rto.ranges import require
+from rto.sections.parse import parse_run
+from rto.sections.ranges import require
+from rto.sections.run_config import RunConfig
 from rto.tracking.quiet import escape_control, quiet
 from rto.tracking.run_folder import write_atomic
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rto.evaluation.questions import Question
-    from rto.rollout.engines import EngineName
+    from rto.rollout.engine import EngineName
     from rto.rollout.requests import Sample
 
 
@@ -132,7 +132,7 @@ def prepare(model: str, config: RunConfig) -> Questions:
     from rto.evaluation.questions import rendered
     from rto.models.load import load_config
     from rto.models.rope import max_positions
-    from rto.rollout.engines import settled
+    from rto.rollout.engine import settled
     from rto.rollout.requests import Sampling
 
     template = load_template(model, config.data)
@@ -197,7 +197,7 @@ def questions_of(config: RunConfig) -> list[Question]:
 def answer(questions: Questions, config: RunConfig) -> list[Sample]:
     """``generate.num_samples`` responses to each prompt, those of one prompt side by side."""
     from rto.models.device import with_dtype
-    from rto.rollout.engines import alone, build_engine
+    from rto.rollout.engine import alone, build_engine
     from rto.rollout.requests import SampleRequest, Sampling
     from rto.rollout.seeds import request_seed
 

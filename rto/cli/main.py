@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> None:
     Raises:
         UserError: one line with the name, the value and the remedy.
     """
-    from rto.cli.parse import parse_run
+    from rto.sections.parse import parse_run
 
     command, rest = _split(list(argv))
     if command in ("sft", "reward", "dpo", "fit", "train"):

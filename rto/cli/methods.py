@@ -13,9 +13,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rto.cli.one_line_parser import OneLineParser
-from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections import DPOModel
+from rto.sections.run_config import RunConfig
+from rto.sections.training import DPOModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rto.config import RunConfig
 from rto.errors import UserError, foreign
-from rto.paths import is_hub_id
+from rto.sections.paths import is_hub_id
+from rto.sections.run_config import RunConfig
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".py")
 """Of files: a path that ends so is no hub id."""

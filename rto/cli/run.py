@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rto.cli.authors import told, with_authors_code
-from rto.cli.parse import dump, parse_run
 from rto.cli.preflight import preflight
 from rto.cli.report import add_report
-from rto.config import RunConfig
-from rto.paths import absolute_paths
-from rto.ranges import require
+from rto.sections.parse import dump, parse_run
+from rto.sections.paths import absolute_paths
+from rto.sections.ranges import require
+from rto.sections.run_config import RunConfig
 from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_going_on, check_place
 from rto.tracking.run_state import RunState
 
 if TYPE_CHECKING:
-    from rto.cluster.offline import OfflineRun
-    from rto.cluster.online import OnlineRun
-    from rto.data.intake import Intake
+    from rto.data.accounting import Intake
     from rto.protocols import Card
+    from rto.runs.offline import OfflineRun
+    from rto.runs.online import OnlineRun
     from rto.training.checkpoint import Checkpoint
 
     Run = OnlineRun | OfflineRun
@@ -101,7 +101,7 @@ def _about(command: str, card: Card, intake: Intake) -> dict[str, object]:
 
 
 def _find_checkpoint(run: Run, place: Path) -> Checkpoint | None:
-    from rto.cluster.offline import find_checkpoint
+    from rto.runs.offline import find_checkpoint
 
     return find_checkpoint(run.config, run.method, place / CHECKPOINTS)
 
@@ -114,7 +114,7 @@ def _command(command: str, argv: Sequence[str]) -> int:
         preflight(command, parsed.config)
         _begin(command, parsed.config, None)
         run, _ = _prepare(command, parsed.config)
-        from rto.cli.plan import print_plan
+        from rto.cli.dry_run import print_plan
 
         print_plan(run)
         print(_dtype_told(parsed.config, run))
@@ -136,22 +136,22 @@ def _prepare(command: str, config: RunConfig) -> tuple[Run, Work]:
     from functools import partial
 
     from rto.cli.methods import build
-    from rto.cluster import stages
+    from rto.runs import prepare
 
     tell("reading tokenizers and data")
     if command == "train":
-        from rto.cluster.online import run_online
+        from rto.runs.online import run_online
 
         method = partial(build, config.algo.name, mode="online")
-        online = stages.prepare_online(config, method)
+        online = prepare.prepare_online(config, method)
         return online, partial(run_online, online)
-    from rto.cluster.offline import run_offline
+    from rto.runs.offline import run_offline
 
     if command == "reward":
-        offline = stages.prepare_reward(config)
+        offline = prepare.prepare_reward(config)
     else:
         method = partial(build, method_name(command, config), mode="offline")
-        offline = stages.prepare_fit(config, method)
+        offline = prepare.prepare_fit(config, method)
     return offline, partial(run_offline, offline)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from rto.cli.one_line_parser import OneLineParser, named
 from rto.errors import UserError
+from rto.report.summary import Summary, by_state, find_runs, summarise
 from rto.secrets import hide
-from rto.tracking.summary import Summary, by_state, find_runs, summarise
 
 WIDTH = 160
 """Columns of the table where nobody's terminal sets them."""

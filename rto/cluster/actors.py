@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Literal
 import ray
 import torch
 
-from rto.config import RunConfig
 from rto.protocols import Method, Output
-from rto.rollout.engines import Door, Engine, ReceivingEngine, build_engine
+from rto.rollout.engine import Door, Engine, ReceivingEngine, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from rto.rollout.digest import TensorDigests, WeightReceipt
-    from rto.rollout.vllm import WeightTransferInitRequest, WeightTransferUpdateRequest
+    from rto.rollout.vllm.engine import WeightTransferInitRequest, WeightTransferUpdateRequest
     from rto.scoring.frozen import FrozenScorer
     from rto.training.learner import Objective
+    from rto.weights.digest import TensorDigests, WeightReceipt
 
 Kind = Literal["policy", "critic", "score"]
 Device = Literal["cpu", "cuda"]

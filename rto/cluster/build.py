@@ -20,8 +20,8 @@ from rto.cluster.actors import (
 from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
-from rto.config import RunConfig
-from rto.rollout.engines import Door
+from rto.rollout.engine import Door
+from rto.sections.run_config import RunConfig
 from rto.types import Role
 
 Progress = Callable[[str], None]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from rto.cluster.actors import Device, EngineActor, ScorerActor, TrainerActor, TrainerSpec
 from rto.cluster.groups import ActorGroup, Pending, arriving, remote
-from rto.config import RunConfig
 from rto.protocols import Method
-from rto.rollout.digest import TensorDigests, WeightReceipt
-from rto.rollout.engines import Door
+from rto.rollout.engine import Door
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.sections.run_config import RunConfig
 from rto.training.learner import Objective
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
+from rto.weights.digest import TensorDigests, WeightReceipt
 
 Weights = Mapping[str, Tensor]
 """Whole tensors by name."""

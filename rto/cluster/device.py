@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rto.cluster import launch
 from rto.cluster.plan import Plan
-from rto.config import RunConfig
 from rto.errors import UserError
 from rto.models.device import DeviceType, device_type
-from rto.ranges import require
+from rto.sections.ranges import require
+from rto.sections.run_config import RunConfig
 
 
 def run_device(config: RunConfig) -> DeviceType:

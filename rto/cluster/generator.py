@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rto.batching.shards import shard_rows
 from rto.cluster.calls import Engines
-from rto.cluster.sharding import shard_rows
 from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.rollout.seeds import request_seed
 from rto.types import Prompt, Rollout

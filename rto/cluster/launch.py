@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rto.errors import foreign
-from rto.sections_runtime import Cluster
+from rto.sections.runtime import Cluster
 from rto.tracking.signals import end_on_signals
 
 GIB = 1024**3

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rto.batching.optimizer_steps import OptimizerStep, loss_norms, plan_update, rank_share
+from rto.batching.shards import unshard
 from rto.cluster.calls import Trainers, UpdateShare
 from rto.cluster.groups import Pending
-from rto.cluster.ptx import PretrainMix
-from rto.cluster.sharding import unshard
 from rto.protocols import Method
 from rto.training.learner import Objective
-from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
+from rto.training.pretrain_mix import PretrainMix
 from rto.types import StepStats, TrainBatch
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from rto.config import RunConfig
+from rto.sections.run_config import RunConfig
 
 COLOCATED_GPU_SHARE = 0.2
 """Share of a GPU that a colocated actor is accounted with; several must fit into one bundle."""

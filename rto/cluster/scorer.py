@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rto.batching.shards import shard_rows, unshard
 from rto.cluster.calls import Scored, Scorers, Trainers
 from rto.cluster.groups import Pending
-from rto.cluster.sharding import shard_rows, unshard
-from rto.data.rated import with_unrelated_responses
+from rto.data.loaders.rated import with_unrelated_responses
 from rto.scoring.combine import combine
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 

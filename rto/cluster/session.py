@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rto.cluster import launch
 from rto.cluster.plan import Plan
-from rto.config import RunConfig
+from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ import torch
 
 from rto.cluster.calls import Engines, Trainers
 from rto.errors import ProofError
-from rto.rollout.digest import TensorDigests, WeightReceipt, first_difference
-from rto.rollout.engines import Door
+from rto.rollout.engine import Door
 from rto.types import TokenBatch, pad
+from rto.weights.digest import TensorDigests, WeightReceipt, first_difference
 
 
 @dataclass(frozen=True)

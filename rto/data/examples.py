@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from rto.data.templates import Template, Where
-from rto.sections import Data
+from rto.sections.data import Data
 from rto.types import TokenBatch, pad
 
 

@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 from datasets import Dataset, DatasetDict, interleave_datasets, load_dataset, load_from_disk
 
-from rto.data.arrow import cache_home
-from rto.data.files import FILE_TYPES, read_file
+from rto.data.storage.arrow import cache_home
+from rto.data.storage.row_files import FILE_TYPES, read_file
 from rto.errors import UserError, foreign
-from rto.sections import Data
+from rto.sections.data import Data
 from rto.text import one_line
 
 READ = 64

@@ -14,7 +14,7 @@ from rto.data.sources import require_text
 from rto.errors import UserError
 from rto.models.continuation import Continuation
 from rto.models.load import generation_stops, is_encoder_decoder, load_tokenizer
-from rto.sections import INPUT_TEMPLATES, Data
+from rto.sections.data import INPUT_TEMPLATES, Data
 
 __all__ = ["Answered", "Message", "Template", "Where", "check_messages", "load_template"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rto.config import RunConfig
 from rto.data.templates import Message, Where, load_template
 from rto.errors import UserError
 from rto.models.device import with_dtype
 from rto.models.load import load_config
 from rto.models.rope import max_positions
-from rto.rollout.engines import alone, build_engine
+from rto.rollout.engine import alone, build_engine
 from rto.rollout.requests import SampleRequest, Sampling
+from rto.sections.run_config import RunConfig
 
 
 def ask_local(

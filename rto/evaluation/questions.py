@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rto.data.feedback import load_feedback
-from rto.data.layouts import told_layout
+from rto.data.feedback.layouts import told_layout
+from rto.data.feedback.read import load_feedback
 from rto.data.sources import load_rows, numbered_rows, require_text
 from rto.data.templates import Message, Template, Where
 from rto.errors import UserError

@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from rto.cluster.check_models import with_engine
-from rto.cluster.evaluate import Evaluator, evaluator
-from rto.config import RunConfig
 from rto.data.templates import Template
 from rto.errors import UserError, foreign
 from rto.evaluation.formats import Answers
@@ -21,6 +18,9 @@ from rto.evaluation.questions import Question, rendered
 from rto.models.load import assert_same_tokenizer, generation_stops, load_config, load_tokenizer
 from rto.models.rope import max_positions
 from rto.rollout.requests import Sampling
+from rto.runs.check_models import with_engine
+from rto.runs.evaluate import Evaluator, evaluator
+from rto.sections.run_config import RunConfig
 from rto.types import Prompt
 
 NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")

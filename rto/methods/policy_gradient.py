@@ -198,7 +198,7 @@ class PolicyGradient(PlainMethod):
     def observe(
         self, batch: ScoredBatch, *, rewards: Tensor, advantages: Tensor
     ) -> dict[str, float]:
-        """What ``rto.functional.observe`` cannot know: token rewards and advantages [B, T], the KL
+        """What ``rto.observe`` cannot know: token rewards and advantages [B, T], the KL
         by the method's own estimator, the clipping of the reward."""
         mask, reward = batch.tokens.response_mask, batch[Role.REWARD].float()
         low, high = self.reward_clip_range or (float("-inf"), float("inf"))

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rto.errors import UserError, foreign
-from rto.sections_runtime import Lora
+from rto.sections.runtime import Lora
 
 if TYPE_CHECKING:
     from peft import PeftModel

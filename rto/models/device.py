@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from rto.config import RunConfig
 from rto.errors import UserError
+from rto.sections.run_config import RunConfig
 
 DeviceType = Literal["cpu", "cuda"]
 Dtype = Literal["bf16", "fp32"]

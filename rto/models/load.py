@@ -36,7 +36,7 @@ from rto.models.chat_template import chosen_template
 from rto.models.config_values import check_values
 from rto.models.rope import fix_frequencies
 from rto.models.source import check_type, reading, source
-from rto.sections_runtime import Lora
+from rto.sections.runtime import Lora
 
 if TYPE_CHECKING:
     from peft import PeftModel

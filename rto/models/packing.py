@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rto.data.microbatch import cut
+from rto.batching.microbatch import cut
 from rto.types import TokenBatch
 
 BUCKET_OVERHEAD = {"cpu": 16, "cuda": 1024}

@@ -27,7 +27,7 @@ from rto.models.load import (
 )
 from rto.models.rope import check_positions
 from rto.models.source import INDEX, cached, weight_file
-from rto.sections_runtime import Lora
+from rto.sections.runtime import Lora
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Use = Literal["policy", "critic", "reward", "new reward"]

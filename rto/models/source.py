@@ -11,7 +11,7 @@ from huggingface_hub import constants, get_session, try_to_load_from_cache
 from transformers import CONFIG_MAPPING
 
 from rto.errors import UserError, foreign
-from rto.paths import is_hub_id
+from rto.sections.paths import is_hub_id
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

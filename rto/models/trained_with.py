@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from rto.errors import UserError
 from rto.models.rope import longest_of_short
-from rto.sections import Data
+from rto.sections.data import Data
 
 
 @dataclass(frozen=True)

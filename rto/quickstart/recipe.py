@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rto.cli.one_line_parser import OneLineParser, whole
-from rto.cli.parse import parse_run
 from rto.cli.report import add_report
 from rto.cluster import launch
 from rto.cluster.session import warm_actors
-from rto.config import RunConfig
 from rto.evaluation.statistics import Mean, bootstrap
 from rto.resources import CONFIGS
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
 from rto.tracking.phases import begin
 
 if TYPE_CHECKING:
-    from rto.cluster.evaluate import Evaluated
+    from rto.runs.evaluate import Evaluated
 
 STAGES = {
     "sft": "sft",
@@ -182,10 +182,10 @@ def run_stage(stage: str, folder: Path) -> float:
 
 def judge(root: Path, config: RunConfig) -> dict[str, Evaluated]:
     """Every policy's answers to the held-out prompts."""
-    from rto.cluster.evaluate import evaluate_policies
-    from rto.cluster.stages import reward_sources
-    from rto.data.prompts import load_prompts
+    from rto.data.loaders.prompts import load_prompts
     from rto.data.templates import load_template
+    from rto.runs.evaluate import evaluate_policies
+    from rto.runs.prepare import reward_sources
 
     begin("\n== evaluation")
     template = load_template(str(root / "base"), config.data, chat=config.data.apply_chat_template)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from rto.cli import parse, reads
-from rto.config import RunConfig
 from rto.report.collect import Run
 from rto.report.files import flat
+from rto.sections import parse, reads
+from rto.sections.run_config import RunConfig
 
 
 def acting(run: Run) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Sampling by transformers: for encoder-decoder models, which vLLM does not serve, and without it.
 
 The same interface and the same proofs as ``rto.rollout.vllm``: an engine samples only from weights
-somebody has vouched for. Here the weights can be read back, so the receipt tells the digests of
-what the engine holds after an update.
+that somebody has vouched for. Here the weights can be read back, so the receipt tells the digests
+of what the engine holds after an update.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from rto.data.microbatch import plan_microbatches
+from rto.batching.microbatch import plan_microbatches
 from rto.errors import ProofError
 from rto.models.continuation import Continuation
 from rto.models.device import dtype_of, empty_cache
 from rto.models.load import is_encoder_decoder, load_language_model, load_tokenizer
 from rto.models.rope import max_positions
 from rto.models.seq2seq import decoder_start
-from rto.rollout.digest import WeightReceipt, tensor_digest
 from rto.rollout.draw import draw
-from rto.rollout.proven import ProvenVersion
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import pad
+from rto.weights.accepted_version import ProvenVersion
+from rto.weights.digest import WeightReceipt, tensor_digest
 
 
 class HfEngine:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from rto.errors import UserError
-from rto.sections_runtime import Decoding
+from rto.sections.runtime import Decoding
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Prompts with a response each, as token ids."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rto.data.microbatch import plan_microbatches
+from rto.batching.microbatch import plan_microbatches
 from rto.errors import RewardProtocolError, UserError
 from rto.models.device import empty_cache
 from rto.models.families import load_policy

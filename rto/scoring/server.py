@@ -16,7 +16,6 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from rto.config import RunConfig
 from rto.data.templates import Template
 from rto.errors import RewardProtocolError, UserError, told
 from rto.models.device import dtype_of, resolve_device, with_dtype
@@ -28,6 +27,7 @@ from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import unique_keys
 from rto.scoring.listen import Door
+from rto.sections.run_config import RunConfig
 from rto.types import TokenBatch, pad
 
 REQUEST_CAP = 64 << 20

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from rto.errors import UserError, foreign
-from rto.sections_runtime import Logger, WandB
+from rto.sections.runtime import Logger, WandB
 from rto.tracking.console import LiveConsole
 from rto.tracking.run_folder import RunFolder, write_atomic
 from rto.tracking.timing import Timings

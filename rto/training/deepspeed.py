@@ -27,7 +27,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
-from rto.sections import Adam, LrScheduler
+from rto.sections.training import Adam, LrScheduler
 
 
 @dataclass(frozen=True)

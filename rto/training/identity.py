@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rto.config import RunConfig
 from rto.errors import UserError, foreign
+from rto.sections.run_config import RunConfig
 
 FREE_SECTIONS = ("ckpt", "eval", "generate", "logger", "plan", "ray", "vllm")
 FREE = frozenset({

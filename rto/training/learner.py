@@ -1,6 +1,7 @@
 """One rank's part of an update: its micro-batches forward and backward, its share of the sums.
 
-The driver plans (``rto.training.plan``), ships each rank its rows, and calls all ranks at once.
+The driver plans (``rto.batching.optimizer_steps``), ships each rank its rows, and calls all ranks
+at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rto.data.microbatch import plan_microbatches
+from rto.batching.microbatch import plan_microbatches
 from rto.errors import UserError
 from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
 

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rto.config import RunConfig
 from rto.errors import ProofError
 from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
@@ -23,8 +22,8 @@ from rto.models.load import load_scalar_model, load_tokenizer
 from rto.models.policy import Policy, unwrapped
 from rto.models.trained_with import keep_trained_with
 from rto.protocols import Output
-from rto.rollout.digest import DigestRecorder, TensorDigests
-from rto.sections import Trained
+from rto.sections.run_config import RunConfig
+from rto.sections.training import Trained
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
 from rto.training.learner import (
     CriticTrainer,
@@ -34,6 +33,7 @@ from rto.training.learner import (
     ScoreTrainer,
 )
 from rto.types import LossNorm, StepStats, TokenBatch, TrainBatch
+from rto.weights.digest import DigestRecorder, TensorDigests
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -140,7 +140,7 @@ class Rank:
         self, engines: Sequence[Any], door: Literal["nccl", "ipc"], num_workers: int
     ) -> None:
         """Connect to the engines by vLLM's weight transfer."""
-        from rto.rollout.vllm import WeightSender, WeightStream
+        from rto.rollout.vllm.weights import WeightSender, WeightStream
 
         engine = self.trainer.engine
         shapes = [

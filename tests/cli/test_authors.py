@@ -6,10 +6,10 @@ import pytest
 
 from rpo_ext.builders import dro, kto, rpo
 from rto.cli.authors import told, with_authors_code
-from rto.cli.parse import dump, parse_run
-from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections_methods import Algo
+from rto.sections.methods import Algo
+from rto.sections.parse import dump, parse_run
+from rto.sections.run_config import RunConfig
 
 
 def authors(name: str, *flags: str) -> RunConfig:

@@ -21,9 +21,9 @@ from rto.cli.compare import (
     planned_runs,
     rows_per_group,
 )
-from rto.cli.parse import dump, parse_run
+from rto.comparison.tables import Judged
 from rto.errors import UserError
-from rto.evaluation.compare import Judged
+from rto.sections.parse import dump, parse_run
 
 DPO_FLAGS = ["--dpo.model_name_or_path", "dpo_policy"]
 

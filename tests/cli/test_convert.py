@@ -11,11 +11,11 @@ import pytest
 
 from rto.cli import convert as convert_module
 from rto.cli.convert import PROGRAM, convert, rendered
-from rto.cli.foreign import explain, renamed, table
 from rto.cli.main import main
-from rto.cli.parse import ALIASES, known_fields, parse_run
 from rto.cli.shell_script import find_calls, split, statements
 from rto.errors import UserError
+from rto.sections.foreign import explain, renamed, table
+from rto.sections.parse import ALIASES, known_fields, parse_run
 
 TRAINERS = {
     "train_sft": "sft",

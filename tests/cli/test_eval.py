@@ -13,7 +13,7 @@ from scripted_server import serving
 from rto.cli.eval import described, main
 from rto.cli.eval_flags import JudgeSpec, Source, parse
 from rto.errors import UserError
-from rto.sections_runtime import Decoding
+from rto.sections.runtime import Decoding
 
 BASE = ["--model", "runs/x/last", "--prompts", "p.jsonl"]
 KEY = "sk-local-1"

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from rto.cli.generate import main, model_path, new_file, prepare, questions_of, show
-from rto.cli.parse import parse_run
-from rto.config import RunConfig
 from rto.errors import UserError
 from rto.evaluation.formats import read_answers
 from rto.evaluation.questions import Question
 from rto.rollout.requests import Sample
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
 
 
 def config(*argv: str) -> RunConfig:

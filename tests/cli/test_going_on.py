@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rto.cli.parse import parse_run
 from rto.cli.run import execute
 from rto.errors import UserError
+from rto.sections.parse import parse_run
 
 
 def start(folder: Path, model: Path, *more: str) -> None:

@@ -12,14 +12,14 @@ from typing import Any, cast
 import pytest
 
 from rto.cli.methods import FEEDBACK_ORDER, GROUP, build, card
-from rto.cli.parse import parse_run
-from rto.config import RunConfig
 from rto.errors import UserError
 from rto.methods.critic_free import RLOO, CriticFree
 from rto.methods.rto import DpoTokenReward
 from rto.protocols import CriticMethod, Mode, PolicyMethod
-from rto.sections import Actor, DPOModel, Reward
-from rto.sections_methods import KL, Advantage, Algo
+from rto.sections.methods import KL, Advantage, Algo
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
+from rto.sections.training import Actor, DPOModel, Reward
 from rto.types import Role
 
 NAMES = sorted(point.name for point in entry_points(group=GROUP))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rto.cli.parse import parse_run
 from rto.cli.preflight import preflight
 from rto.errors import UserError
+from rto.sections.parse import parse_run
 
 HEAVY = ("torch", "transformers", "datasets", "ray", "deepspeed", "vllm")
 

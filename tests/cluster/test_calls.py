@@ -13,16 +13,17 @@ from local_group import BigramEngine, BigramRank, bigram, engines, trainers
 from token_rows import token_batch
 from torch import Tensor
 
-from rto.cluster import evaluate
 from rto.cluster.actors import EngineActor, TrainerSpec
 from rto.cluster.calls import Engines, Scorers, Trainers, UpdateShare
 from rto.cluster.groups import ActorGroup, Pending
-from rto.config import RunConfig
 from rto.errors import ProofError
 from rto.methods.sft import SFT
 from rto.rollout.requests import SampleRequest, Sampling
-from rto.sections import Data, RolloutSection
-from rto.sections_runtime import VLLM
+from rto.runs import evaluate
+from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import VLLM
+from rto.sections.training import RolloutSection
 from rto.types import LossNorm, Role, TrainBatch
 
 SPEC = TrainerSpec("policy", "m", total_steps=3)
@@ -221,7 +222,7 @@ class Mangling(BigramEngine):
 
 
 def test_stored_weights_are_handed_over_with_their_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rto.cluster.evaluate.ray.put", lambda weights: weights)
+    monkeypatch.setattr("rto.runs.evaluate.ray.put", lambda weights: weights)
     engine, weights = BigramEngine(bigram()), {"table": bigram(1)}
     evaluate._hand_over(engines(engine), weights)
     assert engine.notes == [("load_weights",), ("receipt",), ("accept", evaluate.VERSION)]

@@ -7,10 +7,10 @@ import pytest
 from rto.cluster import launch
 from rto.cluster.device import check_planned, run_device
 from rto.cluster.plan import plan_actors
-from rto.config import RunConfig
 from rto.errors import UserError
-from rto.sections import Actor, Train
-from rto.sections_runtime import VLLM, Cluster, Planned
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import VLLM, Cluster, Planned
+from rto.sections.training import Actor, Train
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rto.cli.methods import build
-from rto.cli.parse import parse_run
-from rto.cluster.stages import prepare_fit, prepare_online
-from rto.data.intake import HELD_OUT, NOT_REACHED, TOO_LONG, Intake
+from rto.data.accounting import HELD_OUT, NOT_REACHED, TOO_LONG, Intake
 from rto.errors import UserError
+from rto.runs.prepare import prepare_fit, prepare_online
+from rto.sections.parse import parse_run
 
 
 @pytest.fixture

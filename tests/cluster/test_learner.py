@@ -14,13 +14,13 @@ from token_rows import token_batch
 
 from rto.cluster.actors import TrainerActor
 from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.cluster.ptx import PretrainMix
 from rto.data.examples import Example
 from rto.methods.ppo import PPO
 from rto.methods.preference import DPO
 from rto.methods.sft import SFT
 from rto.protocols import Method
 from rto.training.learner import Objective
+from rto.training.pretrain_mix import PretrainMix
 from rto.types import LossNorm, StepStats, TrainBatch
 
 RESPONSES = [[10, *[3] * i, 2] for i in range(8)]

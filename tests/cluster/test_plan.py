@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rto.cluster.plan import Plan, plan_actors
-from rto.config import RunConfig
-from rto.sections import Actor, Critic, Frozen, Train
-from rto.sections_runtime import VLLM
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import VLLM
+from rto.sections.training import Actor, Critic, Frozen, Train
 
 
 def config(*, colocate: bool = True, width: int = 1, engines: int = 1) -> RunConfig:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from recorded import recorded
 
-from rto.cli import reads
 from rto.cli.methods import build
-from rto.cli.parse import flat, parse_run
-from rto.cluster.stages import prepare_fit, prepare_online, prepare_reward
+from rto.runs.prepare import prepare_fit, prepare_online, prepare_reward
+from rto.sections import reads
+from rto.sections.parse import flat, parse_run
 
 LOOKED_AT = {
     "critic.model_name_or_path",

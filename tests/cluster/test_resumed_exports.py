@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from local_group import NotingRank, trainers
 
-from rto.cluster.keeper import Best, RunKeeper
 from rto.methods.base import PlainMethod
 from rto.protocols import Card
+from rto.runs.checkpointing import Best, RunKeeper
 from rto.training.checkpoint import CheckpointStore
 from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch

@@ -12,7 +12,7 @@ import torch
 from local_group import BigramRank, FrozenReplica, bigram, bigram_logprobs, scorers, trainers
 
 from rto.cluster.scorer import ClusterScorer, RewardSources, TextReward
-from rto.data.rated import with_unrelated_responses
+from rto.data.loaders.rated import with_unrelated_responses
 from rto.errors import RewardProtocolError
 from rto.types import Prompt, Role, Rollout, collate
 

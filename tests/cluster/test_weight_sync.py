@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rto.cluster.weight_sync import ClusterWeightSync, Probe, check_receipt, make_probe
 from rto.errors import ProofError
-from rto.rollout.digest import WeightReceipt
+from rto.weights.digest import WeightReceipt
 
 SENT = {"a.weight": "11", "b.weight": "22"}
 

@@ -12,7 +12,7 @@ from rto.data.chat import Where, lost_turn
 from rto.data.templates import Template, check_messages, load_template
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
-from rto.sections import Data
+from rto.sections.data import Data
 
 HERE = Where("f.jsonl", 3, "input")
 LOOP = (

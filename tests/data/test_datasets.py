@@ -12,16 +12,16 @@ import pytest
 import torch
 from stored import stored
 
+from rto.data.batches import OfflineBatches
 from rto.data.examples import Example, Limit, collate_groups
-from rto.data.groups import split_by_prompt
-from rto.data.offline import OfflineBatches
-from rto.data.preferences import load_pairs
-from rto.data.prompts import load_prompts
-from rto.data.sft import load_examples, load_texts
+from rto.data.loaders.demonstrations import load_examples, load_texts
+from rto.data.loaders.pairs import load_pairs
+from rto.data.loaders.prompts import load_prompts
+from rto.data.storage.groups import split_by_prompt
 from rto.data.templates import Template, Where
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
-from rto.sections import Data
+from rto.sections.data import Data
 from rto.types import Role, ScoredBatch
 
 FEEDBACK = [

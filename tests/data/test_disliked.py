@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from rto.cli.methods import build
-from rto.cli.parse import parse_run
-from rto.cluster.stages import prepare_fit
-from rto.data.intake import DISLIKED, TOO_LONG
+from rto.data.accounting import DISLIKED, TOO_LONG
 from rto.errors import UserError
 from rto.evaluation.questions import load_questions
+from rto.runs.prepare import prepare_fit
+from rto.sections.parse import parse_run
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from rto.data.groups import split_by_prompt
-from rto.data.offline import OfflineBatches
-from rto.data.rated import load_rated, reward_scale, unrelated_rows
+from rto.data.batches import OfflineBatches
+from rto.data.loaders.rated import load_rated, reward_scale, unrelated_rows
+from rto.data.storage.groups import split_by_prompt
 from rto.data.templates import Template
 from rto.models.load import load_tokenizer
-from rto.sections import Data
+from rto.sections.data import Data
 
 TOKENS = 50
 """Of a response; as a tuple of Python's it takes 8 bytes for each."""

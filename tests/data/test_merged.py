@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rto.cli.methods import build
-from rto.cli.parse import parse_run
-from rto.cluster.stages import prepare_fit, prepare_online, prepare_reward
+from rto.runs.prepare import prepare_fit, prepare_online, prepare_reward
+from rto.sections.parse import parse_run
 
 ROWS = [
     ("w0", "w1", 1.0),

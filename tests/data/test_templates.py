@@ -11,8 +11,8 @@ from tiny_tokenizers import bos_tokenizer, piece_tokenizer, tiny_t5_tokenizer, t
 from rto.data.templates import Template, Where, load_template
 from rto.errors import UserError
 from rto.models.load import generation_stops, load_tokenizer
-from rto.ranges import check_tree
-from rto.sections import Data
+from rto.sections.data import Data
+from rto.sections.ranges import check_tree
 
 HERE = Where("f.jsonl", 3, "input")
 TURNS = [

@@ -13,10 +13,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from rto.cli.main import main
-from rto.data.feedback import load_feedback
-from rto.data.verdicts import is_verdict, verdict
+from rto.data.feedback.read import load_feedback
+from rto.data.feedback.verdicts import is_verdict, verdict
 from rto.errors import UserError
-from rto.sections import Data
+from rto.sections.data import Data
 
 CHAT = [
     {"role": "user", "content": "p"},

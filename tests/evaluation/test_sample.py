@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rto.cluster.evaluate import Evaluated
 from rto.errors import UserError
 from rto.evaluation.questions import Question
 from rto.evaluation.sample import _converse, _groups, _prompts, load_policy
+from rto.runs.evaluate import Evaluated
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 
 QUESTIONS = [Question("a", ("w1", "w2")), Question("b", ("w3",)), Question("c", ("w4", "w5"))]

@@ -9,7 +9,7 @@ import pytest
 
 from rto.cluster import launch
 from rto.cluster.session import warm_actors
-from rto.sections_runtime import Cluster
+from rto.sections.runtime import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -36,14 +36,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rto.cli.methods import build
-from rto.cli.parse import parse_run
 from rto.cli.run import execute
 from rto.cluster.calls import Engines, Weights
-from rto.cluster.online import OnlineRun, Pipeline, build_pipeline
 from rto.cluster.session import session
-from rto.cluster.stages import prepare_online
 from rto.cluster.weight_sync import ClusterWeightSync
-from rto.config import RunConfig
 from rto.data.sampler import PromptSampler
 from rto.errors import ActorLost, ProofError, UserError
 from rto.loop import train
@@ -51,9 +47,13 @@ from rto.methods.ppo import PPO
 from rto.models.load import load_tokenizer
 from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
-from rto.rollout.digest import DigestRecorder, WeightReceipt
+from rto.runs.online import OnlineRun, Pipeline, build_pipeline
+from rto.runs.prepare import prepare_online
 from rto.scoring.server import build_app
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
 from rto.types import Prompt, Role, Rollout, ScoredBatch
+from rto.weights.digest import DigestRecorder, WeightReceipt
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

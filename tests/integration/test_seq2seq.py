@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rto.cli.main import main
-from rto.cli.parse import parse_run
 from rto.cli.run import execute
 from rto.errors import UserError
 from rto.models.families import load_policy
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
+from rto.sections.parse import parse_run
 from rto.types import TokenBatch, pad
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

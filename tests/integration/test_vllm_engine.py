@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rto.errors import ProofError, UserError
-from rto.rollout.digest import DigestRecorder, first_difference
 from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.weights.digest import DigestRecorder, first_difference
 
 VOCAB, EOS, PAD, UNK = 100, 98, 99, 97
 PROMPTS = [(3, 14, 15), (9, 26, 5, 35, 8), (97, 9), (31,)]
@@ -105,7 +105,7 @@ class Held:
 def held(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Held]:
-    from rto.rollout.vllm import VllmEngine
+    from rto.rollout.vllm.engine import VllmEngine
 
     folder = tmp_path_factory.mktemp("llama")
     model = tiny_llama(seed=0, tied=request.param)
@@ -300,7 +300,7 @@ def test_sleep_and_wake_change_nothing_on_cpu(engine: Any):
 
 
 def test_a_trainer_rank_other_than_the_sender_passes_over_all_weights():
-    from rto.rollout.vllm import WeightSender, WeightStream
+    from rto.rollout.vllm.weights import WeightSender, WeightStream
 
     weights = weights_of(tiny_llama(seed=0, tied=True))
     stream = WeightStream(
@@ -312,7 +312,7 @@ def test_a_trainer_rank_other_than_the_sender_passes_over_all_weights():
 
 
 def test_object_store_with_tensor_parallelism_is_refused_with_the_remedy():
-    from rto.rollout.vllm import VllmEngine
+    from rto.rollout.vllm.engine import VllmEngine
 
     with pytest.raises(UserError, match="use nccl"):
         VllmEngine("any", dtype="bf16", max_model_len=8, seed=0, tensor_parallel_size=2)

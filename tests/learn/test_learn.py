@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rto.cli.compare import Plan, compare, entries
-from rto.evaluation.compare import Row, markdown
+from rto.comparison.tables import Row, markdown
 from rto.tracking.run_folder import versions
 
 pytestmark = [pytest.mark.learn, pytest.mark.timeout(4 * 3600)]

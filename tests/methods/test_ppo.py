@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from rto.cli import builders
-from rto.config import RunConfig
 from rto.functional.losses import aggregate
-from rto.functional.observe import observe
 from rto.methods.ppo import PPO, PPOBatch
 from rto.methods.sft import SFT
+from rto.observe import observe
 from rto.protocols import CriticMethod
+from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, TrainBatch
 
 TOKENS = 7 + 1 + 4 + 6 + 2 + 5

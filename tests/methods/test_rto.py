@@ -9,10 +9,10 @@ import pytest
 import torch
 from token_rows import token_batch
 
-from rto.config import RunConfig
 from rto.methods.ppo import PPO
 from rto.methods.rto import RTO, DpoTokenReward
 from rto.protocols import CriticMethod, TokenReward
+from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
 
 NORM = LossNorm(tokens=25, sequences=6, groups=3)

@@ -23,7 +23,7 @@ from transformers import (
 from rto.models.causal import CausalPolicy
 from rto.models.load import load_language_model, without_dropout
 from rto.models.policy import unwrapped
-from rto.sections_runtime import Lora
+from rto.sections.runtime import Lora
 from rto.types import TokenBatch
 
 PROMPTS = [[1, 10, 11, 12, 13], [1, 20], [1, 30, 31]]

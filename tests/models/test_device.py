@@ -6,7 +6,6 @@ from typing import Literal
 import pytest
 import torch
 
-from rto.config import RunConfig
 from rto.errors import UserError
 from rto.models.device import (
     device_type,
@@ -16,7 +15,8 @@ from rto.models.device import (
     resolve_device,
     with_dtype,
 )
-from rto.sections_runtime import DeepSpeed
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import DeepSpeed
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from rto.models.heads import PromptValue, TokenValue
 from rto.models.load import load_config, load_language_model, load_tokenizer, load_value_model
 from rto.models.policy import Policy, unwrapped
 from rto.models.seq2seq import Seq2SeqPolicy
-from rto.sections_runtime import Lora
+from rto.sections.runtime import Lora
 from rto.types import TokenBatch
 
 PROMPTS = [[10, 11, 12, 13, 1], [20, 1], [30, 31, 1]]

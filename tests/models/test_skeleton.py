@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from rto.errors import UserError
 from rto.models.load import load_language_model, load_tokenizer
 from rto.models.skeleton import Needs, Use, check_model, num_parameters
-from rto.sections_runtime import Lora
+from rto.sections.runtime import Lora
 
 WEIGHTS = "model.safetensors"
 

@@ -17,12 +17,12 @@ from rto.cli.compare import entries
 from rto.cli.compare import parser as compare_parser
 from rto.cli.eval_flags import parse as parse_eval
 from rto.cli.main import COMMANDS
-from rto.cli.parse import dump, known_fields, parse_run
 from rto.cli.report import parse as parse_report
 from rto.cli.serve import parse as parse_serve
-from rto.config import RunConfig
-from rto.sections import Adam
-from rto.sections_methods import Preference
+from rto.sections.methods import Preference
+from rto.sections.parse import dump, known_fields, parse_run
+from rto.sections.run_config import RunConfig
+from rto.sections.training import Adam
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from rto.cli.methods import build
-from rto.cli.parse import parse_run
-from rto.cluster.online import OnlineRun
-from rto.cluster.stages import prepare_online
-from rto.config import RunConfig
 from rto.errors import UserError
 from rto.protocols import PolicyMethod
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
-from rto.sections_methods import Algo
+from rto.runs.online import OnlineRun
+from rto.runs.prepare import prepare_online
+from rto.sections.methods import Algo
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TokenBatch
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rto.cli.parse import known_fields
+from rto.sections.parse import known_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rto", "rpo_ext")

@@ -12,9 +12,9 @@ import yaml
 
 from rto.cli.compare import parser
 from rto.cli.methods import GROUP, build, card
-from rto.cli.parse import ALIASES, known_fields
-from rto.config import RunConfig
 from rto.protocols import Mode
+from rto.sections.parse import ALIASES, known_fields
+from rto.sections.run_config import RunConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 METHODS = (DOCS / "methods.md").read_text(encoding="utf-8")

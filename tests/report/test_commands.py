@@ -11,14 +11,14 @@ import pytest
 
 from rto.cli import run as cli
 from rto.cli.methods import build
-from rto.cli.parse import dump, parse_run
-from rto.data.intake import Intake
+from rto.data.accounting import Intake
 from rto.methods.reward_model import RewardModel
 from rto.protocols import Method
 from rto.report import curves
 from rto.report.collect import read_run, read_runs
 from rto.report.findings import warnings
 from rto.report.page import render
+from rto.sections.parse import dump, parse_run
 
 
 class Case(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rto.cli.parse import dump, parse_run
-from rto.config import RunConfig
 from rto.report.collect import Run, read_runs
 from rto.report.files import read_config
 from rto.report.page import render
 from rto.report.settings import acting, defaults
+from rto.sections.parse import dump, parse_run
+from rto.sections.run_config import RunConfig
 from run_folders import write_run
 
 

@@ -18,14 +18,14 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rto.cluster.evaluate import stored_weights
 from rto.errors import ProofError
 from rto.models.families import load_policy
-from rto.rollout.digest import first_difference, tensor_digest
 from rto.rollout.draw import draw, nucleus
 from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Sample, SampleRequest, Sampling
+from rto.runs.evaluate import stored_weights
 from rto.types import Prompt, Rollout, collate
+from rto.weights.digest import first_difference, tensor_digest
 
 PROMPTS = [(10, 11, 12, 13, 1), (20, 1), (30, 31, 1)]
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from rto.errors import UserError
-from rto.ranges import check_tree
 from rto.rollout.requests import Sampling
-from rto.sections_runtime import Decoding, Generate
+from rto.sections.ranges import check_tree
+from rto.sections.runtime import Decoding, Generate
 
 
 def test_a_call_has_the_settings_of_the_command() -> None:

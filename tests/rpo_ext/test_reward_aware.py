@@ -24,8 +24,8 @@ from rpo_ext.functional.reward_aware import (
     target_entropy,
 )
 from rpo_ext.methods.reward_aware import RewardAware
-from rto.config import RunConfig
-from rto.sections_methods import RewardAware as Section
+from rto.sections.methods import RewardAware as Section
+from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role
 
 Measure = Callable[..., Tensor]

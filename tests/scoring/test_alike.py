@@ -14,7 +14,7 @@ from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from rto.cli.eval import rewards_of
 from rto.data.examples import collate_groups
-from rto.data.preferences import load_pairs
+from rto.data.loaders.pairs import load_pairs
 from rto.data.templates import Template, Where, load_template
 from rto.evaluation.formats import Answers
 from rto.evaluation.questions import Question
@@ -22,7 +22,7 @@ from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.scoring.server import RewardModel
-from rto.sections import Data
+from rto.sections.data import Data
 from rto.types import TokenBatch
 
 BOS_ONCE = "{{ bos_token }}"

@@ -20,8 +20,6 @@ from transformers import (
 
 from rto.cli.serve import main
 from rto.cluster.build import Models
-from rto.cluster.check_models import check_models
-from rto.config import RunConfig
 from rto.errors import UserError
 from rto.evaluation.formats import Answers
 from rto.evaluation.questions import Question
@@ -35,9 +33,11 @@ from rto.models.trained_with import (
     told_differences,
     trained_with,
 )
+from rto.runs.check_models import check_models
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.scoring.server import RewardModel
-from rto.sections import Data
+from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
 from rto.training.ranks import build_module
 
 

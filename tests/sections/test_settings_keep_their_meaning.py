@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rto.cli.parse import flat, parse_run
-from rto.config import RunConfig
+from rto.sections.parse import flat, parse_run
+from rto.sections.run_config import RunConfig
 
 FOLDER = Path(__file__).parent
 ROOT = Path(__file__).resolve().parents[2]

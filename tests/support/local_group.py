@@ -17,10 +17,10 @@ from torch import Tensor
 from rto.cluster.actors import ScorerActor, TrainerActor
 from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.groups import ActorGroup, Pending, RemoteCall
-from rto.rollout.digest import DigestRecorder, TensorDigests, WeightReceipt
-from rto.rollout.engines import Engine
+from rto.rollout.engine import Engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.types import Role, TokenBatch
+from rto.weights.digest import DigestRecorder, TensorDigests, WeightReceipt
 
 VOCAB = 6
 EOS = 5

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from rto.ranges import hints
+from rto.sections.ranges import hints
 
 
 def recorded(tree: Any, seen: set[str], prefix: str = "") -> Any:

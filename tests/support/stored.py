@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rto.data.examples import Example, Rated
-from rto.data.groups import Groups, read_examples, read_rated, write_groups
+from rto.data.storage.groups import Groups, read_examples, read_rated, write_groups
 
 
 def stored(groups: Sequence[Sequence[Example]]) -> Groups[Any]:

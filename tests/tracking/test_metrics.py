@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rto.errors import UserError
-from rto.sections_runtime import Logger, WandB
+from rto.sections.runtime import Logger, WandB
 from rto.tracking.metrics import RunTracker, open_tracker
 from rto.tracking.quiet import QUIET_ENV
 from rto.tracking.run_folder import RunFolder
@@ -188,7 +188,7 @@ def test_the_key_of_wandb_login_counts(tmp_path: Path, logged_in: bool) -> None:
     # In a process of its own, for wandb keeps the settings that it once found; silent, as a run has
     # it: else wandb asks the server for the user's name.
     code = (
-        "from rto.sections_runtime import WandB\n"
+        "from rto.sections.runtime import WandB\n"
         "from rto.tracking.metrics import check_wandb\n"
         "check_wandb(WandB(enable=True))\n"
     )
@@ -215,7 +215,7 @@ def test_wandb_offline_writes_below_the_run_folder(
 
 UNREACHABLE = """
 import logging, sys
-from rto.sections_runtime import Logger, WandB
+from rto.sections.runtime import Logger, WandB
 from rto.tracking import metrics
 from rto.tracking.run_folder import RunFolder
 logging.basicConfig(format="%(message)s")

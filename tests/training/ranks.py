@@ -20,15 +20,15 @@ from peft import LoraConfig, get_peft_model
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from rto.batching.optimizer_steps import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.data.examples import Example, collate_groups
 from rto.errors import TrainingDiverged
 from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
-from rto.sections import Adam
+from rto.sections.training import Adam
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
 from rto.training.learner import Objective, PolicyTrainer, ScoreTrainer
-from rto.training.plan import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.types import LossNorm, LossOutput, PolicyOutput, TokenBatch, TrainBatch
 
 VOCABULARY = 23

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from rto.config import RunConfig
-from rto.sections import Actor, Adam, Data, Reward, RolloutSection, Train
-from rto.sections_runtime import VLLM, Ckpt, Cluster, DeepSpeed, Logger, Lora
+from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import VLLM, Ckpt, Cluster, DeepSpeed, Logger, Lora
+from rto.sections.training import Actor, Adam, Reward, RolloutSection, Train
 from rto.training.identity import Identity, differences, fingerprint, identity_of
 
 

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from rto.sections import Adam, LrScheduler
+from rto.sections.training import Adam, LrScheduler
 from rto.training.deepspeed import EngineSettings, learning_rate_schedule
 
 WARMUP, TOTAL = 5, 20

@@ -14,7 +14,7 @@ from benchmarks.studies.scalar.world import World, loss_norm
 from rpo_ext.methods.dro import DRO
 from rpo_ext.methods.kto import KTO
 from rpo_ext.methods.rpo import RPO
-from rto.data.rated import with_unrelated_responses
+from rto.data.loaders.rated import with_unrelated_responses
 from rto.methods.sft import SFT
 from rto.models.policy import Policy
 from rto.protocols import CriticMethod, PolicyMethod

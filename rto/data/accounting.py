@@ -1,0 +1,50 @@
+"""What became of the rows of a data set: used, or left out for a named reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rto.data.storage.groups import Groups
+
+TOO_LONG = "prompt too long for data.max_len"
+EQUAL = "equal chosen and rejected"
+TOO_FEW = "too few responses"
+DISLIKED = "no response with a good verdict"
+HELD_OUT = "held out (data.eval_ratio)"
+NOT_REACHED = "not reached (train.max_steps, last batch)"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Groups of examples that can be used, and how many could not, by reason.
+
+    ``merged`` responses repeated another one to their prompt.
+    """
+
+    rows: Groups[Any]
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    merged: int = 0
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Of ``read`` units (rows, pairs, prompts) of the data set, ``used`` are in some batch.
+
+    ``merged`` responses repeated another one to their prompt, and no unit holds them.
+    """
+
+    unit: str = "rows"
+    read: int = 0
+    used: int = 0
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    merged: int = 0
+
+
+def merged_told(count: int) -> str:
+    """The line that a run says of so many merged responses."""
+    return (
+        f"{count} responses that stand twice for their prompt are merged: one of each, with the "
+        "mean of its rewards"
+    )

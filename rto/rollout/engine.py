@@ -1,0 +1,175 @@
+"""Which library samples from a model: vLLM where it is and can, else transformers. What an engine
+does whichever it is, and where it is built."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from rto.builds import is_installed, require_vllm
+from rto.errors import UserError
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import VLLM
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rto.rollout.vllm.engine import WeightTransferInitRequest, WeightTransferUpdateRequest
+    from rto.weights.digest import WeightReceipt
+
+EngineName = Literal["auto", "vllm", "transformers"]
+Door = Literal["object_store", "nccl", "ipc"]
+"""How new weights reach an engine."""
+BATCH_TOKENS = 16384
+"""Of a batch of transformers' sampling, where nothing else is said."""
+
+
+class Engine(Protocol):
+    """Samples from weights that somebody has vouched for, and from no others."""
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
+    ) -> list[Sample]:
+        """One sample per request, in order; refuses where the weights are not ``policy_version``.
+
+        A sample depends on (weights, prompt, seed), not on those drawn beside it.
+        """
+        ...
+
+    def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
+        """Log-prob, at temperature 1, of each token of each response; of unproven weights too."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take all weights by their names from host memory; leaves the engine without a version."""
+        ...
+
+    def receipt(self) -> WeightReceipt:
+        """What the last update brought."""
+        ...
+
+    def accept(self, version: int) -> None:
+        """The caller vouches that the weights held now are policy ``version``."""
+        ...
+
+    def sleep(self) -> None:
+        """Give the device's memory back, until ``wake``."""
+        ...
+
+    def wake(self, tag: Literal["weights", "kv_cache"]) -> None:
+        """Take the memory back: for weights before an update, for the KV cache after it."""
+        ...
+
+
+@runtime_checkable
+class ReceivingEngine(Engine, Protocol):
+    """An engine that takes part in vLLM's weight transfer."""
+
+    def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None: ...
+
+    def start_weight_update(self) -> None: ...
+
+    def update_weights(self, request: WeightTransferUpdateRequest) -> None: ...
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
+
+
+def build_engine(
+    path: str,
+    config: RunConfig,
+    *,
+    max_len: int,
+    device: Literal["auto", "cpu", "cuda"],
+    max_tokens: int = BATCH_TOKENS,
+    door: Door = "object_store",
+    index: int = 0,
+) -> Engine:
+    """The engine that ``config`` names, where ``settled`` has left its section, for the model at
+    ``path``.
+
+    ``max_len`` bounds prompt plus response; ``max_tokens`` a batch of transformers' sampling.
+    ``device`` is transformers': vLLM finds its own. ``index`` numbers the engines of a run.
+    """
+    if config.vllm.engine == "vllm":
+        return _vllm_engine(path, config, max_len, door, index)
+    from rto.models.device import resolve_device
+    from rto.rollout.hf import HfEngine
+
+    return HfEngine(
+        path,
+        dtype=config.ds.dtype,
+        device=resolve_device(device),
+        max_model_len=max_len,
+        attn_implementation=config.ds.attn_implementation,
+        max_tokens=max_tokens,
+    )
+
+
+def _vllm_engine(path: str, config: RunConfig, max_len: int, door: Door, index: int) -> Engine:
+    from rto.rollout.vllm.engine import VllmEngine
+
+    vllm = config.vllm
+    return VllmEngine(
+        path,
+        dtype=config.ds.dtype,
+        max_model_len=max_len,
+        seed=config.train.seed,
+        tensor_parallel_size=vllm.tensor_parallel_size,
+        gpu_memory_utilization=vllm.gpu_memory_utilization,
+        enforce_eager=vllm.enforce_eager,
+        enable_prefix_caching=vllm.enable_prefix_caching,
+        enable_sleep=vllm.enable_sleep,
+        cpu_kvcache_gib=vllm.cpu_kvcache_gib,
+        weight_transfer=door,
+        engine_index=index,
+    )
+
+
+def alone(config: RunConfig, engine: EngineName) -> RunConfig:
+    """The configuration of an engine that samples once, in this process: on one GPU, with no
+    prompt read twice and no trainer to make room for."""
+    vllm = replace(
+        config.vllm,
+        engine=engine,
+        tensor_parallel_size=1,
+        enable_prefix_caching=False,
+        enable_sleep=False,
+    )
+    return replace(config, vllm=vllm)
+
+
+def settled(vllm: VLLM, path: str, *, encoder_decoder: bool, remote: bool = False) -> VLLM:
+    """The section with ``engine`` decided for the model at ``path``; says where vLLM is missed.
+
+    ``remote``: a cluster that was there before samples, which is taken to have vLLM.
+
+    Raises:
+        UserError: vLLM is asked for and not installed, or does not serve the model.
+    """
+    chosen = vllm.engine
+    if chosen == "auto":
+        served = not encoder_decoder and (remote or is_installed("vllm"))
+        chosen = "vllm" if served else "transformers"
+        if not served and not encoder_decoder:
+            _tell_missed()
+    elif chosen == "vllm":
+        if encoder_decoder:
+            raise UserError(
+                f"vllm.engine is vllm and {path} is an encoder-decoder model, which vLLM does not "
+                "serve: use auto or transformers"
+            )
+        if not remote:
+            require_vllm("vllm.engine vllm")
+    return replace(vllm, engine=chosen)
+
+
+@functools.cache
+def _tell_missed() -> None:
+    """Once in a process, which may settle this for several runs."""
+    print(
+        "vLLM is not installed, so transformers samples, which takes longer with larger models: "
+        "pip install 'rto-rlhf[cpu]', or 'rto-rlhf[cuda]' for NVIDIA GPUs"
+    )

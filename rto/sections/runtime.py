@@ -1,0 +1,261 @@
+"""The sections of a run's configuration that say what it runs on and what it leaves behind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from rto.sections.ranges import (
+    Count,
+    CountOrZero,
+    Devices,
+    Every,
+    MayBeEmpty,
+    Positive,
+    PositiveShare,
+    Range,
+    Seconds,
+    Section,
+    Share,
+    require,
+)
+
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+_GPUS = re.compile(r"(?P<count>[1-9]\d{0,4})x[A-Za-z][A-Za-z0-9]{0,15}(?:-(?P<gib>[1-9]\d{0,3}))?")
+
+
+@dataclass(frozen=True)
+class Lora(Section):
+    """Low-rank adapters."""
+
+    rank: CountOrZero = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: Count = 16
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Dropout before the adapters."""
+    target_modules: str = "all-linear"
+    """Modules with adapters: names separated by commas, or all-linear."""
+
+
+@dataclass(frozen=True)
+class DeepSpeed(Section):
+    """The trainer's memory and precision."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """Shards over the ranks: nothing, optimizer state, gradients too, weights too."""
+    adam_offload: bool = False
+    """Keep optimizer state in host memory and update there (CUDA only)."""
+    param_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of weights and activations; auto: bf16 on GPUs and CPUs that compute in it, else fp32."""
+    attn_implementation: Attention = "sdpa"
+    """Attention kernel, by its name in transformers."""
+    load_in_4bit: bool = False
+    """Hold the frozen base of the adapters in 4 bits (QLoRA)."""
+    lora: Lora = field(default_factory=Lora)
+    overlap_comm: bool = False
+    """Reduce gradients while the backward pass goes on (CUDA only)."""
+    timeout: Seconds = 300.0
+    """Seconds before a collective that hangs ends the run."""
+
+    @property
+    def dtype(self) -> Literal["bf16", "fp32"]:
+        """``param_dtype`` of a run that has been prepared (`rto.models.device.with_dtype`)."""
+        if self.param_dtype == "auto":
+            raise RuntimeError("ds.param_dtype is auto: this configuration was not prepared")
+        return self.param_dtype
+
+
+@dataclass(frozen=True)
+class VLLM(Section):
+    """The sampling engines."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What samples: auto takes vLLM where it is installed and serves the model, which has to be
+    decoder-only, else transformers."""
+    num_engines: Devices = 1
+    """Engines, which share the prompts of an iteration."""
+    tensor_parallel_size: Devices = 1
+    """GPUs per engine."""
+    gpu_memory_utilization: PositiveShare = 0.9
+    """Share of a GPU's memory that an engine may take, weights and cache."""
+    enforce_eager: bool = False
+    """Start sooner and sample slower: no CUDA graphs."""
+    enable_prefix_caching: bool = True
+    """Compute the prompt once for all its responses."""
+    enable_sleep: bool = True
+    """Free the engine's GPU memory while others work (colocated CUDA only; no-op elsewhere)."""
+    sync_backend: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
+    """How new weights reach the engines; auto goes by where they are."""
+    cpu_kvcache_gib: Annotated[int, Range(least=1, most=65536)] = 1
+    """Memory of an engine's cache on a CPU, in GiB."""
+    logprob_tolerance: Positive | None = None
+    """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.1 in bf16."""
+
+
+@dataclass(frozen=True)
+class Cluster(Section):
+    """The Ray cluster."""
+
+    address: str | None = None
+    """Ray cluster to join; unset starts a local one on loopback."""
+    num_cpus: Count | None = None
+    """CPUs of a local cluster; all when unset."""
+    object_store_gib: Annotated[float, Range(least=0.1, most=65536)] | None = None
+    """Memory of a local cluster's object store, in GiB; Ray's choice when unset."""
+    actor_timeout: Seconds = 1800.0
+    """Seconds that one call on an actor may take."""
+    start_timeout: Seconds = 300.0
+    """Seconds that the actors may take to start."""
+
+
+@dataclass(frozen=True)
+class Planned(Section):
+    """`--dry_run` for a machine that is somewhere else."""
+
+    gpus: str | None = None
+    """GPUs to plan for where there are none, as COUNTxNAME-GIB: 8xA100-80."""
+
+    @property
+    def num_gpus(self) -> int:
+        found = _GPUS.fullmatch(self.gpus or "")
+        return int(found["count"]) if found else 0
+
+    def check(self, prefix: str) -> None:
+        require(
+            self.gpus is None or self.num_gpus >= 1,
+            f"{prefix}gpus is {self.gpus!r}: write COUNTxNAME-GIB, as in 8xA100-80",
+        )
+
+
+@dataclass(frozen=True)
+class Ckpt(Section):
+    """The run folder and what is kept in it."""
+
+    output_dir: str | None = None
+    """The run folder; runs/<method>-<date and time> when unset."""
+    save_steps: Every = -1
+    """Checkpoint every so many iterations (online) or optimizer steps (offline); -1: at the end."""
+    max_num: Count = 3
+    """Checkpoints that are kept, the newest."""
+    load_enable: bool = False
+    """Go on from the newest checkpoint of the run folder."""
+    allow: list[str] = field(default_factory=list)
+    """Settings, by dotted name, that may differ from those that the checkpoint was made with."""
+    best_metric_key: Annotated[str, MayBeEmpty()] = ""
+    """Metric that names the `best` export; if unset, the reward online and the stage's own figure
+    on held-out rows offline, where eval.steps is set."""
+    best_metric_mode: Literal["auto", "max", "min"] = "auto"
+    """Which values of it are better; auto: lower ones of a loss or an nll, else higher ones."""
+
+
+@dataclass(frozen=True)
+class Eval(Section):
+    """Offline stages: held-out rows (data.eval_dataset, data.eval_ratio) judged while training."""
+
+    steps: Every = -1
+    """Evaluate every so many optimizer steps, and choose `best` by it; -1: at the end alone."""
+    patience: Count | None = None
+    """Stop after so many evaluations in a row without a new best; unset: never."""
+
+    def check(self, prefix: str) -> None:
+        require(
+            self.patience is None or self.steps >= 1,
+            f"{prefix}patience is {self.patience} and {prefix}steps is not set: it counts "
+            f"evaluations, set {prefix}steps",
+        )
+
+
+@dataclass(frozen=True)
+class WandB(Section):
+    """Weights & Biases; the key is that of `wandb login`, or in WANDB_API_KEY."""
+
+    enable: bool = False
+    """Log to Weights & Biases."""
+    project: str = "rto"
+    """Project that the run is filed under."""
+    run_name: str | None = None
+    """Name of the run; the run folder's when unset."""
+    group: str | None = None
+    """Group of runs."""
+
+
+@dataclass(frozen=True)
+class Logger(Section):
+    """Where metrics go beside metrics.jsonl."""
+
+    logging_steps: Count = 1
+    """TensorBoard and W&B get every so many-th iteration or step."""
+    tensorboard: bool = True
+    """Write event files for TensorBoard into the run folder."""
+    wandb: WandB = field(default_factory=WandB)
+
+
+@dataclass(frozen=True)
+class Decoding(Section):
+    """How a response is drawn. Penalties act first, then temperature, min_p, top_k and top_p."""
+
+    temperature: Annotated[float, Range(least=0.01, most=100, also=0)] = 0.7
+    """Divides the logits; 0 is greedy."""
+    top_p: PositiveShare = 1.0
+    """Nucleus: the fewest likely tokens that reach this probability; 1 keeps all."""
+    top_k: CountOrZero = 0
+    """Only the k likeliest tokens; 0 keeps all."""
+    min_p: Share = 0.0
+    """Only tokens at least this share as likely as the likeliest one; 0 keeps all."""
+    repetition_penalty: Annotated[float, Range(least=0.01, most=100)] = 1.0
+    """Divides the positive logits, and multiplies the negative ones, of tokens that a decoder has
+    read: prompt and response, or the response alone where an encoder reads the prompt."""
+    no_repeat_ngram_size: CountOrZero = 0
+    """No n tokens of a response in a row occur twice; 0 allows it. vLLM has no such setting."""
+    max_new_tokens: Count = 1024
+    """Longest response; what the prompt leaves of the model's context, where that is less."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end a response and are no part of it. Give the flag once per text."""
+
+    def check(self, prefix: str) -> None:
+        for name, off in (("top_p", 1), ("top_k", 0), ("min_p", 0)):
+            value = vars(self)[name]
+            require(
+                self.temperature > 0 or value == off,
+                f"{prefix}{name} is {value} and {prefix}temperature 0: greedy decoding takes the "
+                "likeliest token whatever the others are; leave one of the two out",
+            )
+
+
+@dataclass(frozen=True)
+class Generate(Decoding):
+    """`rto generate`: the RTO authors' sampling settings for AlpacaEval 2."""
+
+    model: str | None = None
+    """A run folder (its `last` export), a Hugging Face directory or a hub id."""
+    prompt: list[Annotated[str, MayBeEmpty()]] = field(default_factory=list)
+    """Give the flag once per prompt. The tokenizer's chat template, if it has one, is applied."""
+    prompts: str | None = None
+    """A file, a saved dataset or a hub id with prompts, read as `rto eval` reads them."""
+    prompt_key: str | None = None
+    """The column of the prompts; unset, the columns' names tell it."""
+    out: str | None = None
+    """JSON-lines file for the responses, which are then not printed; never overwritten."""
+    max_new_tokens: Count = 4096
+    num_samples: Count = 1
+    """Responses per prompt."""
+
+    def check(self, prefix: str) -> None:
+        super().check(prefix)
+        num = self.num_samples
+        require(
+            num == 1 or self.temperature > 0,
+            f"{prefix}num_samples is {num} and {prefix}temperature 0: greedy decoding gives the "
+            "same response every time; leave one of the two out",
+        )
+        require(
+            not (self.prompt and self.prompts),
+            f"{prefix}prompt and {prefix}prompts are both given: give one",
+        )
+        require(
+            self.prompts is not None or self.prompt_key is None,
+            f"{prefix}prompt_key names a column of {prefix}prompts, which is not given",
+        )
