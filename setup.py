@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 BUILDERS = {
-    "rto.cli.builders": (
+    "rto.builders": (
         "sft dpo ipo ipo_sum rdpo simpo tdpo1 tdpo2 "
         "ppo rto reinforce_pp reinforce_baseline rloo grpo dr_grpo"
     ),

@@ -88,7 +88,7 @@ def through_rto(model: Path, file: Path) -> float:
     )
     start = time.perf_counter()
     with RunFolder(folder) as run_folder:
-        from rto.cli.methods import build
+        from rto.registry import build
         from rto.runs.offline import run_offline
         from rto.runs.prepare import prepare_fit
 

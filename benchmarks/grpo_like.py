@@ -75,7 +75,7 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
     )
     with RunFolder(folder) as run_folder:
         quiet(run_folder.logs)
-        from rto.cli.methods import build
+        from rto.registry import build
         from rto.runs.online import run_online
         from rto.runs.prepare import prepare_online
 

@@ -98,7 +98,7 @@ def through_rto(name: Name, path: Path, rows: Path, *, steps: int) -> tuple[floa
         ckpt=Ckpt(output_dir=str(folder)),
     )
     with RunFolder(folder) as run_folder, peak_memory() as peak:
-        from rto.cli.methods import build
+        from rto.registry import build
         from rto.runs.offline import run_offline
         from rto.runs.prepare import prepare_fit
 

@@ -163,7 +163,7 @@ def _run(command: str, settings: Mapping[str, Any]) -> Run:
 
 
 def _execute(command: str, config: RunConfig) -> Path:
-    from rto.cli.run import execute
+    from rto.runs.execute import execute
 
     return execute(command, config).folder
 

@@ -163,7 +163,7 @@ def entries(names: str) -> list[Entry]:
     Raises:
         UserError: no method of this name, or it does not train in this mode.
     """
-    from rto.cli.methods import card, takes_token_reward
+    from rto.registry import card, takes_token_reward
 
     found: list[Entry] = []
     for name in names.split(","):
@@ -224,7 +224,7 @@ def _budgeted(config: RunConfig, plan: Plan, entry: Entry) -> RunConfig:
 
 def rows_per_group(config: RunConfig, algo: str) -> float:
     """Sequences that one unit of an offline batch holds, on average."""
-    from rto.cli.methods import card
+    from rto.registry import card
 
     feedback = card(algo).feedback
     if feedback != "rewards":
@@ -248,7 +248,7 @@ def _mean_responses(
 
 
 def _train(run: Run, number: str) -> None:
-    from rto.cli.run import execute
+    from rto.runs.execute import execute
 
     if is_trained(run):
         print(f"== {number} {run.name}: trained before", flush=True)

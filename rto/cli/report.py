@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,8 +18,6 @@ EVERY = 10
 """Seconds between two pages of `--watch`."""
 BETWEEN_STAGES = 60
 """Seconds for which no run of a folder of runs may go on before `--watch` ends."""
-SECONDS = 120
-"""A report that a run makes at its end gets no more."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,22 +100,6 @@ def _is_page(path: Path) -> bool:
 def default_target(paths: Sequence[Path]) -> Path:
     """In the folder that is told of, or where the command runs for several."""
     return paths[0] / NAME if len(paths) == 1 else Path(NAME)
-
-
-def add_report(folder: Path) -> None:
-    """The report of a folder, made in a process of its own: its failure is one warning line."""
-    command = [sys.executable, "-m", "rto.cli.main", "report", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"no report was written: {error}", file=sys.stderr)
-        return
-    said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    if done.returncode == 0:
-        print(said[-1])
-    else:
-        reason = said[-1] if said else f"exit code {done.returncode}"
-        print(f"no report was written: {reason}", file=sys.stderr)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import ray
 from ray import ObjectRef
 from torch import Tensor
 
@@ -198,6 +199,10 @@ class Engines:
     def load_weights(self, weights: ObjectRef[Weights]) -> None:
         """Out of Ray's object store: the weights never pass through this process."""
         self.group.all(remote(EngineActor.load_weights, arriving(weights))).get()
+
+    def load_given_weights(self, weights: Weights) -> None:
+        """Weights that this process holds; they are stored once for all engines."""
+        self.load_weights(ray.put(weights))
 
     def receipts(self) -> list[WeightReceipt]:
         """What each engine's last update brought."""

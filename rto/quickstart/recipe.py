@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rto.cli.one_line_parser import OneLineParser, whole
-from rto.cli.report import add_report
 from rto.cluster import launch
 from rto.cluster.session import warm_actors
 from rto.evaluation.statistics import Mean, bootstrap
 from rto.resources import CONFIGS
+from rto.runs.run_report import add_report
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
 from rto.tracking.phases import begin
@@ -168,7 +168,7 @@ def stage_config(stage: str, folder: Path) -> RunConfig:
 
 def run_stage(stage: str, folder: Path) -> float:
     """Run one stage; returns its seconds, start-up included."""
-    from rto.cli.run import execute
+    from rto.runs.execute import execute
     from rto.tracking.console import figure
 
     print(f"\n== {stage}", flush=True)

@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
-from rto.sections.run_config import RunConfig
 from rto.models.load import is_encoder_decoder, load_config
 from rto.models.skeleton import Needs, Use, check_model
 from rto.models.trained_with import told_differences
-from rto.sections.ranges import require
 from rto.rollout.engine import settled
+from rto.sections.ranges import require
+from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM
 
 

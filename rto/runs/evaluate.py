@@ -7,28 +7,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ray
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from rto.cluster.build import Models
 from rto.cluster.calls import Engines
-from rto.runs.check_models import with_engine
 from rto.cluster.device import run_device
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import check_receipt
-from rto.sections.run_config import RunConfig
 from rto.models.device import dtype_of, with_dtype
 from rto.models.load import load_language_model
 from rto.models.policy import unwrapped
-from rto.weights.digest import DigestRecorder
 from rto.rollout.requests import Sampling
+from rto.runs.check_models import with_engine
+from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
+from rto.weights.digest import DigestRecorder
 
 VERSION = 0
 """Of every policy: the seed of a request derives from it, and all policies get the same seeds."""
@@ -149,7 +148,7 @@ def _hand_over(engines: Engines, weights: Mapping[str, Tensor]) -> None:
     recorder = DigestRecorder()
     for _ in recorder.tee(weights.items()):
         pass
-    engines.load_weights(ray.put(weights))
+    engines.load_given_weights(weights)
     for engine, receipt in enumerate(engines.receipts()):
         check_receipt(recorder.digests, receipt, engine=engine)
     engines.accept(VERSION)

@@ -14,26 +14,26 @@ from transformers import PreTrainedTokenizerBase
 from rto.cluster.actors import Kind, TrainerSpec
 from rto.cluster.build import Actors, Models
 from rto.cluster.calls import Trainers
+from rto.cluster.learner import ClusterLearner, UpdatePlan
+from rto.cluster.plan import Plan
+from rto.cluster.scorer import ClusterScorer
+from rto.cluster.session import session
+from rto.data.accounting import Intake
+from rto.data.batches import OfflineBatches
+from rto.data.examples import Example, collate_groups
+from rto.data.storage.groups import Groups
+from rto.loop import fit
+from rto.models.load import write_reward_constants
+from rto.protocols import Feedback, Method, Output, PolicyMethod
+from rto.runs.checkpointing import Best, Complete, RunKeeper, lower_is_better, nothing_more
 from rto.runs.held_out import (
     HeldOut,
     Judge,
     add_reward_constants,
     held_out_metrics,
 )
-from rto.runs.checkpointing import Best, Complete, RunKeeper, lower_is_better, nothing_more
-from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.cluster.plan import Plan
-from rto.cluster.scorer import ClusterScorer
-from rto.cluster.session import session
 from rto.runs.stored_scores import Reference, StoredScores, store
 from rto.sections.run_config import RunConfig
-from rto.data.examples import Example, collate_groups
-from rto.data.storage.groups import Groups
-from rto.data.accounting import Intake
-from rto.data.batches import OfflineBatches
-from rto.loop import fit
-from rto.models.load import write_reward_constants
-from rto.protocols import Feedback, Method, Output, PolicyMethod
 from rto.tracking.console import LiveConsole, figure, where_to_look
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder

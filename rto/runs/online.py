@@ -13,26 +13,26 @@ from rto.cluster.build import Actors, Models, Progress, choose_door, silent
 from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.runs.offline import make_keeper, pad_id, start_point
 from rto.cluster.plan import Plan
-from rto.training.pretrain_mix import PretrainMix
 from rto.cluster.scorer import ClusterScorer, RewardSources
-from rto.runs.self_check import CHECKS, few, self_check
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
-from rto.sections.run_config import RunConfig
 from rto.data.accounting import Intake
 from rto.data.sampler import PromptSampler
-from rto.observe import OBSERVED
 from rto.loop import train
+from rto.observe import OBSERVED
 from rto.protocols import PolicyMethod
 from rto.rollout.engine import Door
 from rto.rollout.requests import Sampling
+from rto.runs.offline import make_keeper, pad_id, start_point
+from rto.runs.self_check import CHECKS, few, self_check
+from rto.sections.run_config import RunConfig
 from rto.tracking.console import ONLINE, LiveConsole, where_to_look
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder, write_atomic
 from rto.tracking.timing import Timings
 from rto.training.checkpoint import Checkpoint
+from rto.training.pretrain_mix import PretrainMix
 from rto.types import Prompt, Role
 
 CLOSING = (

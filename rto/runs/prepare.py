@@ -11,16 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
-from rto.runs.check_models import check_models, with_engine
 from rto.cluster.device import run_device
-from rto.runs.held_out import best_held_out
-from rto.runs.offline import OfflineRun, pad_id, reference_models
-from rto.runs.online import OnlineRun
 from rto.cluster.plan import plan_actors
-from rto.training.pretrain_mix import PretrainMix
 from rto.cluster.scorer import RewardSources, TextReward
-from rto.sections.run_config import RunConfig
-from rto.data.storage.groups import Groups, split_by_prompt
 from rto.data.accounting import (
     DISLIKED,
     EQUAL,
@@ -33,14 +26,14 @@ from rto.data.accounting import (
     merged_told,
 )
 from rto.data.batches import OfflineBatches
+from rto.data.loaders.demonstrations import load_examples, load_texts
 from rto.data.loaders.pairs import load_pairs
 from rto.data.loaders.prompts import load_prompts
 from rto.data.loaders.rated import load_rated, reward_scale
 from rto.data.sampler import PromptSampler
-from rto.data.loaders.demonstrations import load_examples, load_texts
+from rto.data.storage.groups import Groups, split_by_prompt
 from rto.data.templates import Template, load_template
 from rto.errors import UserError
-from rto.observe import OBSERVED
 from rto.methods.reward_model import RewardModel
 from rto.models.load import (
     assert_same_tokenizer,
@@ -48,11 +41,18 @@ from rto.models.load import (
     load_tokenizer,
     reward_constants,
 )
+from rto.observe import OBSERVED
 from rto.protocols import Feedback, Method, PolicyMethod
-from rto.sections.ranges import require
+from rto.runs.check_models import check_models, with_engine
+from rto.runs.held_out import best_held_out
+from rto.runs.offline import OfflineRun, pad_id, reference_models
+from rto.runs.online import OnlineRun
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
 from rto.sections.data import Data
+from rto.sections.ranges import require
+from rto.sections.run_config import RunConfig
+from rto.training.pretrain_mix import PretrainMix
 from rto.types import Role
 
 UNITS: dict[Feedback, str] = {"demonstrations": "rows", "pairs": "pairs", "rewards": "prompts"}

@@ -19,8 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rto.data.storage.arrow import Lazy, cache_home
 from rto.data.examples import Example
+from rto.data.storage.arrow import Lazy, cache_home
 from rto.errors import UserError
 from rto.models.load import load_config
 

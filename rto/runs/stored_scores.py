@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rto.cluster.scorer import ClusterScorer
-from rto.sections.run_config import RunConfig
-from rto.data.storage.arrow import Chained
 from rto.data.examples import Example, Rated, collate_groups
+from rto.data.loaders.rated import unrelated_rows
+from rto.data.storage.arrow import Chained
 from rto.data.storage.groups import Groups
 from rto.data.storage.keys import digest, numbered
-from rto.data.loaders.rated import unrelated_rows
 from rto.runs.reference_cache import cache_path, load_logprobs, saving_logprobs
+from rto.sections.run_config import RunConfig
 from rto.types import Role, ScoredBatch, TokenBatch
 
 CHUNK = 256

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rto.cli.main import main
-from rto.cli.methods import build
+from rto.registry import build
 from rto.runs.prepare import prepare_fit, prepare_reward
 from rto.sections.data import Data
 from rto.sections.run_config import RunConfig

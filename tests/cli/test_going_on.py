@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rto.cli.run import execute
 from rto.errors import UserError
+from rto.runs.execute import execute
 from rto.sections.parse import parse_run
 
 
@@ -24,7 +24,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(*args: Any) -> None:
         raise UserError("as far as this test goes")
 
-    monkeypatch.setattr("rto.cli.run._prepare", prepare)
+    monkeypatch.setattr("rto.runs.execute.prepared", prepare)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from rto.cli.methods import FEEDBACK_ORDER, GROUP, build, card
+from rto.cli.methods import FEEDBACK_ORDER
 from rto.errors import UserError
 from rto.methods.critic_free import RLOO, CriticFree
 from rto.methods.rto import DpoTokenReward
 from rto.protocols import CriticMethod, Mode, PolicyMethod
+from rto.registry import GROUP, build, card
 from rto.sections.methods import KL, Advantage, Algo
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig

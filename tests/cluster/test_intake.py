@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rto.cli.methods import build
 from rto.data.accounting import HELD_OUT, NOT_REACHED, TOO_LONG, Intake
 from rto.errors import UserError
+from rto.registry import build
 from rto.runs.prepare import prepare_fit, prepare_online
 from rto.sections.parse import parse_run
 

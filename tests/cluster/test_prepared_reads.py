@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from recorded import recorded
 
-from rto.cli.methods import build
+from rto.registry import build
 from rto.runs.prepare import prepare_fit, prepare_online, prepare_reward
 from rto.sections import reads
 from rto.sections.parse import flat, parse_run

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from rto.cli.methods import build
 from rto.data.accounting import DISLIKED, TOO_LONG
 from rto.errors import UserError
 from rto.evaluation.questions import load_questions
+from rto.registry import build
 from rto.runs.prepare import prepare_fit
 from rto.sections.parse import parse_run
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rto.cli.methods import build
+from rto.registry import build
 from rto.runs.prepare import prepare_fit, prepare_online, prepare_reward
 from rto.sections.parse import parse_run
 

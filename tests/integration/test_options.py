@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rto.cli.run import execute
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
+from rto.runs.execute import execute
 from rto.sections.parse import parse_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

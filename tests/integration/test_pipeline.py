@@ -35,8 +35,6 @@ import uvicorn
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rto.cli.methods import build
-from rto.cli.run import execute
 from rto.cluster.calls import Engines, Weights
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync
@@ -47,6 +45,8 @@ from rto.methods.ppo import PPO
 from rto.models.load import load_tokenizer
 from rto.quickstart.data import ToyPaths, write_task
 from rto.quickstart.tokenizer import build_base_model
+from rto.registry import build
+from rto.runs.execute import execute
 from rto.runs.online import OnlineRun, Pipeline, build_pipeline
 from rto.runs.prepare import prepare_online
 from rto.scoring.server import build_app

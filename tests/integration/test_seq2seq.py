@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rto.cli.main import main
-from rto.cli.run import execute
 from rto.errors import UserError
 from rto.models.families import load_policy
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
+from rto.runs.execute import execute
 from rto.sections.parse import parse_run
 from rto.types import TokenBatch, pad
 

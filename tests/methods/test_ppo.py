@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from rto.cli import builders
+from rto import builders
 from rto.functional.losses import aggregate
 from rto.methods.ppo import PPO, PPOBatch
 from rto.methods.sft import SFT

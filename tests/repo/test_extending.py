@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rto.cli.methods import build
 from rto.errors import UserError
 from rto.protocols import PolicyMethod
 from rto.quickstart.data import write_task
 from rto.quickstart.tokenizer import build_base_model
+from rto.registry import build
 from rto.runs.online import OnlineRun
 from rto.runs.prepare import prepare_online
 from rto.sections.methods import Algo

@@ -21,7 +21,7 @@ METHODS = ("rto.methods", "rpo_ext.methods")
 ALLOWED = {
     "rto.text": (),
     "rto.secrets": (),
-    "rto.errors": ("rto.text",),
+    "rto.errors": ("rto.secrets", "rto.text"),
     "rto.sections.ranges": ("rto.errors",),
     "rto.sections.training": ("rto.sections.ranges",),
     "rto.sections.runtime": ("rto.sections.ranges",),
@@ -29,13 +29,15 @@ ALLOWED = {
     "rto.sections.run_config": (
         "rto.sections.ranges",
         "rto.secrets",
+        "rto.sections.data",
         "rto.sections.training",
         "rto.sections.methods",
         "rto.sections.runtime",
     ),
     "rto.types": ("torch",),
     "rto.protocols": ("torch", "rto.types"),
-    "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.functional"),
+    "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.observe"),
+    "rto.observe": ("torch", "rto.types", "rto.functional"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
     "rpo_ext.functional": ("torch", "rto.types", *FUNCTIONAL),
     "rto.methods": ("torch", "rto.types", "rto.protocols", "rto.functional", "rto.methods"),
@@ -43,9 +45,49 @@ ALLOWED = {
 }
 """Module or package -> what it may import beside the standard library."""
 
+ROOMS = {
+    "api": "errors report runs sections",
+    "batching": "errors types",
+    "builders": "methods protocols sections",
+    "builds": "errors",
+    "cli": "builds cluster comparison data errors evaluation models protocols registry report "
+    "rollout runs scoring secrets sections text tracking training types",
+    "cluster": "batching data errors models protocols rollout scoring sections tracking training "
+    "types weights",
+    "comparison": "evaluation",
+    "data": "errors models protocols sections text types",
+    "errors": "secrets text",
+    "evaluation": "data errors models rollout runs scoring secrets sections tracking types "
+    "yaml_file",
+    "functional": "types",
+    "loop": "observe protocols types",
+    "methods": "functional protocols types",
+    "models": "batching errors functional sections types",
+    "observe": "functional types",
+    "protocols": "types",
+    "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
+    "types",
+    "registry": "errors protocols sections types",
+    "report": "errors secrets sections tracking yaml_file",
+    "resources": "",
+    "rollout": "batching builds errors models sections types weights",
+    "runs": "cluster data errors functional loop methods models observe protocols registry rollout "
+    "scoring sections tracking training types weights",
+    "scoring": "batching data errors models secrets sections text types",
+    "secrets": "",
+    "sections": "errors resources secrets text yaml_file",
+    "text": "",
+    "tracking": "errors protocols secrets sections text types",
+    "training": "batching data errors methods models protocols rollout sections types weights",
+    "types": "",
+    "weights": "errors",
+    "yaml_file": "errors",
+}
+"""Folder, or module, of rto/ -> those that it may import."""
+
 DOORS = {
     "ray": ("rto.cluster",),
-    "vllm": ("rto.rollout.vllm.engine",),
+    "vllm": ("rto.rollout.vllm",),
     "deepspeed": ("rto.training.deepspeed",),
 }
 """Heavy library -> the only place in the packages that imports it."""
@@ -108,6 +150,46 @@ def test_a_layer_imports_only_what_it_may(place: str) -> None:
         if not below(name, ALLOWED[place])
     ]
     assert wrong == []
+
+
+def room(module: str) -> str:
+    """The folder of rto/ that a module is in, or the module itself where it is in none."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def rooms_that(module: str, path: Path) -> set[str]:
+    """The rooms that a module imports, without its own; what `rto` itself offers is in none."""
+    found = {
+        room(name)
+        for name in imports(path.read_text(encoding="utf-8"))
+        if below(name, ("rto",)) and room(name) in ROOMS
+    }
+    return found - {room(module)}
+
+
+def test_every_folder_has_a_rule() -> None:
+    assert {room(module) for module in MODULES if below(module, ("rto",))} - {""} == set(ROOMS)
+
+
+@pytest.mark.parametrize("place", ROOMS)
+def test_a_folder_imports_only_what_its_rule_names(place: str) -> None:
+    found = {
+        (module, other)
+        for module, path in MODULES.items()
+        if below(module, ("rto",)) and room(module) == place
+        for other in rooms_that(module, path)
+    }
+    assert {pair for pair in found if pair[1] not in ROOMS[place].split()} == set()
+    assert {other for _, other in found} == set(ROOMS[place].split()), "a rule says no more than is"
+
+
+def test_folders_import_each_other_in_one_direction() -> None:
+    """A folder can be read when all that it imports has been."""
+    left = {place: set(others.split()) for place, others in ROOMS.items()}
+    while left:
+        ready = [place for place, others in left.items() if not others & left.keys()]
+        assert ready, f"a circle among {sorted(left)}"
+        left = {place: others for place, others in left.items() if place not in ready}
 
 
 @pytest.mark.parametrize("library", DOORS)

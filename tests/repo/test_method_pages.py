@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from rto.cli.compare import parser
-from rto.cli.methods import GROUP, build, card
 from rto.protocols import Mode
+from rto.registry import GROUP, build, card
 from rto.sections.parse import ALIASES, known_fields
 from rto.sections.run_config import RunConfig
 

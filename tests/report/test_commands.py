@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from rto.cli import run as cli
-from rto.cli.methods import build
 from rto.data.accounting import Intake
 from rto.methods.reward_model import RewardModel
 from rto.protocols import Method
+from rto.registry import build
 from rto.report import curves
 from rto.report.collect import read_run, read_runs
 from rto.report.findings import warnings
 from rto.report.page import render
+from rto.runs import execute as cli
 from rto.sections.parse import dump, parse_run
 
 

@@ -25,6 +25,7 @@ from rto.errors import UserError
 from rto.report import samples
 from rto.report.collect import read_runs
 from rto.report.page import render
+from rto.runs.run_report import add_report
 from run_folders import HOSTILE, rollout, write_iteration, write_run
 
 
@@ -296,10 +297,10 @@ def test_a_mistake_is_one_line(
 def test_a_runs_own_report_fails_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report.add_report(folder)
+    add_report(folder)
     assert capsys.readouterr().out.startswith(f"report: {folder / 'report.html'} (")
     (folder / "metrics.jsonl").write_text("x\n")
-    report.add_report(folder)
+    add_report(folder)
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("no report was written: rto: ")
@@ -309,7 +310,7 @@ def test_a_runs_own_report_fails_in_one_line(
         raise subprocess.TimeoutExpired("rto report", 1)
 
     monkeypatch.setattr(subprocess, "run", late)
-    report.add_report(folder)
+    add_report(folder)
     assert "timed out" in capsys.readouterr().err
 
 

@@ -14,10 +14,10 @@ import torch
 from local_group import NotingRank, trainers
 
 from rto.cluster.calls import Trainers
-from rto.runs.checkpointing import Best, RunKeeper, lower_is_better
 from rto.errors import UserError
 from rto.methods.base import PlainMethod
 from rto.protocols import Card, Method
+from rto.runs.checkpointing import Best, RunKeeper, lower_is_better
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch

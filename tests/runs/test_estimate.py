@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 
 from rto.runs.estimate import GIB, batch_arithmetic, disk_bytes, gib, trainer_bytes
-from rto.sections.run_config import RunConfig
-from rto.sections.training import Actor, RolloutSection, Train
 from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Ckpt, DeepSpeed, Lora
+from rto.sections.training import Actor, RolloutSection, Train
 
 N = 1000
 Stage = Literal[0, 1, 2, 3]

@@ -11,10 +11,10 @@ import torch
 from stored import stored
 from token_rows import token_batch
 
-from rto.runs.held_out import HeldOut, add_reward_constants, best_held_out, held_out_metrics
-from rto.sections.run_config import RunConfig
 from rto.data.examples import Example
 from rto.errors import UserError
+from rto.runs.held_out import HeldOut, add_reward_constants, best_held_out, held_out_metrics
+from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Ckpt, Eval
 from rto.tracking.timing import Timings
 from rto.types import Role, ScoredBatch

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rto.data.examples import Example, Rated
-from rto.runs.reference_cache import cache_path, fingerprint, load_logprobs, saving_logprobs
 from rto.errors import UserError
+from rto.runs.reference_cache import cache_path, fingerprint, load_logprobs, saving_logprobs
 
 ROWS = [Example((1, 2), (3, 4, 5), True), Example((6,), (7,), False)]
 LOGPROBS = [torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([-3.25])]

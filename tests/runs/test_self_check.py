@@ -22,9 +22,9 @@ from torch import Tensor
 
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.scorer import ClusterScorer, RewardSources
-from rto.runs.self_check import CHECKS, few, self_check
 from rto.errors import ProofError
 from rto.rollout.requests import Sampling
+from rto.runs.self_check import CHECKS, few, self_check
 from rto.types import Prompt, Role, TokenBatch
 
 ALL = frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})

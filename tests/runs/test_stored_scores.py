@@ -13,13 +13,13 @@ from stored import stored
 from torch import Tensor
 
 from rto.cluster.scorer import ClusterScorer
-from rto.runs.stored_scores import Reference, StoredScores, _in_order, store
-from rto.sections.run_config import RunConfig
 from rto.data.examples import Example, Rated, collate_groups
 from rto.data.loaders.rated import unrelated_rows, with_unrelated_responses
-from rto.sections.training import Actor, RolloutSection
+from rto.runs.stored_scores import Reference, StoredScores, _in_order, store
 from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed
+from rto.sections.training import Actor, RolloutSection
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch
 
 GROUPS = [

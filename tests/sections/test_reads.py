@@ -11,8 +11,8 @@ import pytest
 import yaml
 from recorded import recorded
 
-from rto.cli.methods import GROUP, build
 from rto.errors import UserError
+from rto.registry import GROUP, build
 from rto.sections import reads
 from rto.sections.parse import build as build_config
 from rto.sections.parse import dump, known_fields, narrow, parse_run

@@ -11,7 +11,6 @@ import pytest
 from datasets import Dataset
 from stored import stored
 
-from rto.cli.methods import build
 from rto.data.examples import Example, Rated, RatedGroup
 from rto.data.feedback.read import Feedback, load_feedback
 from rto.data.loaders.demonstrations import load_examples
@@ -21,6 +20,7 @@ from rto.data.loaders.rated import ONE_RESPONSE, load_rated, reward_scale, unrel
 from rto.data.templates import Template
 from rto.errors import UserError
 from rto.models.load import load_tokenizer
+from rto.registry import build
 from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 

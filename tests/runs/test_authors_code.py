@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rpo_ext.builders import dro, kto, rpo
-from rto.cli.authors import told, with_authors_code
 from rto.errors import UserError
+from rto.runs.authors_code import told, with_authors_code
 from rto.sections.methods import Algo
 from rto.sections.parse import dump, parse_run
 from rto.sections.run_config import RunConfig

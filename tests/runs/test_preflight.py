@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rto.cli.preflight import preflight
 from rto.errors import UserError
+from rto.runs.preflight import preflight
 from rto.sections.parse import parse_run
 
 HEAVY = ("torch", "transformers", "datasets", "ray", "deepspeed", "vllm")

@@ -1,0 +1,133 @@
+"""One training command in this process: checked, prepared, run, with its folder and its report."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rto.runs.authors_code import told, with_authors_code
+from rto.runs.preflight import preflight
+from rto.runs.run_report import add_report
+from rto.sections.parse import dump
+from rto.sections.paths import absolute_paths
+from rto.sections.ranges import require
+from rto.sections.run_config import RunConfig
+from rto.tracking.phases import begin, tell
+from rto.tracking.quiet import quiet
+from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_going_on, check_place
+from rto.tracking.run_state import RunState
+
+if TYPE_CHECKING:
+    from rto.data.accounting import Intake
+    from rto.protocols import Card
+    from rto.runs.offline import OfflineRun
+    from rto.runs.online import OnlineRun
+    from rto.training.checkpoint import Checkpoint
+
+    Run = OnlineRun | OfflineRun
+    Work = Callable[[RunFolder, Checkpoint | None], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Where a run left its results, and its closing figures."""
+
+    folder: Path
+    metrics: Mapping[str, float]
+
+
+def execute(command: str, config: RunConfig) -> Finished:
+    """Check and run one training command in this process.
+
+    A run that fails its checks writes nothing: its folder is made behind them.
+    """
+    require(config.plan.gpus is None, "plan.gpus plans for other machines: give --dry_run with it")
+    config = absolute_paths(config)
+    place = check_place(config.ckpt.output_dir or default_folder(command, config))
+    check_free(place, resume=config.ckpt.load_enable)
+    starts = check_going_on(place) if config.ckpt.load_enable else ""
+    preflight(command, config)
+    announce(command, config, place)
+    if starts:
+        print(starts, flush=True)
+    quiet(None)
+    run, work = prepared(command, config)
+    found = _find_checkpoint(run, place)
+    with RunFolder(place, resume=config.ckpt.load_enable) as folder:
+        quiet(folder.logs)
+        folder.write_config(dump(run.config, command))
+        print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
+        print(dtype_line(config, run), flush=True)
+        with RunState(folder, _about(command, run.method.card, run.intake)) as state:
+            state.finish_with(work(folder, found))
+        add_report(folder.path)
+        return Finished(folder.path, state.results)
+
+
+def announce(command: str, config: RunConfig, folder: Path | None) -> None:
+    """The line that is there at once, before any library is imported."""
+    name = command if command == "reward" else method_name(command, config)
+    where = "" if folder is None else f" -> {folder}"
+    begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
+
+
+def _about(command: str, card: Card, intake: Intake) -> dict[str, object]:
+    data = asdict(intake)
+    return {"command": command, "method": card.name, "title": str(card), "data": data}
+
+
+def _find_checkpoint(run: Run, place: Path) -> Checkpoint | None:
+    from rto.runs.offline import find_checkpoint
+
+    return find_checkpoint(run.config, run.method, place / CHECKPOINTS)
+
+
+def prepared(command: str, config: RunConfig) -> tuple[Run, Work]:
+    """The checked run and the function that runs it. Imports the libraries: call quiet first."""
+    tell("importing libraries")
+    from rto.cluster.device import run_device
+    from rto.models.device import with_dtype
+
+    config = with_dtype(with_authors_code(command, config), run_device(config))
+    if config.algo.authors_code:
+        print(told(config))
+    from functools import partial
+
+    from rto.registry import build
+    from rto.runs import prepare
+
+    tell("reading tokenizers and data")
+    if command == "train":
+        from rto.runs.online import run_online
+
+        method = partial(build, config.algo.name, mode="online")
+        online = prepare.prepare_online(config, method)
+        return online, partial(run_online, online)
+    from rto.runs.offline import run_offline
+
+    if command == "reward":
+        offline = prepare.prepare_reward(config)
+    else:
+        method = partial(build, method_name(command, config), mode="offline")
+        offline = prepare.prepare_fit(config, method)
+    return offline, partial(run_offline, offline)
+
+
+def dtype_line(asked: RunConfig, run: Run) -> str:
+    from rto.models.device import dtype_told
+
+    return dtype_told(asked, run.config, run.plan.device)
+
+
+def method_name(command: str, config: RunConfig) -> str:
+    return {"sft": "sft", "dpo": config.preference.loss}.get(command, config.algo.name)
+
+
+def default_folder(command: str, config: RunConfig) -> Path:
+    name = command if command == "reward" else method_name(command, config)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:32]  # One that is no method is refused later.
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
