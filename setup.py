@@ -73,6 +73,7 @@ setup(
         "rpo_ext": ["py.typed"],
         "rto.evaluation": ["prompts/*.yaml"],
         "rto.report": ["templates/*"],
+        "rto.sections": ["foreign_flags.yaml"],
     },
     cmdclass={"build_py": BuildWithExamples},
     install_requires=pins("core"),

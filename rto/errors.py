@@ -5,6 +5,8 @@ Exit codes follow sysexits.h where it has a fitting number.
 
 from __future__ import annotations
 
+from traceback import TracebackException
+
 from rto.secrets import hide
 from rto.text import one_line
 
@@ -101,13 +103,12 @@ class foreign:
 
 def told(error: BaseException, limit: int = 300) -> str:
     """What an exception says, on one line and without secrets: its type, and the first line of its
-    text, with the next one where that only announces it. One whose text cannot be had, as its own
-    code fails, is told by its type."""
+    text, with the next one where that only announces it. One whose own code fails when it is asked
+    is told by its type."""
     name = type(error).__name__
-    try:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    except Exception as other:
-        return f"{name} (its text cannot be had: {type(other).__name__})"
+    # The standard library's own way to have a text of what cannot be trusted to give one.
+    said = str(TracebackException(type(error), error, None))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     wanted = 2 if lines and lines[0].endswith(":") else 1
     text = hide(one_line(" ".join(lines[:wanted]), limit))
     return f"{name}: {text}" if text else name

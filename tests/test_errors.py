@@ -94,7 +94,7 @@ class _Mute(Exception):
 
 
 def test_an_exception_that_cannot_tell_itself_is_told_by_its_type() -> None:
-    with pytest.raises(UserError, match="_Mute .its text cannot be had: ValueError"), foreign("x"):
+    with pytest.raises(UserError, match="_Mute: <exception str.. failed>"), foreign("x"):
         raise _Mute
 
 

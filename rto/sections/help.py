@@ -68,7 +68,7 @@ def _descriptions(cls: type, prefix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     texts = _attribute_texts(cls)
     for name, hint in hints(cls).items():
-        if isinstance(hint, type) and hint.__module__.startswith("rto.sections.training"):
+        if isinstance(hint, type) and hint.__module__.startswith("rto.sections."):
             found[prefix + name] = " ".join((hint.__doc__ or "").split())
             found |= _descriptions(hint, f"{prefix}{name}.")
         else:
@@ -80,7 +80,7 @@ def _attribute_texts(cls: type) -> dict[str, str]:
     """Field -> the string below it, those of the base classes included."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if not base.__module__.startswith("rto.sections.training"):
+        if not base.__module__.startswith("rto.sections."):
             continue
         body = _classes(base.__module__)[base.__name__].body
         for statement, below in zip(body, body[1:], strict=False):

@@ -222,7 +222,7 @@ class Mangling(BigramEngine):
 
 
 def test_stored_weights_are_handed_over_with_their_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rto.runs.evaluate.ray.put", lambda weights: weights)
+    monkeypatch.setattr("rto.cluster.calls.ray.put", lambda weights: weights)
     engine, weights = BigramEngine(bigram()), {"table": bigram(1)}
     evaluate._hand_over(engines(engine), weights)
     assert engine.notes == [("load_weights",), ("receipt",), ("accept", evaluate.VERSION)]

@@ -79,6 +79,11 @@ def test_it_runs_where_there_is_no_checkout(programs: Path, tmp_path: Path) -> N
     assert done(programs / "rto", "--version", cwd=tmp_path) == f"rto {version}\n"
     methods = json.loads(done(programs / "rto", "methods", "--json", cwd=tmp_path))
     assert {"rto", "rpo"} <= {method["name"] for method in methods}
+    renamed = subprocess.run(
+        [programs / "rto", "train", "--critic_pretrain", "m"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "here --critic.model_name_or_path" in renamed.stderr
     stages = (
         "from pathlib import Path; from rto.quickstart.recipe import STAGES, stage_config\n"
         "print([stage_config(stage, Path('run')).data.max_len for stage in STAGES])"

@@ -17,6 +17,8 @@ LOGGED_FROM = (
     "rto/training",
     "rto/tracking",
     "rto/cluster",
+    "rto/runs",
+    "rto/observe.py",
     "rto/loop.py",
     "rpo_ext",
 )
@@ -143,6 +145,10 @@ def test_every_metric_is_explained_and_nothing_else() -> None:
     assert sorted(names - MEANING.keys()) == []
     # The reward model's constants of training pairs are named after those of held-out ones.
     names |= {name.replace("eval/", "train/") for name in names}
+    # A method puts the spread of each token reward beside that of its sentence reward.
+    suffix = "/sum_std"
+    spread = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+    names |= {f"{area}/to_reward_std_ratio" for area in spread}
     assert sorted(MEANING.keys() - names) == []
 
 

@@ -82,9 +82,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def recording(name: str) -> Callable[..., object]:
         return lambda path, **settings: calls.append({"by": name, "path": path, **settings})
 
-    for name, engine in (("vllm", "VllmEngine"), ("hf", "HfEngine")):
+    for name, place, engine in (
+        ("vllm", "vllm.engine", "VllmEngine"),
+        ("hf", "hf", "HfEngine"),
+    ):
         module = SimpleNamespace(**{engine: recording(name)})
-        monkeypatch.setitem(sys.modules, f"rto.rollout.{name}", module)
+        monkeypatch.setitem(sys.modules, f"rto.rollout.{place}", module)
     return calls
 
 

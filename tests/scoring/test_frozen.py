@@ -95,14 +95,19 @@ def test_what_is_missing_or_not_finite(
     broken = AutoModelForCausalLM.from_pretrained(path)
     broken.lm_head.weight.data[20] = torch.nan
     broken.save_pretrained(tmp_path / "lm")
-    with pytest.raises(UserError, match="lm: log-probs are not finite"):
-        FrozenScorer({Role.DPO: str(tmp_path / "lm")}, [], options()).score(
+    with pytest.raises(UserError, match="lm: lm_head.weight has values that are NaN or infinite"):
+        FrozenScorer({Role.DPO: str(tmp_path / "lm")}, [], options())
+    broken = AutoModelForCausalLM.from_pretrained(path)
+    broken.lm_head.weight.data[20] = 3e38
+    broken.save_pretrained(tmp_path / "large")
+    with pytest.raises(UserError, match="large: log-probs are not finite"):
+        FrozenScorer({Role.DPO: str(tmp_path / "large")}, [], options()).score(
             batch(), frozenset({Role.DPO})
         )
     reward = load_scalar_model(
         str(tiny_reward_dir), dtype=torch.float32, attn_implementation="sdpa", new_head=False
     )
-    dict(reward.named_parameters())["score.weight"].data[0] = torch.nan
+    dict(reward.named_parameters())["score.weight"].data[0] = 3e38
     reward.save_pretrained(str(tmp_path / "rm"))
     with pytest.raises(RewardProtocolError, match="rm: the score of row 0 is nan"):
         FrozenScorer({}, [str(tmp_path / "rm")], options()).rewards(batch())

@@ -127,6 +127,7 @@ def longrope() -> Any:
         intermediate_size=64,
         max_position_embeddings=64,
         original_max_position_embeddings=8,
+        eos_token_id=2,
         rope_parameters=rope,
         initializer_range=0.2,
     )

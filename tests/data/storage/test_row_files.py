@@ -82,12 +82,12 @@ ROWS = [{"a": value} for value in VALUES]
         ("f.JSONL", lines(ROWS)),
         ("f.jsonl", "\ufeff\n" + lines(ROWS).replace("\n", "\r\n\n")),
         ("f.jsonl", json.dumps(ROWS, indent=1)),
-        ("f.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+        ("f.jsonl.gz", gzip.compress(lines(ROWS).encode(), mtime=0)),
         ("f.json", json.dumps(ROWS)),
         ("f.json", "\ufeff " + json.dumps(ROWS, indent=2) + "\n"),
         ("f.json", lines(ROWS)),
         ("f.json", "".join(json.dumps(row, indent=2) for row in ROWS)),
-        ("f.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("f.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
     ],
 )
 def test_json_values_stay_what_they_are(tmp_path: Path, name: str, content: str | bytes) -> None:
@@ -161,7 +161,7 @@ def test_rows_that_do_not_fit_a_chunk(tmp_path: Path) -> None:
         ("f.jsonl", '{"a": 1}'.encode("utf-16"), "it is UTF-16: save it as UTF-8"),
         ("f.csv", "a\nb\n".encode("utf-16"), "it is UTF-16: save it as UTF-8"),
         ("f.csv", "a\nb\n".encode("utf-16-le"), "line 1: a NUL byte"),
-        ("f.jsonl.gz", gzip.compress(lines(ROWS * 99).encode())[:-30], "EOFError: "),
+        ("f.jsonl.gz", gzip.compress(lines(ROWS * 99).encode(), mtime=0)[:-30], "EOFError: "),
         ("f.jsonl.gz", b'{"a": 1}\n', "BadGzipFile: Not a gzipped file"),
         ("f.jsonl", '{"a": 1}\n{"a"', "line 2: Expecting ':' delimiter"),
         ("f.jsonl", '{"a": 1, "a": 2}', "line 1: the key 'a' stands twice in one object"),
@@ -291,7 +291,10 @@ def test_where_lists_may_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b'{"a": 1}\n'), "it is packed with gzip: unpack it, or name it .gz"),
+        (
+            gzip.compress(b'{"a": 1}\n', mtime=0),
+            "it is packed with gzip: unpack it, or name it .gz",
+        ),
         (bz2.compress(b'{"a": 1}\n'), "it is packed with bzip2: unpack it"),
         (lzma.compress(b'{"a": 1}\n'), "it is packed with xz: unpack it"),
         (b"PK\x03\x04rest", "it is a zip archive: unpack it"),
