@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import difflib
 import os
 import re
 import shlex
@@ -30,7 +29,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rto.cli.main import parse
 from rto.cli.one_line_parser import OneLineParser
-from rto.errors import RtoError, UserError, bad_path
+from rto.errors import RtoError, UserError, bad_path, nearest
 from rto.resources import IS_CHECKOUT, ROOT, shipped
 from rto.secrets import hide, holds_secret, is_secret_name, shown_url
 from rto.text import one_line
@@ -199,8 +198,7 @@ def _mapping(value: object, known: Collection[str], *, where: str) -> dict[str, 
         raise UserError(f"{where}: expected keys {', '.join(known)}, got {_shown(value)}")
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+            hint = nearest(str(key), known) or f"one of {', '.join(known)}"
             raise UserError(f"{where}: unknown key {hide(one_line(str(key), 60))}: {hint}")
     return value
 

@@ -5,6 +5,8 @@ Exit codes follow sysexits.h where it has a fitting number.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from traceback import TracebackException
 
 from rto.secrets import hide
@@ -118,3 +120,11 @@ def bad_path(error: OSError) -> str:
     """A path that no file system takes, or that this user may not use, wherever that was seen."""
     shown = one_line(ascii(str(error.filename)), 80)
     return hide(f"{shown}: {error.strerror}: give another path")
+
+
+def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """``did you mean X?`` with the known name that is nearest to this one, in capitals or not.
+    Empty if none is near."""
+    lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), lower, 1)
+    return f"did you mean {prefix}{lower[near[0]]}?" if near else ""

@@ -6,11 +6,10 @@ add one. It reads the configuration once; the method it returns is a plain froze
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 from rto.sections.run_config import RunConfig
 from rto.sections.training import DPOModel
 
@@ -82,8 +81,7 @@ def _point(name: str) -> EntryPoint:
     if name in REPLACED:
         raise UserError(f"algo.name is {name!r}: {REPLACED[name]}")
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(sorted(known))}"
+        hint = nearest(name, known) or f"one of {', '.join(sorted(known))}"
         raise UserError(f"algo.name is {name!r}: {hint}")
     return known[name]
 

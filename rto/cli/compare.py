@@ -24,7 +24,7 @@ from rto.sections.training import DPOModel
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
-    from rto.comparison.tables import Judged, Row
+    from rto.comparison.tables import ComparedRow, Judged
     from rto.protocols import Mode
 
 MOST_ACTORS = 6
@@ -35,7 +35,7 @@ SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedMethod:
     """A method as it is compared: ``label`` tells it from other entries."""
 
     label: str
@@ -46,11 +46,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What is compared. ``budget`` counts the sequences that each run trains on."""
 
     base: Sequence[str]
-    entries: Sequence[Entry]
+    entries: Sequence[ComparedMethod]
     seeds: int
     budget: int
     prompts: str
@@ -67,10 +67,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """One trained policy of the comparison."""
 
-    entry: Entry
+    entry: ComparedMethod
     seed: int
     point: tuple[tuple[str, str], ...]
     config: RunConfig
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     root = Path(arguments.output_dir or f"runs/compare-{time.strftime('%Y%m%d-%H%M%S')}")
     # Libraries read its settings when they are imported, which looking a method up does.
     quiet(None)
-    plan = Plan(
+    plan = ComparisonPlan(
         base=base,
         entries=entries(arguments.algos),
         seeds=arguments.seeds,
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def compare(plan: Plan) -> dict[str, Row]:
+def compare(plan: ComparisonPlan) -> dict[str, ComparedRow]:
     """Train, judge and write everything; a run that a former call finished is not trained again."""
     from rto.cluster import launch
     from rto.cluster.session import warm_actors
@@ -157,7 +157,7 @@ def compare(plan: Plan) -> dict[str, Row]:
     return rows
 
 
-def entries(names: str) -> list[Entry]:
+def entries(names: str) -> list[ComparedMethod]:
     """Entries of "dpo,rpo:online,grpo+rto"; a name given twice is compared with itself.
 
     Raises:
@@ -165,7 +165,7 @@ def entries(names: str) -> list[Entry]:
     """
     from rto.registry import card, takes_token_reward
 
-    found: list[Entry] = []
+    found: list[ComparedMethod] = []
     for name in names.split(","):
         plain, _, mode = name.partition(":")
         algo = plain.removesuffix("+rto")
@@ -178,11 +178,11 @@ def entries(names: str) -> list[Entry]:
         while label in {entry.label for entry in found}:
             label += "'"
         rewarded = algo != plain or algo == "rto"
-        found.append(Entry(label, algo, cast("Mode", mode or modes[0]), rewarded))
+        found.append(ComparedMethod(label, algo, cast("Mode", mode or modes[0]), rewarded))
     return found
 
 
-def planned_runs(plan: Plan) -> Iterator[Run]:
+def planned_runs(plan: ComparisonPlan) -> Iterator[ComparedRun]:
     """All runs, configured for the same budget."""
     from rto.cluster.device import run_device
     from rto.models.device import with_dtype
@@ -195,13 +195,13 @@ def planned_runs(plan: Plan) -> Iterator[Run]:
         for i in range(plan.seeds):
             # Entries of one name are different runs of it.
             seed = i + plan.seeds * entry.label.count("'")
-            run = Run(entry, seed, point, config)
+            run = ComparedRun(entry, seed, point, config)
             folder = str(plan.root / "runs" / run.name)
             train, ckpt = replace(config.train, seed=seed), replace(config.ckpt, output_dir=folder)
             yield replace(run, config=absolute_paths(replace(config, train=train, ckpt=ckpt)))
 
 
-def _budgeted(config: RunConfig, plan: Plan, entry: Entry) -> RunConfig:
+def _budgeted(config: RunConfig, plan: ComparisonPlan, entry: ComparedMethod) -> RunConfig:
     train, sequences = config.train, config.train.batch_size
     if entry.mode == "online":
         per_iteration = config.rollout.num_sequences * train.max_epochs
@@ -247,7 +247,7 @@ def _mean_responses(
     return sum(counts) / len(counts)
 
 
-def _train(run: Run, number: str) -> None:
+def _train(run: ComparedRun, number: str) -> None:
     from rto.runs.execute import execute
 
     if is_trained(run):
@@ -260,7 +260,7 @@ def _train(run: Run, number: str) -> None:
     (run.folder / SECONDS).write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
 
 
-def is_trained(run: Run) -> bool:
+def is_trained(run: ComparedRun) -> bool:
     """Whether a former call finished this run with the same settings. Settings that are new since
     then count as their defaults; a file that this version cannot read is another run's."""
     if not (run.folder / SECONDS).is_file():
@@ -272,7 +272,7 @@ def is_trained(run: Run) -> bool:
         return False
 
 
-def judge(plan: Plan, base: RunConfig, runs: Sequence[Run]) -> dict[str, Judged]:
+def judge(plan: ComparisonPlan, base: RunConfig, runs: Sequence[ComparedRun]) -> dict[str, Judged]:
     """The answers of every run, and of the policy that all started from."""
     from rto.data.loaders.prompts import load_prompts
     from rto.data.templates import load_template
@@ -345,7 +345,7 @@ def _costs(folder: Path) -> dict[str, float]:
 
 
 def chosen(
-    plan: Plan, runs: Sequence[Run], judged: Mapping[str, Judged], start: Judged
+    plan: ComparisonPlan, runs: Sequence[ComparedRun], judged: Mapping[str, Judged], start: Judged
 ) -> tuple[dict[str, list[Judged]], Judged]:
     """The runs of each method at its best grid point, and the start, on the judging prompts.
 

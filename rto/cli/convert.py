@@ -49,7 +49,7 @@ USAGE = "usage: rto convert-flags SCRIPT.sh"
 
 
 @dataclass
-class Conversion:
+class FlagConversion:
     """Our command, its flags in order, and what has to be said about the others."""
 
     command: str
@@ -100,7 +100,7 @@ def in_script(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
-def convert(call: Call) -> Conversion:
+def convert(call: Call) -> FlagConversion:
     """The command that does what ``call`` does, as far as there is one.
 
     Raises:
@@ -111,7 +111,7 @@ def convert(call: Call) -> Conversion:
     given = _flags(words)
     if command == "train" and any(flag in given for flag in RTO_FLAGS):
         method = "rto"
-    conversion = Conversion(command, method, given)
+    conversion = FlagConversion(command, method, given)
     for flag, values in given.items():
         _convert_flag(conversion, flag, values)
     _add_defaults(conversion)
@@ -119,7 +119,7 @@ def convert(call: Call) -> Conversion:
     return conversion
 
 
-def rendered(conversion: Conversion) -> str:
+def rendered(conversion: FlagConversion) -> str:
     """The conversion as lines of a shell script: notes as comments, then the command."""
     head = f"rto {conversion.command}"
     if conversion.method is not None:
@@ -156,7 +156,7 @@ def _flags(words: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _convert_flag(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _convert_flag(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     output = next(
         (value for value in values if OUTPUT in value or "$(" in value or "`" in value), None
     )
@@ -179,7 +179,7 @@ def _convert_flag(conversion: Conversion, flag: str, values: list[str]) -> None:
     conversion.note(flag, said or "no counterpart is known: left out")
 
 
-def _method(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _method(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     method = ESTIMATORS.get(_one(flag, values))
     if method is None:
         conversion.note(flag, table()["by_value"][flag])
@@ -187,7 +187,7 @@ def _method(conversion: Conversion, flag: str, values: list[str]) -> None:
         conversion.method = method
 
 
-def _prompt_length(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _prompt_length(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     """data.max_len is prompt and response together."""
     answer = conversion.given.get("generate_max_len", values)
     try:
@@ -198,28 +198,28 @@ def _prompt_length(conversion: Conversion, flag: str, values: list[str]) -> None
         conversion.set("data.max_len", str(total))
 
 
-def _only(value: str) -> Callable[[Conversion, str, list[str]], None]:
+def _only(value: str) -> Callable[[FlagConversion, str, list[str]], None]:
     """A flag of which this program has one value alone."""
 
-    def convert_only(conversion: Conversion, flag: str, values: list[str]) -> None:
+    def convert_only(conversion: FlagConversion, flag: str, values: list[str]) -> None:
         if _one(flag, values) != value:
             conversion.note(flag, table()["by_value"][flag])
 
     return convert_only
 
 
-def _constant(*flag_and_value: str) -> Callable[[Conversion, str, list[str]], None]:
+def _constant(*flag_and_value: str) -> Callable[[FlagConversion, str, list[str]], None]:
     """A switch of theirs that is a setting with a value here."""
     ours, *value = flag_and_value
 
-    def convert_switch(conversion: Conversion, flag: str, values: list[str]) -> None:
+    def convert_switch(conversion: FlagConversion, flag: str, values: list[str]) -> None:
         if values != ["False"] and values != ["false"]:
             conversion.set(ours, *value)
 
     return convert_switch
 
 
-def _loss(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _loss(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     loss = {"sigmoid": "dpo", "ipo": "ipo"}.get(_one(flag, values))
     if loss is None or conversion.command != "dpo":
         conversion.note(flag, table()["by_value"][flag])
@@ -227,7 +227,7 @@ def _loss(conversion: Conversion, flag: str, values: list[str]) -> None:
         conversion.set("loss", loss)
 
 
-def _dtype(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _dtype(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     short = {"bfloat16": "bf16", "float32": "fp32", "bf16": "bf16", "fp32": "fp32", "auto": "auto"}
     dtype = short.get(_one(flag, values))
     if dtype is None:
@@ -236,24 +236,24 @@ def _dtype(conversion: Conversion, flag: str, values: list[str]) -> None:
         conversion.set("ds.param_dtype", dtype)
 
 
-def _half(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _half(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     conversion.note(flag, f"not available here; {table()['by_value'][flag]}")
 
 
-def _reward_source(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _reward_source(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     """OpenRLHF takes a Python file in the place of an address."""
     value = _one(flag, values)
     name = "reward.func_path" if value.endswith(".py") else "reward.remote_url"
     conversion.set(name, value)
 
 
-def _wandb(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _wandb(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     """The key itself is not carried over: it would be seen in the list of processes."""
     conversion.set("logger.wandb.enable")
     conversion.note(flag, "the key comes from WANDB_API_KEY or `wandb login`, not from the flag")
 
 
-def _batch(conversion: Conversion, flag: str, values: list[str]) -> None:
+def _batch(conversion: FlagConversion, flag: str, values: list[str]) -> None:
     """TRL's batch: sequences per device and accumulation step."""
     if "train.batch_size" in conversion.flags:
         return
@@ -269,7 +269,7 @@ def _batch(conversion: Conversion, flag: str, values: list[str]) -> None:
     conversion.note(flag, f"train.batch_size {size} is for one device: multiply it by their number")
 
 
-BY_VALUE: Mapping[str, Callable[[Conversion, str, list[str]], None]] = {
+BY_VALUE: Mapping[str, Callable[[FlagConversion, str, list[str]], None]] = {
     "algo.advantage.estimator": _method,
     "advantage_estimator": _method,
     "actor.policy_loss_type": _only("ppo"),
@@ -294,7 +294,7 @@ BY_VALUE: Mapping[str, Callable[[Conversion, str, list[str]], None]] = {
 }
 
 
-def _add_defaults(conversion: Conversion) -> None:
+def _add_defaults(conversion: FlagConversion) -> None:
     """What OpenRLHF 0.11, whose names have dots, does where a flag is left out."""
     if not any("." in flag for flag in conversion.given):
         conversion.notes.append("settings that the script leaves out have this program's defaults")
@@ -304,7 +304,7 @@ def _add_defaults(conversion: Conversion) -> None:
             conversion.set(name, str(value).lower())
 
 
-def _drop_unread(conversion: Conversion) -> None:
+def _drop_unread(conversion: FlagConversion) -> None:
     """What the method does not read would be refused; that it was given is said."""
     command = conversion.command
     given = {ALIASES.get(name, name): values for name, values in conversion.flags.items()}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rto.evaluation.formats import Answers
     from rto.evaluation.judge import JudgePrompt, WinRate
     from rto.evaluation.questions import Question
-    from rto.evaluation.sample import Policy, Sampled
+    from rto.evaluation.sample import EvaluatedPolicy, Sampled
     from rto.evaluation.suite import Figures
 
 
@@ -37,7 +37,7 @@ class Job:
 
     options: Options
     questions: Sequence[Question]
-    policies: Sequence[Policy]
+    policies: Sequence[EvaluatedPolicy]
     outputs: Sequence[Answers]
     judge_prompt: JudgePrompt
 
@@ -106,7 +106,7 @@ def prepare(options: Options) -> Job:
         if judge.kind == "vllm":
             require_vllm(f"--judge {judge}")
     sampled = [s for s in sources if not s.is_outputs]
-    policies: list[Policy] = []
+    policies: list[EvaluatedPolicy] = []
     if sampled:
         from rto.evaluation.sample import load_policy
         from rto.rollout.requests import Sampling

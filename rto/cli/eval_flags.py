@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rto.cli.one_line_parser import OneLineParser
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 from rto.sections.parse import parse_run
 from rto.sections.paths import absolute_path
 from rto.sections.ranges import check_tree, require
@@ -34,7 +33,7 @@ seeds, or read them from files; print metrics with intervals and the win rate by
 
 
 @dataclass(frozen=True)
-class Source:
+class AnswerSource:
     """A policy: a run, directory or hub id to sample from, or a file of its outputs."""
 
     name: str
@@ -57,8 +56,8 @@ class JudgeSpec:
 class Options:
     """The checked flags; see ``parser`` for what they mean."""
 
-    model: Source
-    baseline: Source | None
+    model: AnswerSource
+    baseline: AnswerSource | None
     prompts: str
     split: str
     prompt_key: str | None
@@ -234,9 +233,8 @@ def _check_known(rest: Sequence[str], known: Sequence[str]) -> None:
     for token in rest:
         name = token.partition("=")[0]
         if name.startswith("--") and "." not in name and name not in RUN_FLAGS:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise UserError(f"eval: unknown flag {name}{hint}")
+            hint = nearest(name, known)
+            raise UserError(f"eval: unknown flag {name}{f': {hint}' if hint else ''}")
 
 
 def _make_absolute(given: argparse.Namespace) -> None:
@@ -248,7 +246,7 @@ def _make_absolute(given: argparse.Namespace) -> None:
     given.reward_models = [absolute_path(path) for path in given.reward_models]
 
 
-def _policies(given: argparse.Namespace) -> tuple[Source, Source | None]:
+def _policies(given: argparse.Namespace) -> tuple[AnswerSource, AnswerSource | None]:
     """The model, and what it is compared with."""
     model = _source(given.model, given.outputs, given.name, "--model", "--outputs")
     if model is None:
@@ -266,7 +264,7 @@ def _policies(given: argparse.Namespace) -> tuple[Source, Source | None]:
 
 def _source(
     path: str | None, outputs: str | None, name: str | None, flag: str, outputs_flag: str
-) -> Source | None:
+) -> AnswerSource | None:
     require(path is None or outputs is None, f"{flag} and {outputs_flag}: give one of them")
     given = path or outputs
     if given is None:
@@ -277,7 +275,7 @@ def _source(
         f"{flag} is called {called!r:.60}, which can be no folder's name: give --name or "
         "--baseline_name",
     )
-    return Source(called, absolute_path(given, hub=outputs is None), path is None)
+    return AnswerSource(called, absolute_path(given, hub=outputs is None), path is None)
 
 
 def _name(path: str) -> str:
@@ -306,8 +304,7 @@ def _metrics(text: str | None) -> list[str] | None:
     names = [name for name in text.split(",") if name != "none"]
     for name in names:
         if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(METRICS)}"
+            hint = nearest(name, METRICS) or f"one of {', '.join(METRICS)}"
             raise UserError(f"--metrics {name}: no such metric: {hint}")
     return names
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rto import __version__
-from rto.errors import RtoError, Terminated, UserError, bad_path
+from rto.errors import RtoError, Terminated, UserError, bad_path, nearest
 from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
@@ -105,9 +104,8 @@ def _dispatch(arguments: list[str]) -> int:
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
     command, *rest = arguments or [""]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f": did you mean {near[0]}?" if near else f": one of {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {command!r}{hint}")
+        hint = nearest(command, COMMANDS) or f"one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {command!r}: {hint}")
     return command, rest
 
 

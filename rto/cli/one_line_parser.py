@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable
 from typing import NoReturn
 
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -40,9 +39,8 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
-            near = difflib.get_close_matches(unknown[1], self._flags(), 1)
-            hint = f": did you mean {near[0]}?" if near else self.unknown_hint
-            message = f"unknown argument {unknown[1]}{hint}"
+            near = nearest(unknown[1], self._flags())
+            message = f"unknown argument {unknown[1]}{f': {near}' if near else self.unknown_hint}"
         raise UserError(": ".join(filter(None, [self.prog.removeprefix("rto "), message])))
 
     def _flags(self) -> list[str]:

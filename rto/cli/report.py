@@ -45,29 +45,35 @@ def watch(paths: Sequence[Path], target: Path, every: int) -> None:
         UserError: a path is no run folder.
     """
     from rto.report.collect import find_runs, is_run
-    from rto.report.page import write_report
 
     find_runs(paths)
     patience = 0 if all(map(is_run, paths)) else BETWEEN_STAGES
     print(f"report: {target}, anew every {every} s; Ctrl-C ends it", flush=True)
-    seen, said = time.monotonic(), ""
     try:
-        while True:
-            problem = ""
-            try:
-                if is_running(paths):
-                    seen = time.monotonic()
-                elif time.monotonic() - seen >= patience:
-                    return
-                write_report(paths, target, reload=every)
-            except UserError as error:
-                problem = str(error)
-            if problem and problem != said:
-                print(f"no new report for now: {hide(one_line(problem))}", file=sys.stderr)
-            said = problem
-            time.sleep(every)
+        _watch(paths, target, every, patience)
     except KeyboardInterrupt:
         print("ended by Ctrl-C")
+
+
+def _watch(paths: Sequence[Path], target: Path, every: int, patience: float) -> None:
+    """Until no run is going on, and none was for ``patience`` seconds."""
+    from rto.report.page import write_report
+
+    seen, said = time.monotonic(), ""
+    while True:
+        problem = ""
+        try:
+            if is_running(paths):
+                seen = time.monotonic()
+            elif time.monotonic() - seen >= patience:
+                return
+            write_report(paths, target, reload=every)
+        except UserError as error:
+            problem = str(error)
+        if problem and problem != said:
+            print(f"no new report for now: {hide(one_line(problem))}", file=sys.stderr)
+        said = problem
+        time.sleep(every)
 
 
 def is_running(paths: Sequence[Path]) -> bool:

@@ -179,11 +179,15 @@ def split(line: str) -> list[str]:
     try:
         for word in lexer:
             if word and set(word) <= STOPS:
-                # The number of a stream that is sent elsewhere, as in `2>&1`, is no word.
-                if words and re.search(rf"(?<!\S){re.escape(words[-1])}{re.escape(word)}", line):
-                    words = words[:-1] if words[-1].isdigit() else words
-                break
+                return words[:-1] if _names_a_stream(words, word, line) else words
             words.append(word)
     except ValueError as error:
         raise UserError(f"cannot read the script's line {line!r:.80}: {error}") from error
     return words
+
+
+def _names_a_stream(words: list[str], stop: str, line: str) -> bool:
+    """Whether the last word is the number of a stream that is sent elsewhere, as in `2>&1`."""
+    if not words or not words[-1].isdigit():
+        return False
+    return re.search(rf"(?<!\S){words[-1]}{re.escape(stop)}", line) is not None

@@ -29,7 +29,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedRow:
     """One method over its seeds, against the policy that it started from."""
 
     start: float
@@ -44,7 +44,7 @@ class Row:
     num_seeds: int
 
 
-def summarise(runs: Sequence[Judged], start: Judged) -> Row:
+def summarise(runs: Sequence[Judged], start: Judged) -> ComparedRow:
     """Means over the runs of one method; all answered the same prompts as ``start``."""
     rewards = np.stack([run.rewards.mean(-1) for run in runs])
     wins = np.stack([win_rate(run.rewards, start.rewards) for run in runs])
@@ -52,7 +52,7 @@ def summarise(runs: Sequence[Judged], start: Judged) -> Row:
     def mean(name: str) -> float:
         return float(np.mean([getattr(run, name) for run in runs]))
 
-    return Row(
+    return ComparedRow(
         start=float(start.rewards.mean()),
         reward=float(rewards.mean()),
         gain=bootstrap_runs(rewards - start.rewards.mean(-1)),
@@ -75,7 +75,7 @@ def differences(methods: Mapping[str, Sequence[Judged]]) -> dict[str, Mean]:
     }
 
 
-def table_rows(rows: Mapping[str, Row]) -> list[dict[str, str]]:
+def table_rows(rows: Mapping[str, ComparedRow]) -> list[dict[str, str]]:
     return [
         {
             "method": name,
@@ -93,7 +93,7 @@ def table_rows(rows: Mapping[str, Row]) -> list[dict[str, str]]:
     ]
 
 
-def markdown(rows: Mapping[str, Row], *, lines: Sequence[str]) -> str:
+def markdown(rows: Mapping[str, ComparedRow], *, lines: Sequence[str]) -> str:
     """The table as Markdown under the given lines."""
     cells = table_rows(rows)
     head = list(cells[0])
@@ -106,7 +106,7 @@ def markdown(rows: Mapping[str, Row], *, lines: Sequence[str]) -> str:
 
 
 def write_json(
-    path: Path, rows: Mapping[str, Row], gaps: Mapping[str, Mean], about: Mapping[str, Any]
+    path: Path, rows: Mapping[str, ComparedRow], gaps: Mapping[str, Mean], about: Mapping[str, Any]
 ) -> None:
     content = {
         **about,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from datasets import Dataset, DatasetDict, interleave_datasets, load_dataset, lo
 
 from rto.data.storage.arrow import cache_home
 from rto.data.storage.row_files import FILE_TYPES, read_file
-from rto.errors import UserError, foreign
+from rto.errors import UserError, foreign, nearest
 from rto.sections.data import Data
 from rto.text import one_line
 
@@ -69,10 +68,9 @@ def numbered_rows(
 def _require_columns(rows: Dataset, names: Sequence[str], *, source: str) -> None:
     for name in names:
         if name not in rows.column_names:
-            near = difflib.get_close_matches(name, rows.column_names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            have = ", ".join(rows.column_names)
-            raise UserError(f"{source}: no column '{name}' (columns: {have}){hint}")
+            have, hint = ", ".join(rows.column_names), nearest(name, rows.column_names)
+            advice = f"; {hint}" if hint else ""
+            raise UserError(f"{source}: no column '{name}' (columns: {have}){advice}")
 
 
 def require_text(value: object, *, source: str, row: int, field: str) -> str:

@@ -69,7 +69,7 @@ def load_judge_prompt(name: str) -> JudgePrompt:
 
 
 @dataclass(frozen=True)
-class Pair:
+class JudgedPair:
     """A prompt and the answers of the two policies."""
 
     id: str | int
@@ -104,7 +104,7 @@ class WinRate:
     agreement: float | None
 
 
-def judge_pairs(pairs: Sequence[Pair], prompt: JudgePrompt, ask: Ask) -> list[Judgement]:
+def judge_pairs(pairs: Sequence[JudgedPair], prompt: JudgePrompt, ask: Ask) -> list[Judgement]:
     """The judge's answers to each pair in both orders, those to one pair side by side."""
     orders: tuple[Order, Order] = ("model first", "baseline first")
     asked = [
@@ -142,7 +142,7 @@ def reward_win_rate(model: np.ndarray, baseline: np.ndarray) -> WinRate:
     return WinRate(bootstrap(wins), len(wins), 0, len(wins), 0, None)
 
 
-def _judgement(pair: Pair, order: Order, text: str, prompt: JudgePrompt) -> Judgement:
+def _judgement(pair: JudgedPair, order: Order, text: str, prompt: JudgePrompt) -> Judgement:
     first, second = _in_order("model", "baseline", order)
     winners: Mapping[str, Winner] = {"a": first, "b": second, "tie": "tie"}  # pyright: ignore[reportAssignmentType]
     verdict = prompt.verdict(text)

@@ -19,7 +19,7 @@ from rto.models.load import assert_same_tokenizer, generation_stops, load_config
 from rto.models.rope import max_positions
 from rto.rollout.requests import Sampling
 from rto.runs.check_models import with_engine
-from rto.runs.evaluate import Evaluator, evaluator
+from rto.runs.evaluate import PolicyEvaluator, evaluator
 from rto.sections.run_config import RunConfig
 from rto.types import Prompt
 
@@ -27,7 +27,7 @@ NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "dtype", "torch_dty
 
 
 @dataclass(frozen=True)
-class Policy:
+class EvaluatedPolicy:
     """A model directory, its tokenizer and how many tokens it reads."""
 
     name: str
@@ -56,7 +56,7 @@ class Policy:
             stops=self.stops,
         )
 
-    def shares_engine(self, other: Policy) -> bool:
+    def shares_engine(self, other: EvaluatedPolicy) -> bool:
         """One engine can take the weights of both and reads the same token ids."""
         same_ids = self.tokenizer.get_vocab() == other.tokenizer.get_vocab()
         return same_ids and self.architecture == other.architecture
@@ -71,7 +71,7 @@ class Sampled:
     kl: np.ndarray | None
 
 
-def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Policy:
+def load_policy(name: str, path: str, *, chat_template: str | None = None) -> EvaluatedPolicy:
     """What can be checked of a policy before an engine starts; a hub id is fetched.
 
     ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
@@ -84,7 +84,7 @@ def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Po
     folder = _local(path)
     if not any(Path(folder).glob("*.safetensors")):
         raise UserError(f"{path}: no *.safetensors in it: save the model with save_pretrained")
-    policy = Policy(
+    policy = EvaluatedPolicy(
         name=name,
         path=folder,
         tokenizer=load_tokenizer(path, chat_template=chat_template),
@@ -98,7 +98,7 @@ def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Po
 
 
 def sample(
-    policies: Sequence[Policy],
+    policies: Sequence[EvaluatedPolicy],
     questions: Sequence[Question],
     *,
     config: RunConfig,
@@ -130,8 +130,8 @@ def sample(
 
 
 def _converse(
-    held: Evaluator,
-    policy: Policy,
+    held: PolicyEvaluator,
+    policy: EvaluatedPolicy,
     questions: Sequence[Question],
     prompts: Sequence[Prompt],
     max_len: int,
@@ -156,7 +156,7 @@ def _converse(
 
 
 def _prompts(
-    policy: Policy,
+    policy: EvaluatedPolicy,
     questions: Sequence[Question],
     answered: Sequence[tuple[str, ...]],
     source: str,
@@ -174,8 +174,8 @@ def _prompts(
     ]
 
 
-def _groups(policies: Sequence[Policy]) -> list[list[Policy]]:
-    groups: list[list[Policy]] = []
+def _groups(policies: Sequence[EvaluatedPolicy]) -> list[list[EvaluatedPolicy]]:
+    groups: list[list[EvaluatedPolicy]] = []
     for policy in policies:
         group = next((each for each in groups if each[0].shares_engine(policy)), None)
         if group is None:
@@ -186,7 +186,7 @@ def _groups(policies: Sequence[Policy]) -> list[list[Policy]]:
 
 
 def _max_len(
-    policy: Policy,
+    policy: EvaluatedPolicy,
     prompts: Mapping[str, Sequence[Prompt]],
     questions: Sequence[Question],
     sampling: Sampling,

@@ -9,7 +9,7 @@ import numpy as np
 
 from rto.data.templates import Template, Where
 from rto.evaluation.formats import Answers
-from rto.evaluation.judge import Pair, WinRate
+from rto.evaluation.judge import JudgedPair, WinRate
 from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
 from rto.evaluation.questions import Question, joined, messages
 
@@ -78,9 +78,9 @@ def reward_scores(
     ended. ``chat_template`` chooses one of several; ``source`` is where the questions stand, for
     messages.
     """
-    from rto.scoring.server import RewardModel
+    from rto.scoring.server import ServedRewardModel
 
-    model = RewardModel(path, max_batch=16, chat_template=chat_template)
+    model = ServedRewardModel(path, max_batch=16, chat_template=chat_template)
     told = model.trained_with.apply_chat_template
     has_chat = bool(model.template.tokenizer.chat_template)
     template = replace(model.template, apply_chat_template=has_chat if told is None else told)
@@ -106,10 +106,10 @@ def _as_read(
     return template.prompt(asked, where), template.response(asked, turns[-1].strip(), where)
 
 
-def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> list[Pair]:
+def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> list[JudgedPair]:
     """What a judge compares, question by question."""
     return [
-        Pair(question.id, joined(question.turns), joined(ours), joined(theirs))
+        JudgedPair(question.id, joined(question.turns), joined(ours), joined(theirs))
         for question, ours, theirs in zip(questions, model.turns, baseline.turns, strict=True)
     ]
 

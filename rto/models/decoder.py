@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rto.errors import UserError
-from rto.models.packing import Packed, Rows, pack, pad_right
+from rto.models.packing import Packed, PackedRows, pack, pad_right
 from rto.models.policy import unwrapped
 from rto.types import TokenBatch
 
@@ -151,7 +151,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packed_rows: Rows | None = None,
+    packed_rows: PackedRows | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """SDPA of each row: query, key, value [1, heads, N, D] -> [1, N, heads, D].

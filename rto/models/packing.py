@@ -16,7 +16,7 @@ BUCKET_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """How the attention finds the rows among packed tokens.
 
     ``buckets``: token indices [b, L] of rows of similar length, the last one repeated where a row
@@ -42,7 +42,7 @@ class Packed:
     prompt: Tensor
     last: Tensor
     positions: Tensor | None = None
-    rows: Rows | None = None
+    rows: PackedRows | None = None
 
 
 def pad_right(tokens: TokenBatch) -> Packed:
@@ -110,7 +110,7 @@ def _rows(
     responses: Tensor,
     first: Tensor,
     positions: Tensor,
-) -> Rows:
+) -> PackedRows:
     device = prompts.device
     lengths: list[int] = (prompts + responses).tolist()
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
@@ -136,11 +136,11 @@ def _rows(
         buckets.append(torch.where(column < prompt, in_prompt, in_response))
     in_order = order == sorted(order) and taken == positions.numel()
     if in_order:
-        return Rows(tuple(buckets), None)
+        return PackedRows(tuple(buckets), None)
     start = torch.tensor(starts, device=device)
     row = torch.arange(len(lengths), device=device)
     owner = row.repeat_interleave(torch.where(first, prompts, 0) + responses)
-    return Rows(tuple(buckets), start[owner] + positions)
+    return PackedRows(tuple(buckets), start[owner] + positions)
 
 
 def _first_of_prompt(tokens: TokenBatch) -> Tensor:

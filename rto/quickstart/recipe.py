@@ -58,7 +58,7 @@ MOST_ACTORS = 6
 
 
 @dataclass(frozen=True)
-class Row:
+class PolicyRow:
     """What the table says of one policy."""
 
     gold_reward: Mean
@@ -222,10 +222,10 @@ def paired_gain(ours: Evaluated, theirs: Evaluated) -> Mean:
     return bootstrap(gold_by_prompt(ours) - gold_by_prompt(theirs))
 
 
-def row(result: Evaluated) -> Row:
+def row(result: Evaluated) -> PolicyRow:
     from rto.types import Role
 
-    return Row(
+    return PolicyRow(
         gold_reward=bootstrap(gold_by_prompt(result)),
         reward=float(result.scored[Role.REWARD].mean()),
         kl=float(result.kl.mean()),
@@ -234,7 +234,7 @@ def row(result: Evaluated) -> Row:
 
 
 def report(
-    rows: Mapping[str, Row],
+    rows: Mapping[str, PolicyRow],
     gains: Mapping[str, Mean],
     seconds: Mapping[str, float],
     total: float,
@@ -282,7 +282,7 @@ def made_steps(stage: str, folder: Path) -> int:
     return lines * (stage_config(stage, folder).steps_per_iteration if online else 1)
 
 
-def how_to_read(rows: Mapping[str, Row], steps: Mapping[str, int]) -> str:
+def how_to_read(rows: Mapping[str, PolicyRow], steps: Mapping[str, int]) -> str:
     """One sentence on what the differences do not say: distance from SFT, and seeds."""
     from rto.tracking.console import figure
 

@@ -19,7 +19,7 @@ YEAR_2200 = 7_258_118_400.0
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run folder, read.
 
     ``config`` is flat: dotted name -> value as text. ``metrics`` has one mapping per iteration,
@@ -135,7 +135,7 @@ def _began(path: Path) -> float:
     return min((path / mark).stat().st_mtime for mark in MARKS if (path / mark).is_file())
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Every run, under the shortest name that tells it from the others."""
     return [read_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
@@ -148,7 +148,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def read_run(path: Path, name: str) -> Run:
+def read_run(path: Path, name: str) -> RunRecord:
     """
     Raises:
         UserError: a file is there and is not what a run writes: file, line, remedy.
@@ -165,7 +165,7 @@ def read_run(path: Path, name: str) -> Run:
     metrics, said = read_metrics(path / "metrics.jsonl")
     about, odd = read_about(path / "run.json")
     versions = read_json(path / "versions.json")
-    return Run(
+    return RunRecord(
         name=hide(shown_text(name)),
         path=path,
         about=about,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rto.report.collect import Run
+from rto.report.collect import RunRecord
 from rto.report.meanings import meaning
 
 WIDTH, HEIGHT = 372, 188
@@ -68,13 +68,13 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Section:
+class ChartSection:
     title: str
     charts: list[Chart]
     folded: bool = False
 
 
-def sections(runs: Sequence[Run], *, points: int) -> list[Section]:
+def sections(runs: Sequence[RunRecord], *, points: int) -> list[ChartSection]:
     """Every metric of the runs once, by what it tells; ``points`` bounds those of a line."""
     keys = list({key: None for run in runs for key in run.keys})
     parts: dict[str, list[str]] = {
@@ -88,13 +88,13 @@ def sections(runs: Sequence[Run], *, points: int) -> list[Section]:
         key for key in keys if key not in shown and key.split("/")[0] not in ("time", "rate")
     ]
     return [
-        Section(title, [chart(runs, key, points=points) for key in part], index > 2)
+        ChartSection(title, [chart(runs, key, points=points) for key in part], index > 2)
         for index, (title, part) in enumerate(parts.items())
         if part
     ]
 
 
-def chart(runs: Sequence[Run], key: str, *, points: int) -> Chart:
+def chart(runs: Sequence[RunRecord], key: str, *, points: int) -> Chart:
     """The metric ``key`` of the runs that have it."""
     columns = {i: run.column(key) for i, run in enumerate(runs) if run.column(key)[0]}
     thinned = {i: thin(x, y, points) for i, (x, y) in columns.items()}
@@ -213,7 +213,7 @@ class Timeline:
 
 
 def timeline(
-    index: int, run: Run, *, bars: int = 100, width: int = 1100, height: int = 130
+    index: int, run: RunRecord, *, bars: int = 100, width: int = 1100, height: int = 130
 ) -> Timeline | None:
     """Seconds per stage of each iteration, stacked; None for a run without iterations."""
     rows = [stage_seconds(row) for row in run.metrics if "time/iteration" in row]

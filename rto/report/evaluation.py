@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rto.report import curves
-from rto.report.collect import Run
+from rto.report.collect import RunRecord
 from rto.report.files import is_number, read_json
 
 FILES = {"summary.json": "stages", "compare.json": "methods"}
@@ -113,7 +113,7 @@ def plane(evaluation: Evaluation) -> Plane | None:
     )
 
 
-def find_evaluations(runs: Sequence[Run]) -> list[Evaluation]:
+def find_evaluations(runs: Sequence[RunRecord]) -> list[Evaluation]:
     """Every evaluation in the folders of the runs and above, once."""
     folders = [folder for run in runs for folder in [run.path, *run.path.parents][:DEPTH]]
     files = {folder / name: part for folder in folders for name, part in FILES.items()}

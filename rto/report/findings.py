@@ -9,15 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rto.report.collect import Run
+from rto.report.collect import RunRecord
 from rto.secrets import hide
+from rto.sections.runtime import LOGPROB_TOLERANCE
 from rto.tracking.quiet import escape_control
 
 CUT_SHARE = 0.1
 CLIP_SHARE = 0.3
-GAP = {"fp32": 1e-3}
-OTHER_GAP = 0.1
-"""Largest mean |engine - trainer| log-prob that passes as rounding, as the weight sync has it."""
 TAIL = 10
 """Iterations at the end of a run that a warning speaks of."""
 MAX_LOGS, MAX_LOG, MAX_LOG_LINE = 50, 8 << 20, 500
@@ -44,7 +42,7 @@ class Account:
         return self.drawn - self.trained - sum(self.filtered.values())
 
 
-def accounts(run: Run) -> list[Account]:
+def accounts(run: RunRecord) -> list[Account]:
     """Of the data set that the run read, and of the responses it sampled."""
     found: list[Account] = []
     data: Mapping[str, Any] | None = run.about.get("data")
@@ -65,12 +63,12 @@ def accounts(run: Run) -> list[Account]:
     return found
 
 
-def warnings(run: Run) -> list[str]:
+def warnings(run: RunRecord) -> list[str]:
     """One sentence each, the most serious first."""
     return [*run.missing, *_ending(run), *_accounting(run), *_figures(run), *_logged(run)]
 
 
-def _ending(run: Run) -> Iterator[str]:
+def _ending(run: RunRecord) -> Iterator[str]:
     if run.is_unfinished:
         why = run.about.get("reason")
         how = f" ({run.about['status']}: {why})" if why and "status" in run.about else ""
@@ -79,13 +77,13 @@ def _ending(run: Run) -> Iterator[str]:
         yield "the code was not as committed: git_commit ends in -dirty"
 
 
-def _accounting(run: Run) -> Iterator[str]:
+def _accounting(run: RunRecord) -> Iterator[str]:
     for account in accounts(run):
         if account.unexplained:
             yield f"{account.unexplained} {account.unit} are unaccounted for"
 
 
-def _figures(run: Run) -> Iterator[str]:
+def _figures(run: RunRecord) -> Iterator[str]:
     gap, limit = _tail(run, "sampler/abs_diff_mean"), allowed_gap(run.config)
     if gap is not None and gap > limit:
         yield (
@@ -105,9 +103,10 @@ def _figures(run: Run) -> Iterator[str]:
 
 def allowed_gap(config: Mapping[str, str]) -> float:
     given = config.get("vllm.logprob_tolerance", "null")
+    loosest = max(LOGPROB_TOLERANCE.values())
     if given != "null":
-        return number(given, OTHER_GAP)
-    return GAP.get(config.get("ds.param_dtype", ""), OTHER_GAP)
+        return number(given, loosest)
+    return LOGPROB_TOLERANCE.get(config.get("ds.param_dtype", ""), loosest)
 
 
 def number(text: str, default: float) -> float:
@@ -117,13 +116,13 @@ def number(text: str, default: float) -> float:
         return default
 
 
-def _tail(run: Run, key: str) -> float | None:
+def _tail(run: RunRecord, key: str) -> float | None:
     """Mean of the metric over the last iterations that have it."""
     values = run.column(key)[1][-TAIL:]
     return fmean(values) if values else None
 
 
-def _logged(run: Run) -> Iterator[str]:
+def _logged(run: RunRecord) -> Iterator[str]:
     for path in sorted((run.path / "logs").glob("*.log"))[:MAX_LOGS]:
         if not path.is_file():
             continue

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rto.errors import foreign
 from rto.report import curves, evaluation, findings, samples, settings
-from rto.report.collect import Run, find_runs, read_runs
+from rto.report.collect import RunRecord, find_runs, read_runs
 from rto.tracking.console import duration, figure
 from rto.tracking.run_folder import write_atomic
 
@@ -40,7 +40,7 @@ AXIS = {True: "iteration (online)", False: "optimizer step (offline)"}
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table over runs; ``differs`` where its cells are not all equal."""
 
     name: str
@@ -70,7 +70,9 @@ def write_report(paths: Sequence[Path], target: Path, *, reload: int | None = No
     return len(text.encode())
 
 
-def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES, reload: int | None = None) -> str:
+def render(
+    runs: Sequence[RunRecord], *, max_bytes: int = MAX_BYTES, reload: int | None = None
+) -> str:
     """The page. Samples and points of curves are halved until it fits ``max_bytes``."""
     found = [samples.first_and_last(run) for run in runs]
     share = 1.0
@@ -82,7 +84,7 @@ def render(runs: Sequence[Run], *, max_bytes: int = MAX_BYTES, reload: int | Non
 
 
 def _render(
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     found: Sequence[Mapping[str, samples.Before]],
     share: float,
     reload: int | None,
@@ -159,23 +161,23 @@ def embedded(payload: Mapping[str, Any]) -> str:
     return text
 
 
-def table(runs: Sequence[Run], columns: Sequence[Mapping[str, str]]) -> list[Row]:
+def table(runs: Sequence[RunRecord], columns: Sequence[Mapping[str, str]]) -> list[TableRow]:
     """One row for each name that any run has, in order of appearance; an absent cell is a dash."""
     names = {name: None for column in columns for name in column}
-    return [Row(name, [column.get(name, "–") for column in columns]) for name in names]
+    return [TableRow(name, [column.get(name, "–") for column in columns]) for name in names]
 
 
-def is_changed(row: Row) -> bool:
+def is_changed(row: TableRow) -> bool:
     """Whether a run has the setting at another value than its default, or it has none."""
     return bool({*row.cells} - {"–", settings.defaults().get(row.name)})
 
 
-def overview(runs: Sequence[Run]) -> list[Row]:
+def overview(runs: Sequence[RunRecord]) -> list[TableRow]:
     """What ran, and how it ended."""
     return [row for row in table(runs, [summary(run) for run in runs]) if set(row.cells) != {"–"}]
 
 
-def summary(run: Run) -> dict[str, str]:
+def summary(run: RunRecord) -> dict[str, str]:
     known = bool(run.about or run.metrics)
     found = {
         "stage": run.stage if known else "–",
@@ -197,7 +199,7 @@ def summary(run: Run) -> dict[str, str]:
     return found | {name: figure(value) for name, value in closing(run)}
 
 
-def closing(run: Run) -> Iterable[tuple[str, float]]:
+def closing(run: RunRecord) -> Iterable[tuple[str, float]]:
     """The held-out figures that a run ended with."""
     results: Mapping[str, float] = run.about.get("results", {})
     return [(name, value) for name, value in results.items() if name.startswith("eval/")]
@@ -213,7 +215,7 @@ def chart_values(chart: curves.Chart) -> dict[str, Any]:
 
 
 def sample_values(
-    runs: Sequence[Run], found: Sequence[Mapping[str, samples.Before]], chosen: Sequence[str]
+    runs: Sequence[RunRecord], found: Sequence[Mapping[str, samples.Before]], chosen: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The samples by prompt; of each run that has it, its first response and its last."""
     tokenizers = [

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rto.errors import UserError, foreign
-from rto.report.collect import Run
+from rto.report.collect import RunRecord
 from rto.tracking.quiet import escape_control
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Before:
     last: Response | None = None
 
 
-def first_and_last(run: Run, *, scan_bytes: int = SCAN_BYTES) -> dict[str, Before]:
+def first_and_last(run: RunRecord, *, scan_bytes: int = SCAN_BYTES) -> dict[str, Before]:
     """By prompt: the responses of the first iteration and of the last.
 
     A prompt of the first iteration that the last one does not have is looked for in the ones
@@ -223,7 +223,7 @@ def spread(ranked: Sequence[str], count: int) -> list[str]:
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
 
 
-def find_tokenizer(run: Run) -> Tokenizer | None:
+def find_tokenizer(run: RunRecord) -> Tokenizer | None:
     """The tokenizer that the run exported, or that of the model it started from."""
     folders = [run.path / "last", run.path / "best"]
     if run.config.get("actor.model_name_or_path"):

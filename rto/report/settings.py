@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from rto.report.collect import Run
+from rto.report.collect import RunRecord
 from rto.report.files import flat
 from rto.sections import parse, reads
 from rto.sections.run_config import RunConfig
 
 
-def acting(run: Run) -> dict[str, str]:
+def acting(run: RunRecord) -> dict[str, str]:
     """The settings that the run's command reads with its method; all of a folder that does not say
     what ran. A setting that this version does not know stays."""
     command, method = run.about.get("command"), run.about.get("method")

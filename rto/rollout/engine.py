@@ -118,7 +118,7 @@ def _vllm_engine(path: str, config: RunConfig, max_len: int, door: Door, index: 
         max_model_len=max_len,
         seed=config.train.seed,
         tensor_parallel_size=vllm.tensor_parallel_size,
-        gpu_memory_utilization=vllm.gpu_memory_utilization,
+        gpu_memory_utilization=vllm.memory_share,
         enforce_eager=vllm.enforce_eager,
         enable_prefix_caching=vllm.enable_prefix_caching,
         enable_sleep=vllm.enable_sleep,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rto.cluster.calls import Trainers
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 from rto.protocols import Method
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 
@@ -112,10 +111,9 @@ class RunKeeper:
         """Once: a name that no iteration has would leave the run without a `best`."""
         key = self.best.key
         if key and key not in metrics and not key.startswith(EVAL) and not self.key_known:
-            near = difflib.get_close_matches(key, metrics, 3)
             raise UserError(
                 f"ckpt.best_metric_key is {key!r}, which this run does not log: "
-                f"{'did you mean ' + ' or '.join(near) if near else 'see metrics.jsonl'}"
+                f"{nearest(key, metrics) or 'see metrics.jsonl'}"
             )
         self.key_known = True
 
@@ -166,7 +164,9 @@ def adapted_fields(built: Any, method: Any) -> dict[str, Any]:
         UserError: a field that differs holds no plain value.
     """
     found = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
-    found = {k: v for k, v in found.items() if not _same(v, getattr(built, k, dataclasses.MISSING))}
+    found = {
+        k: v for k, v in found.items() if not _same(v, vars(built).get(k, dataclasses.MISSING))
+    }
     for name, value in found.items():
         if not _is_plain(value):
             raise UserError(

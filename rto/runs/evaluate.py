@@ -29,6 +29,8 @@ from rto.tracking.phases import tell
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 from rto.weights.digest import DigestRecorder
 
+BESIDE_SCORERS = 0.5
+"""The engine's share of a GPU that it has together with models that score."""
 VERSION = 0
 """Of every policy: the seed of a request derives from it, and all policies get the same seeds."""
 
@@ -49,7 +51,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Evaluator:
+class PolicyEvaluator:
     """An engine that takes the weights of one policy after another, and a scorer beside it."""
 
     engines: Engines
@@ -88,7 +90,7 @@ def evaluator(
     samples_per_prompt: int = 1,
     sampling: Sampling | None = None,
     logs: Path,
-) -> Iterator[Evaluator]:
+) -> Iterator[PolicyEvaluator]:
     """An evaluator for policies of the architecture of ``first``, while the context lasts.
 
     ``config`` names the reference and the reward models; what it has none of is not scored.
@@ -98,7 +100,8 @@ def evaluator(
     models = Models(reference, config.reward.model_name_or_path)
     roles = frozenset(reference) | frozenset([] if rewards is None else [Role.REWARD])
     config = with_engine(with_dtype(config, run_device(config)), first)
-    config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.5))
+    if models and config.vllm.gpu_memory_utilization is None:
+        config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=BESIDE_SCORERS))
     rollout = config.rollout
     with session(config, _plan(config), logs=logs) as actors:
         engines = actors.start_engines(first, "object_store")
@@ -113,7 +116,7 @@ def evaluator(
             run_seed=config.train.seed,
         )
         scorer = ClusterScorer(frozen=frozen, rewards=rewards or RewardSources())
-        yield Evaluator(engines, generator, scorer, roles, config)
+        yield PolicyEvaluator(engines, generator, scorer, roles, config)
 
 
 def evaluate_policies(

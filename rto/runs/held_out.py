@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from rto.cluster.actors import Kind
 from rto.data.examples import Example
 from rto.data.storage.groups import Groups
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 from rto.functional.segments import within_group_correlation
 from rto.models.load import write_reward_constants
 from rto.protocols import Feedback
@@ -103,8 +102,7 @@ def best_held_out(
     known = _names(kind, feedback, several=bool(len(rows)) and int(rows.sizes.max()) > 1)
     if wanted.startswith(EVAL):
         if wanted not in known:
-            near = difflib.get_close_matches(wanted, known, 1)
-            advice = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+            advice = nearest(wanted, known) or f"one of {', '.join(known)}"
             raise UserError(f"ckpt.best_metric_key is {wanted!r}: {advice}")
         if not asked:
             raise UserError(

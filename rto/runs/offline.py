@@ -104,7 +104,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         learner.go_on(first)
         timings = Timings(on_stage=console.stage)
         tracker = open_tracker(
-            folder, config.logger, config={}, console=console, timings=timings,
+            folder, config.logger, console=console, timings=timings,
             first_iteration=first,
         )  # fmt: skip
         batches = OfflineBatches(

@@ -27,6 +27,7 @@ from rto.rollout.requests import Sampling
 from rto.runs.offline import make_keeper, pad_id, start_point
 from rto.runs.self_check import CHECKS, few, self_check
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import LOGPROB_TOLERANCE
 from rto.tracking.console import ONLINE, LiveConsole, where_to_look
 from rto.tracking.metrics import open_tracker
 from rto.tracking.run_folder import RunFolder, write_atomic
@@ -109,7 +110,6 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         tracker = open_tracker(
             folder,
             config.logger,
-            config={},
             console=console,
             timings=timings,
             gauges=lambda: pipeline.sync.figures,
@@ -199,9 +199,7 @@ def _update_plan(config: RunConfig) -> UpdatePlan:
 def tolerance(config: RunConfig) -> float:
     """Largest mean |engine - trainer| log-prob per token that passes as rounding."""
     given = config.vllm.logprob_tolerance
-    if given is not None:
-        return given
-    return 1e-3 if config.ds.dtype == "fp32" else 0.1
+    return LOGPROB_TOLERANCE[config.ds.dtype] if given is None else given
 
 
 def _sync(run: OnlineRun, policy: Trainers, engines: Engines, door: Door) -> ClusterWeightSync:

@@ -53,7 +53,7 @@ class RewardRequest(BaseModel):
         return self
 
 
-class RewardModel:
+class ServedRewardModel:
     """A sequence-classification checkpoint that scores texts as the pipeline scores token ids.
 
     ``chat_template`` chooses one where its tokenizer has several (see ``load_tokenizer``).
@@ -193,7 +193,7 @@ def serve(
     """Serve one reward source until interrupted; ``max_batch`` texts go through a forward,
     of ``max_len`` tokens at most each."""
     if reward_model and not func_path:
-        source = RewardModel(reward_model, max_batch=max_batch, max_len=max_len)
+        source = ServedRewardModel(reward_model, max_batch=max_batch, max_len=max_len)
         about = source.about
     elif func_path and not reward_model:
         source = RewardFunction(func_path)

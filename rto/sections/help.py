@@ -12,12 +12,11 @@ from argparse import Action, ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 from rto.sections import reads
 from rto.sections.parse import ALIASES, flat, known_fields
 from rto.sections.ranges import describe, hints, options, show
 from rto.sections.run_config import RunConfig
-from rto.sections.unknown import nearest
 
 WIDTH = 100
 
@@ -39,8 +38,9 @@ def help_text(
     if section is not None:
         chosen = [name for name in names if reads.covers(section, name)]
         if not chosen:
-            hint = nearest(section, [*groups, *sections], prefix="")
-            raise UserError(f"--help {section}: no such section of `rto {command}`{hint}")
+            hint = nearest(section, [*groups, *sections])
+            called = f"--help {section}: no such section of `rto {command}`"
+            raise UserError(f"{called}: {hint}" if hint else called)
         return "\n".join([_title(section), "", *_lines(chosen, whole=True)])
     called = f"rto {command}" + (f" with {method}" if method not in (None, command) else "")
     blocks = [

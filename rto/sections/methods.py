@@ -88,7 +88,7 @@ class Advantage(Section):
 
 
 @dataclass(frozen=True)
-class RPO(Section):
+class RPOSettings(Section):
     """Reward Partitioning Optimization (arXiv 2506.13702); its temperature is ``rpo_beta``."""
 
     estimator: Literal["uniform", "ref", "loo", "batch_mean", "importance"] = "uniform"
@@ -99,7 +99,7 @@ class RPO(Section):
 
 
 @dataclass(frozen=True)
-class DRO(Section):
+class DROSettings(Section):
     """Direct Reward Optimization (arXiv 2405.19107)."""
 
     tau: Positive = 1.0
@@ -112,7 +112,7 @@ class DRO(Section):
 
 
 @dataclass(frozen=True)
-class KTO(Section):
+class KTOSettings(Section):
     """Kahneman-Tversky Optimization (arXiv 2402.01306)."""
 
     beta: Positive | None = None
@@ -136,7 +136,7 @@ class KTO(Section):
 
 
 @dataclass(frozen=True)
-class RewardAware(Section):
+class RewardAwareSettings(Section):
     """Reward-aware preference optimisation (arXiv 2502.00203); NVIDIA's papers call it RPO."""
 
     beta: Positive = 0.1
@@ -173,9 +173,9 @@ class Algo(Section):
     """Weight of the language-model loss on data.pretrain_dataset, where one is given."""
     rpo_beta: Positive = 1.0
     """Temperature of Reward Partitioning Optimization (the papers' tau)."""
-    rpo: RPO = field(default_factory=RPO)
-    dro: DRO = field(default_factory=DRO)
-    kto: KTO = field(default_factory=KTO)
-    reward_aware: RewardAware = field(default_factory=RewardAware)
+    rpo: RPOSettings = field(default_factory=RPOSettings)
+    dro: DROSettings = field(default_factory=DROSettings)
+    kto: KTOSettings = field(default_factory=KTOSettings)
+    reward_aware: RewardAwareSettings = field(default_factory=RewardAwareSettings)
     authors_code: bool = False
     """`rto fit`, rpo, dro and kto: the objective that the RPO authors' released code optimises."""

@@ -17,14 +17,14 @@ from typing import Any
 
 import yaml
 
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 from rto.resources import shipped
 from rto.secrets import hide
 from rto.sections import reads
+from rto.sections.foreign import explain
 from rto.sections.paths import absolute_paths
 from rto.sections.ranges import hints
 from rto.sections.run_config import RunConfig
-from rto.sections.unknown import explain, nearest
 from rto.sections.values import from_flag, from_node
 from rto.sections.yaml_settings import read_settings
 from rto.text import one_line
@@ -90,7 +90,7 @@ def parse_run(command: str, argv: Sequence[str], own: ArgumentParser | None = No
     values: dict[str, Any] = {}
     from_files: set[str] = set()
     for path in given.files:
-        found = _read(command, path)
+        found = _read(path)
         from_files |= found.keys()
         values |= found
     flags = _flag_values(given)
@@ -200,10 +200,10 @@ def readable(command: str) -> list[str]:
 COMMON = ("config", "dry_run")
 
 
-def _read(command: str, path: str) -> dict[str, Any]:
+def _read(path: str) -> dict[str, Any]:
     """The settings of a file, each in its range."""
     fields = known_fields()
-    nodes = read_settings(path, fields, lambda name: _hint(command, name, prefix=""))
+    nodes = read_settings(path, fields, _near_key)
     return {name: from_node(f"{path}: {name}", fields[name], node) for name, node in nodes.items()}
 
 
@@ -234,8 +234,10 @@ def _refuse_unknown(command: str, given: Given) -> None:
     """All flags that do not exist, in one message."""
     said: list[str] = []
     for name, _ in given.unknown:
-        told = explain(name, command)
-        said.append(f"--{name}{f': {told}' if told else _hint(command, name, prefix='--')}")
+        told = explain(name.replace("-", "_"), command) or nearest(
+            name, readable(command), prefix="--"
+        )
+        said.append(f"--{name}: {told}" if told else f"--{name}")
     if said:
         raise UserError(f"unknown flag{'s' * (len(said) > 1)} {'; '.join(said)}")
 
@@ -253,15 +255,13 @@ def _refuse_unread(
         raise UserError("; ".join(said.values()))
 
 
-def _hint(command: str, name: str, *, prefix: str) -> str:
-    if prefix:
-        return nearest(name, readable(command), prefix=prefix)
+def _near_key(name: str) -> str:
+    """Of a key in a file: a section's name is compared with sections."""
     if name in ALIASES:
-        return f": did you mean {ALIASES[name]}?"
-    # Of a file: a section's name is compared with sections.
+        return f"did you mean {ALIASES[name]}?"
     depth = name.count(".") + 1
     sections = {".".join(field.split(".")[:depth]) for field in known_fields()}
-    return nearest(name, sections, prefix=prefix) or nearest(name, known_fields(), prefix=prefix)
+    return nearest(name, sections) or nearest(name, known_fields())
 
 
 def _method_for_help(command: str, given: Given) -> str | None:

@@ -11,7 +11,6 @@ the command line, a YAML file or Python.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import reprlib
@@ -20,7 +19,7 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeGuard
 
-from rto.errors import UserError
+from rto.errors import UserError, nearest
 
 
 def require(ok: bool, message: str) -> None:
@@ -191,9 +190,9 @@ def choices(hint: Any) -> list[str]:
 
 def advice(hint: Any, value: Any) -> str:
     """What a refused value should have been."""
-    near = difflib.get_close_matches(value, choices(hint), 1, 0.6) if isinstance(value, str) else []
+    near = nearest(value, choices(hint)) if isinstance(value, str) else ""
     if near:
-        return f"did you mean {near[0]}?"
+        return near
     if not _is_plain_number(value) or value != value:  # noqa: PLR0124 (a nan)
         return f"must be {describe(hint)}"
     if not holds(value) and any(_is_number(option) for option in options(hint)):

@@ -79,8 +79,9 @@ class VLLM(Section):
     """Engines, which share the prompts of an iteration."""
     tensor_parallel_size: Devices = 1
     """GPUs per engine."""
-    gpu_memory_utilization: PositiveShare = 0.9
-    """Share of a GPU's memory that an engine may take, weights and cache."""
+    gpu_memory_utilization: PositiveShare | None = None
+    """Share of a GPU's memory that an engine may take, weights and cache. Unset: 0.9, or 0.5 where
+    `rto eval` and `rto compare` have models that score beside it."""
     enforce_eager: bool = False
     """Start sooner and sample slower: no CUDA graphs."""
     enable_prefix_caching: bool = True
@@ -93,6 +94,14 @@ class VLLM(Section):
     """Memory of an engine's cache on a CPU, in GiB."""
     logprob_tolerance: Positive | None = None
     """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.1 in bf16."""
+
+    @property
+    def memory_share(self) -> float:
+        return 0.9 if self.gpu_memory_utilization is None else self.gpu_memory_utilization
+
+
+LOGPROB_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+"""By dtype, what passes as rounding where ``vllm.logprob_tolerance`` is unset."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ from rto.text import one_line
 from rto.yaml_file import compose_yaml, read_text
 
 
-def read_settings(
-    path: str, known: Collection[str], nearest: Callable[[str], str]
-) -> dict[str, Any]:
+def read_settings(path: str, known: Collection[str], near: Callable[[str], str]) -> dict[str, Any]:
     """Dotted name of each setting in the file -> its YAML node.
 
     Args:
         known: the names that exist.
-        nearest: the end of the message about a name that does not.
+        near: what is said of a name that is not known; empty where nothing is.
 
     Raises:
         UserError: one line with the file and, where there is one, the setting.
@@ -41,7 +39,8 @@ def read_settings(
         if name in sections:
             continue
         if name not in known:
-            raise UserError(f"{path}: unknown key {name}{nearest(name)}")
+            hint = near(name)
+            raise UserError(f"{path}: unknown key {name}{f': {hint}' if hint else ''}")
         found[name] = node
     return found
 

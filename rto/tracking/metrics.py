@@ -95,18 +95,18 @@ def open_tracker(
     folder: RunFolder,
     logger: Logger,
     *,
-    config: Mapping[str, Any],
     console: LiveConsole | None = None,
     timings: Timings | None = None,
     gauges: Gauges | None = None,
     first_iteration: int = 0,
 ) -> RunTracker:
-    """The tracker that the ``logger`` section describes; ``config`` is shown beside W&B runs."""
+    """The tracker that the ``logger`` section describes. W&B is given the settings that the run
+    folder has."""
     writers: list[Writer] = []
     if logger.tensorboard:
         writers.append(TensorBoardWriter(folder.tensorboard, first_iteration=first_iteration))
     if logger.wandb.enable:
-        writers.append(WandbWriter(logger.wandb, folder, config=config))
+        writers.append(WandbWriter(logger.wandb, folder))
     return RunTracker(
         folder,
         writers=writers,
@@ -196,7 +196,7 @@ def check_wandb(section: WandB) -> None:
 class WandbWriter:
     """Weights & Biases. Its failure is warned of once and never stops the training."""
 
-    def __init__(self, section: WandB, folder: RunFolder, *, config: Mapping[str, Any]) -> None:
+    def __init__(self, section: WandB, folder: RunFolder) -> None:
         check_wandb(section)
         import wandb
 
@@ -208,7 +208,7 @@ class WandbWriter:
                 name=section.run_name or folder.path.name,
                 group=section.group,
                 dir=folder.logs,
-                config=dict(config),
+                config=folder.settings(),
                 settings=wandb.Settings(
                     init_timeout=WANDB_INIT_SECONDS, console="off", silent=True
                 ),

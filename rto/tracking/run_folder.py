@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
+
 from rto import __version__
 from rto.errors import UserError, foreign
 from rto.text import one_line
@@ -191,6 +193,10 @@ class RunFolder:
 
     def write_config(self, text: str) -> None:
         write_atomic(self.config, text)
+
+    def settings(self) -> dict[str, Any]:
+        """What ``config.yaml`` holds: section -> setting -> value."""
+        return yaml.safe_load(self.config.read_text(encoding="utf-8"))
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """``run.json``: what runs here, on which data, and how it ended."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rto.errors import UserError, foreign
+from rto.errors import UserError, foreign, nearest
 from rto.sections.run_config import RunConfig
 
 FREE_SECTIONS = ("ckpt", "eval", "generate", "logger", "plan", "ray", "vllm")
@@ -100,8 +99,7 @@ def check_allowed(allow: Sequence[str], identity: Identity) -> None:
                 "value has no effect on a run that goes on: start a new run with it"
             )
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "nothing that a checkpoint compares"
+            hint = nearest(name, known) or "nothing that a checkpoint compares"
             raise UserError(f"ckpt.allow {name}: {hint}")
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from rto.cli.compare import (
     SECONDS,
-    Entry,
-    Plan,
-    Run,
+    ComparedMethod,
+    ComparedRun,
+    ComparisonPlan,
     chosen,
     entries,
     is_trained,
@@ -43,8 +43,10 @@ def flags(tmp_path: Path) -> list[str]:
     ]
 
 
-def plan(base: list[str], algos: str, *, seeds: int = 1, budget: int = 256, **more) -> Plan:
-    return Plan(
+def plan(
+    base: list[str], algos: str, *, seeds: int = 1, budget: int = 256, **more
+) -> ComparisonPlan:
+    return ComparisonPlan(
         base=base,
         entries=entries(algos),
         seeds=seeds,
@@ -55,19 +57,19 @@ def plan(base: list[str], algos: str, *, seeds: int = 1, budget: int = 256, **mo
     )
 
 
-def planned(base: list[str], algos: str, **more) -> list[Run]:
+def planned(base: list[str], algos: str, **more) -> list[ComparedRun]:
     return list(planned_runs(plan(base, algos, **more)))
 
 
 def test_entries() -> None:
     assert entries("dpo,rpo:online,grpo+rto,rpo,rto,kto:offline,grpo+rto:online") == [
-        Entry("dpo", "dpo", "offline"),
-        Entry("rpo:online", "rpo", "online"),
-        Entry("grpo+rto", "grpo", "online", token_reward=True),
-        Entry("rpo", "rpo", "offline"),
-        Entry("rto", "rto", "online", token_reward=True),
-        Entry("kto:offline", "kto", "offline"),
-        Entry("grpo+rto:online", "grpo", "online", token_reward=True),
+        ComparedMethod("dpo", "dpo", "offline"),
+        ComparedMethod("rpo:online", "rpo", "online"),
+        ComparedMethod("grpo+rto", "grpo", "online", token_reward=True),
+        ComparedMethod("rpo", "rpo", "offline"),
+        ComparedMethod("rto", "rto", "online", token_reward=True),
+        ComparedMethod("kto:offline", "kto", "offline"),
+        ComparedMethod("grpo+rto:online", "grpo", "online", token_reward=True),
     ]
 
 

@@ -25,12 +25,12 @@ TRAINERS = {
 }
 
 
-def one(script: str) -> convert_module.Conversion:
+def one(script: str) -> convert_module.FlagConversion:
     (call,) = find_calls(script, PROGRAM)
     return convert(call)
 
 
-def parsed(conversion: convert_module.Conversion):
+def parsed(conversion: convert_module.FlagConversion):
     """The rendered command, as a shell and then the parser read it."""
     words = shlex.split(rendered(conversion).replace("\\\n", " "), comments=True)
     assert words[0] == "rto"

@@ -11,7 +11,7 @@ import pytest
 from scripted_server import serving
 
 from rto.cli.eval import described, main
-from rto.cli.eval_flags import JudgeSpec, Source, parse
+from rto.cli.eval_flags import AnswerSource, JudgeSpec, parse
 from rto.errors import UserError
 from rto.sections.runtime import Decoding
 
@@ -21,8 +21,8 @@ KEY = "sk-local-1"
 
 def test_the_defaults_and_names() -> None:
     options = parse([*BASE, "--baseline", "org/base"])
-    assert options.model == Source("x", "runs/x/last", is_outputs=False)
-    assert options.baseline == Source("base", "org/base", is_outputs=False)
+    assert options.model == AnswerSource("x", "runs/x/last", is_outputs=False)
+    assert options.baseline == AnswerSource("base", "org/base", is_outputs=False)
     assert options.decoding == Decoding(temperature=0.7, top_p=1.0, max_new_tokens=1024)
     assert options.metrics is None
     assert not options.dry_run
@@ -88,7 +88,7 @@ def test_flags_of_a_run_are_taken() -> None:
 )
 def test_outputs_are_called_after_their_file(path: str, name: str) -> None:
     options = parse(["--outputs", path, "--prompts", "p.jsonl"])
-    assert options.model == Source(name, str(Path(path).absolute()), is_outputs=True)
+    assert options.model == AnswerSource(name, str(Path(path).absolute()), is_outputs=True)
 
 
 def test_paths_are_absolute_before_they_cross_to_an_actor(
@@ -105,8 +105,8 @@ def test_paths_are_absolute_before_they_cross_to_an_actor(
     flags += ["--bertscore_model", "bert", "--toxicity_model", "tox", "--output_dir", "out"]
     options = parse(flags)
     here = str(tmp_path)
-    assert options.model == Source("m", f"{here}/m", is_outputs=False)
-    assert options.baseline == Source("gone", f"{here}/gone.json", is_outputs=True)
+    assert options.model == AnswerSource("m", f"{here}/m", is_outputs=False)
+    assert options.baseline == AnswerSource("gone", f"{here}/gone.json", is_outputs=True)
     assert (options.prompts, options.reference) == (f"{here}/p.jsonl", f"{here}/r")
     assert options.reward_models == [f"{here}/rm", "org/rm"]
     assert list(map(str, options.judges)) == [f"reward:{here}/j", "vllm:org/j", "openai:m"]

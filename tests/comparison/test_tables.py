@@ -13,8 +13,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from rto.comparison.tables import (
+    ComparedRow,
     Judged,
-    Row,
     differences,
     markdown,
     plot,
@@ -47,8 +47,8 @@ RUNS = [
 
 
 @pytest.fixture
-def row() -> Row:
-    return Row(
+def row() -> ComparedRow:
+    return ComparedRow(
         start=1.0,
         reward=1.5,
         gain=Mean(0.5, (-0.25, 1.0)),
@@ -62,7 +62,7 @@ def row() -> Row:
     )
 
 
-def test_a_row_by_hand(row: Row) -> None:
+def test_a_row_by_hand(row: ComparedRow) -> None:
     """Means by prompt: 2 2 and 2 0. Won or tied: 1 .5 | .5 1 and .5 1 | 0 0."""
     got = summarise(RUNS, START)
     assert got.gain.mean == pytest.approx(((2 - 1) + (2 - 1) + (2 - 1) + (0 - 1)) / 4)
@@ -94,7 +94,7 @@ def test_differences_of_every_two_methods() -> None:
     assert [gap.significant for gap in found.values()] == [True, False, True]
 
 
-def test_the_table(row: Row) -> None:
+def test_the_table(row: ComparedRow) -> None:
     (cells,) = table_rows({"dpo": row})
     assert cells == {
         "method": "dpo",
@@ -109,7 +109,7 @@ def test_the_table(row: Row) -> None:
     }
 
 
-def test_the_table_as_markdown(row: Row) -> None:
+def test_the_table_as_markdown(row: ComparedRow) -> None:
     rows = {"dpo": row, "rpo:online'": replace(row, reward=2.0)}
     first, blank, *lines = markdown(rows, lines=["`rto compare`"]).splitlines()
     assert (first, blank) == ("`rto compare`", "")
@@ -118,7 +118,7 @@ def test_the_table_as_markdown(row: Row) -> None:
     assert [dict(zip(head, cells, strict=True)) for cells in body] == table_rows(rows)
 
 
-def test_the_figures_as_json(row: Row, tmp_path: Path) -> None:
+def test_the_figures_as_json(row: ComparedRow, tmp_path: Path) -> None:
     path = tmp_path / "compare.json"
     gaps = {"a - b": Mean(0.5, (0.25, 1.0)), "a - c": Mean(0.5, (-0.25, 1.0))}
     write_json(path, {"a": row}, gaps, {"budget": 64})
@@ -128,7 +128,7 @@ def test_the_figures_as_json(row: Row, tmp_path: Path) -> None:
     found = read["methods"]["a"]
     for name in ("gain", "win_rate"):
         found[name] = Mean(found[name]["mean"], tuple(found[name]["ci95"]))
-    assert Row(**found) == row
+    assert ComparedRow(**found) == row
     assert read["differences"] == {
         "a - b": {"mean": 0.5, "ci95": [0.25, 1.0], "significant": True},
         "a - c": {"mean": 0.5, "ci95": [-0.25, 1.0], "significant": False},

@@ -10,11 +10,11 @@ import pytest
 
 from rto.data.templates import Message
 from rto.errors import UserError
-from rto.evaluation.judge import Judgement, Pair, judge_pairs, load_judge_prompt, summarise
+from rto.evaluation.judge import JudgedPair, Judgement, judge_pairs, load_judge_prompt, summarise
 from rto.evaluation.judge import reward_win_rate as by_reward
 
 PROMPT = load_judge_prompt("pairwise")
-PAIRS = [Pair(i, f"ask {i}", f"model {i}", f"baseline {i}") for i in range(4)]
+PAIRS = [JudgedPair(i, f"ask {i}", f"model {i}", f"baseline {i}") for i in range(4)]
 
 
 @pytest.mark.parametrize("name", ["pairwise", "short"])

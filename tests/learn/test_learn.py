@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rto.cli.compare import Plan, compare, entries
-from rto.comparison.tables import Row, markdown
+from rto.cli.compare import ComparisonPlan, compare, entries
+from rto.comparison.tables import ComparedRow, markdown
 from rto.tracking.run_folder import versions
 
 pytestmark = [pytest.mark.learn, pytest.mark.timeout(4 * 3600)]
@@ -30,8 +30,8 @@ BUDGET = {"offline": 3072, "online": 2048}
 
 
 @pytest.fixture(scope="module")
-def rows() -> Mapping[str, Row]:
-    plan = Plan(
+def rows() -> Mapping[str, ComparedRow]:
+    plan = ComparisonPlan(
         base=FLAGS,
         entries=entries(OFFLINE),
         seeds=3,
@@ -51,7 +51,7 @@ def rows() -> Mapping[str, Row]:
     return found
 
 
-def write(rows: Mapping[str, Row]) -> None:
+def write(rows: Mapping[str, ComparedRow]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, object]] = {}
     for label, row in rows.items():
@@ -80,6 +80,8 @@ def write(rows: Mapping[str, Row]) -> None:
 
 
 @pytest.mark.parametrize("label", [*OFFLINE.split(","), *ONLINE.split(",")])
-def test_it_beats_the_policy_that_it_started_from(rows: Mapping[str, Row], label: str) -> None:
+def test_it_beats_the_policy_that_it_started_from(
+    rows: Mapping[str, ComparedRow], label: str
+) -> None:
     low, _ = rows[label].gain.ci95
     assert low > 0, f"{label}: gain {rows[label].gain}"

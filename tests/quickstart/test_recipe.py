@@ -9,11 +9,11 @@ import pytest
 
 from rto.evaluation.statistics import Mean
 from rto.quickstart import recipe
-from rto.quickstart.recipe import Row
+from rto.quickstart.recipe import PolicyRow
 
 
-def row(kl: float) -> Row:
-    return Row(gold_reward=Mean(1.0, (0.9, 1.1)), reward=0.5, kl=kl, length=20.0)
+def row(kl: float) -> PolicyRow:
+    return PolicyRow(gold_reward=Mean(1.0, (0.9, 1.1)), reward=0.5, kl=kl, length=20.0)
 
 
 ROWS = {"sft": row(0.0), "dpo": row(12.6), "ppo": row(9.0), "rto": row(17.8)}

@@ -9,15 +9,15 @@ import pytest
 
 from rto.errors import UserError
 from rto.report import files
-from rto.report.collect import Run, find_runs, read_run, read_runs
+from rto.report.collect import RunRecord, find_runs, read_run, read_runs
 from rto.report.evaluation import Figure, find_evaluations, plane, read_evaluation
 from rto.report.files import flat
 from rto.report.findings import Account, accounts, warnings
 from run_folders import metrics_row, write_run
 
 
-def with_metrics(*rows: dict[str, float], config: dict[str, str] | None = None) -> Run:
-    return Run("run", Path("run"), metrics=rows, config=config or {})
+def with_metrics(*rows: dict[str, float], config: dict[str, str] | None = None) -> RunRecord:
+    return RunRecord("run", Path("run"), metrics=rows, config=config or {})
 
 
 def test_a_whole_folder(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from rto.report import curves
-from rto.report.collect import Run
+from rto.report.collect import RunRecord
 from run_folders import metrics_row
 
 
-def run(*rows: dict[str, float]) -> Run:
-    return Run("run", Path("run"), metrics=rows)
+def run(*rows: dict[str, float]) -> RunRecord:
+    return RunRecord("run", Path("run"), metrics=rows)
 
 
 def test_neighbours_become_their_mean() -> None:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from rto.errors import UserError
-from rto.report.collect import Run, read_run
+from rto.report.collect import RunRecord, read_run
 from rto.report.samples import (
     MAX_TOKENS,
     Before,
@@ -73,7 +73,7 @@ def test_first_beside_last_of_each_prompt(tmp_path: Path) -> None:
     for iteration, prompts in enumerate([(0, 1, 2), (1,), (0, 3)]):
         rows = [rollout(p, f"prompt {p}", f"{p} at {iteration}", 0.0) for p in prompts]
         write_iteration(tmp_path, iteration, rows)
-    run = Run("run", tmp_path)
+    run = RunRecord("run", tmp_path)
     found = {text: _texts(pair) for text, pair in first_and_last(run).items()}
     assert found == {
         "prompt 0": ("0 at 0", "0 at 2"),
@@ -91,9 +91,11 @@ def _texts(pair: Before) -> tuple[str, str | None]:
 
 
 def test_a_run_without_rollouts_has_no_samples(tmp_path: Path) -> None:
-    assert first_and_last(Run("run", tmp_path)) == {}
+    assert first_and_last(RunRecord("run", tmp_path)) == {}
     write_iteration(tmp_path, 0, [rollout(0, "p", "r", 0.0)])
-    assert [_texts(pair) for pair in first_and_last(Run("run", tmp_path)).values()] == [("r", None)]
+    assert [_texts(pair) for pair in first_and_last(RunRecord("run", tmp_path)).values()] == [
+        ("r", None)
+    ]
 
 
 def test_prompts_that_compare_most_come_first_then_a_spread_of_rewards() -> None:
@@ -152,14 +154,14 @@ def test_token_texts_join_to_the_text(tiny_model_dir: Path, tmp_path: Path) -> N
     tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
     ids = tokenizer.encode("a b c", add_special_tokens=False).ids
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=False)
-    run = Run("run", tmp_path, config={"actor.model_name_or_path": str(tiny_model_dir)})
+    run = RunRecord("run", tmp_path, config={"actor.model_name_or_path": str(tiny_model_dir)})
     assert find_tokenizer(run) is not None
-    assert find_tokenizer(Run("run", tmp_path)) is None
+    assert find_tokenizer(RunRecord("run", tmp_path)) is None
     write_tokenizer(tmp_path / "last")
-    assert pieces(_found(Run("run", tmp_path)), [1, 3]) == ["one", " </script>"]
+    assert pieces(_found(RunRecord("run", tmp_path)), [1, 3]) == ["one", " </script>"]
 
 
-def _found(run: Run) -> Tokenizer:
+def _found(run: RunRecord) -> Tokenizer:
     tokenizer = find_tokenizer(run)
     assert tokenizer is not None
     return tokenizer

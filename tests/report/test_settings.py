@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rto.report.collect import Run, read_runs
+from rto.report.collect import RunRecord, read_runs
 from rto.report.files import read_config
 from rto.report.page import render
 from rto.report.settings import acting, defaults
@@ -21,7 +21,9 @@ def test_defaults_are_written_as_a_folder_of_defaults_reads(tmp_path: Path) -> N
 
 def test_what_the_command_and_its_method_do_not_read_is_not_shown() -> None:
     """An older run folder holds every setting."""
-    run = Run("run", Path("run"), config=defaults(), about={"command": "sft", "method": "sft"})
+    run = RunRecord(
+        "run", Path("run"), config=defaults(), about={"command": "sft", "method": "sft"}
+    )
     shown = acting(run)
     assert {"actor.adam.lr", "train.batch_size", "data.output_key"} <= shown.keys()
     assert not {"algo.name", "preference.beta", "rollout.batch_size", "vllm.enable_sleep"} & {
@@ -29,20 +31,20 @@ def test_what_the_command_and_its_method_do_not_read_is_not_shown() -> None:
     }
     assert len(shown) < len(defaults()) / 2
     for about in ({}, {"command": "sft"}, {"command": "another", "method": "sft"}):
-        assert acting(Run("run", Path("run"), config=defaults(), about=about)) == defaults()
+        assert acting(RunRecord("run", Path("run"), config=defaults(), about=about)) == defaults()
 
 
 def test_rtos_token_reward_is_read_by_grpo_where_a_dpo_model_is_named() -> None:
     about = {"command": "train", "method": "grpo"}
     scale = "algo.dpo_reward_scale"
-    assert scale not in acting(Run("run", Path("run"), config=defaults(), about=about))
+    assert scale not in acting(RunRecord("run", Path("run"), config=defaults(), about=about))
     given = {**defaults(), "dpo.model_name_or_path": "dpo"}
-    assert scale in acting(Run("run", Path("run"), config=given, about=about))
+    assert scale in acting(RunRecord("run", Path("run"), config=given, about=about))
 
 
 def test_a_setting_of_another_version_stays() -> None:
     about = {"command": "sft", "method": "sft"}
-    assert acting(Run("run", Path("run"), config={"old.name": "1"}, about=about)) == {
+    assert acting(RunRecord("run", Path("run"), config={"old.name": "1"}, about=about)) == {
         "old.name": "1"
     }
 

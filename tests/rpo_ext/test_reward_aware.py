@@ -24,7 +24,7 @@ from rpo_ext.functional.reward_aware import (
     target_entropy,
 )
 from rpo_ext.methods.reward_aware import RewardAware
-from rto.sections.methods import RewardAware as Section
+from rto.sections.methods import RewardAwareSettings as Section
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role
 

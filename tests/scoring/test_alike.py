@@ -21,7 +21,7 @@ from rto.evaluation.questions import Question
 from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
-from rto.scoring.server import RewardModel
+from rto.scoring.server import ServedRewardModel
 from rto.sections.data import Data
 from rto.types import TokenBatch
 
@@ -78,7 +78,7 @@ def test_a_text_has_one_score(
     prompt = template.prompt(words[0], where)
     written = [template.response(words[0], answer, where) for answer in words[1:]]
     queries = [f"{prompt}{text}" if "</s>" in text else f"{prompt}{text}</s>" for text in written]
-    server = RewardModel(path, max_batch=1)
+    server = ServedRewardModel(path, max_batch=1)
     assert server(queries, [prompt] * 2, [None] * 2) == training
 
     asked, answered = [Question(0, (words[0],))], {}

@@ -20,7 +20,7 @@ from rto.errors import RewardProtocolError, UserError
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
 from rto.scoring.listen import Door, open_door
-from rto.scoring.server import REQUEST_CAP, RewardModel, TextReward, build_app, serve
+from rto.scoring.server import REQUEST_CAP, ServedRewardModel, TextReward, build_app, serve
 
 QUERIES = ["a b", "c d e f a b c d", "e", "a b c </s>", "f f"]
 PROMPTS = ["a", "c", "e", "a", "f"]
@@ -93,14 +93,14 @@ def one_by_one(checkpoint: str, queries: Sequence[str]) -> list[float]:
 
 @pytest.mark.parametrize("max_batch", [1, 2, 64])
 def test_reward_model_scores_each_text_as_if_alone(checkpoint: str, max_batch: int) -> None:
-    model = RewardModel(checkpoint, max_batch=max_batch)
+    model = ServedRewardModel(checkpoint, max_batch=max_batch)
     torch.testing.assert_close(
         model(QUERIES, PROMPTS, LABELS), one_by_one(checkpoint, QUERIES), rtol=1e-5, atol=1e-6
     )
 
 
 def test_reward_model_over_http(checkpoint: str) -> None:
-    model = RewardModel(checkpoint, max_batch=4)
+    model = ServedRewardModel(checkpoint, max_batch=4)
     with served(model, token="right") as url:
         torch.testing.assert_close(
             ask(url, token="right"), one_by_one(checkpoint, QUERIES), rtol=1e-5, atol=1e-6
@@ -118,7 +118,7 @@ def test_reward_model_over_http(checkpoint: str) -> None:
 def test_a_text_that_cannot_be_scored_is_the_requests_fault(
     checkpoint: str, query: str, message: str
 ) -> None:
-    with served(RewardModel(checkpoint, max_batch=4)) as url:
+    with served(ServedRewardModel(checkpoint, max_batch=4)) as url:
         client = RemoteReward(url, token=None, timeout=20.0, batch_size=8)
         with pytest.raises(RewardProtocolError, match=rf"status 422.*query\[1\] has {message}"):
             client(["a", query], ["a", "a"], [None, None])
@@ -130,7 +130,7 @@ def test_a_language_model_is_no_reward_model(checkpoint: str, tmp_path: Path) ->
     for file in Path(checkpoint).glob("*token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="score"):
-        RewardModel(str(tmp_path), max_batch=1)
+        ServedRewardModel(str(tmp_path), max_batch=1)
 
 
 def test_reward_function_over_http(tmp_path: Path) -> None:

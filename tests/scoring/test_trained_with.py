@@ -35,7 +35,7 @@ from rto.models.trained_with import (
 )
 from rto.runs.check_models import check_models
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
-from rto.scoring.server import RewardModel
+from rto.scoring.server import ServedRewardModel
 from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.training.ranks import build_module
@@ -81,15 +81,15 @@ def test_rto_eval_renders_as_the_training_did(model: Path) -> None:
     assert score(write(model, apply_chat_template=True)) == unsaid
     plain = score(write(model, apply_chat_template=False))
     assert plain != unsaid
-    template = RewardModel(str(model), max_batch=1).template
+    template = ServedRewardModel(str(model), max_batch=1).template
     rows = [template.pair_ids("w1 w2", "w3", finished=True)]
-    assert RewardModel(str(model), max_batch=1).scores(rows) == [plain]
+    assert ServedRewardModel(str(model), max_batch=1).scores(rows) == [plain]
 
 
 def test_a_server_says_what_it_takes(model: Path) -> None:
-    assert RewardModel(str(model), max_batch=1).about == f"reward model {model}"
+    assert ServedRewardModel(str(model), max_batch=1).about == f"reward model {model}"
     for chat, said in ((True, "by its chat template"), (False, "without a chat template")):
-        about = RewardModel(write(model, apply_chat_template=chat), max_batch=1).about
+        about = ServedRewardModel(write(model, apply_chat_template=chat), max_batch=1).about
         assert about.endswith(f", trained on prompts rendered {said}: send queries like these")
 
 
@@ -170,7 +170,7 @@ def in_training(path: Path, max_len: int) -> float:
 
 
 def served(path: str, **how: Any) -> float:
-    return RewardModel(path, max_batch=1, **how).scores(ROW)[0]
+    return ServedRewardModel(path, max_batch=1, **how).scores(ROW)[0]
 
 
 def test_longrope_is_served_with_the_frequencies_of_its_training(stretched: Path) -> None:
@@ -184,9 +184,9 @@ def test_longrope_is_served_with_the_frequencies_of_its_training(stretched: Path
 
 def test_what_the_folder_does_not_tell_of_longrope_is_asked_for(stretched: Path) -> None:
     asks = "as for rows up to 8 tokens (rope type longrope: give --max_len"
-    assert asks in RewardModel(str(stretched), max_batch=1).about
-    assert asks not in RewardModel(str(stretched), max_batch=1, max_len=9).about
-    assert asks not in RewardModel(write(stretched, max_len=9), max_batch=1).about
+    assert asks in ServedRewardModel(str(stretched), max_batch=1).about
+    assert asks not in ServedRewardModel(str(stretched), max_batch=1, max_len=9).about
+    assert asks not in ServedRewardModel(write(stretched, max_len=9), max_batch=1).about
 
 
 @pytest.mark.parametrize(("flags", "asked"), [([], True), (["--max_len", "9"], False)])
@@ -206,14 +206,14 @@ def test_the_command_takes_the_longest_row(
 
 def test_a_longest_row_is_kept_to(stretched: Path) -> None:
     with pytest.raises(UserError, match="has 5 tokens, the reward model reads 4"):
-        RewardModel(str(stretched), max_batch=1, max_len=4).scores([[7, 8, 9, 10, 11]])
+        ServedRewardModel(str(stretched), max_batch=1, max_len=4).scores([[7, 8, 9, 10, 11]])
     with pytest.raises(
         UserError, match="--max_len is 65, the model has max_position_embeddings 64"
     ):
-        RewardModel(str(stretched), max_batch=1, max_len=65)
+        ServedRewardModel(str(stretched), max_batch=1, max_len=65)
 
 
 @pytest.mark.parametrize("fields", [{"apply_chat_template": "yes"}, {"max_len": True}])
 def test_something_else_in_its_place_is_one_line(fields: dict[str, Any], model: Path) -> None:
     with pytest.raises(UserError, match=f"config.json has {next(iter(fields))}"):
-        RewardModel(write(model, **fields), max_batch=1)
+        ServedRewardModel(write(model, **fields), max_batch=1)

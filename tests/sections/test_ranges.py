@@ -11,7 +11,7 @@ import pytest
 
 from rto.errors import UserError
 from rto.sections.data import Data
-from rto.sections.methods import KTO, Advantage, Algo
+from rto.sections.methods import Advantage, Algo, KTOSettings
 from rto.sections.ranges import Range, bare, check_value, choices, hints, options, show
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed, Lora, WandB
@@ -159,7 +159,11 @@ def test_the_borders_belong_to_their_ranges() -> None:
             Algo(advantage=Advantage(is_correction_threshold=(5, 1))),
             "algo.advantage.is_cor",
         ),
-        ("algo", Algo(kto=KTO(desirable_weight=0, undesirable_weight=0)), "nothing to learn"),
+        (
+            "algo",
+            Algo(kto=KTOSettings(desirable_weight=0, undesirable_weight=0)),
+            "nothing to learn",
+        ),
         ("data", Data(dataset=["a"], dataset_probs=[0.0]), "data.dataset_probs are all 0"),
     ],
 )

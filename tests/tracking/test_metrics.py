@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 
 from rto.errors import UserError
 from rto.sections.runtime import Logger, WandB
@@ -167,7 +168,7 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with RunFolder(tmp_path / "run") as folder:
-        tracker = open_tracker(folder, Logger(), config={})
+        tracker = open_tracker(folder, Logger())
         tracker.log(0, {"reward/mean": 0.5})
         tracker.log(1, {"reward/mean": 0.75})
         tracker.close()
@@ -207,7 +208,10 @@ def test_wandb_offline_writes_below_the_run_folder(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     with RunFolder(tmp_path / "run") as folder:
-        tracker = open_tracker(folder, WANDB, config={"train": {"seed": 1}})
+        folder.write_config("train: {seed: 1}\n")
+        tracker = open_tracker(folder, WANDB)
+        assert wandb.run is not None
+        assert dict(wandb.run.config) == {"train": {"seed": 1}}
         tracker.log(0, {"reward/mean": 0.5})
         tracker.close()
         assert list(folder.logs.glob("wandb/offline-run-*/*.wandb"))
@@ -222,7 +226,8 @@ logging.basicConfig(format="%(message)s")
 metrics.WANDB_INIT_SECONDS = 2.0
 section = Logger(tensorboard=False, wandb=WandB(enable=True))
 with RunFolder(sys.argv[1]) as folder:
-    tracker = metrics.open_tracker(folder, section, config={})
+    folder.write_config("train: {seed: 1}")
+    tracker = metrics.open_tracker(folder, section)
     for iteration in range(3):
         tracker.log(iteration, {"a/b": 1.0})
     tracker.close()

@@ -91,13 +91,13 @@ class Groups(Lazy[Group]):
         return numbered(np.fromiter(keys, "S16", len(self)))
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> StoredRows:
         """The examples of all groups, end to end."""
-        return Rows(self, np.concatenate([[0], self.sizes.cumsum()]))
+        return StoredRows(self, np.concatenate([[0], self.sizes.cumsum()]))
 
 
 @dataclass(frozen=True, eq=False)
-class Rows(Lazy[Example]):
+class StoredRows(Lazy[Example]):
     """The examples of ``groups``, end to end: those of group g are ``starts[g]`` to
     ``starts[g + 1]``."""
 
