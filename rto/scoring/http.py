@@ -197,7 +197,7 @@ class RemoteReward:
 
     def _given_up(self, faults: Sequence[PassingFault], elapsed: float) -> str:
         asked = faults[-1].wait if faults else None
-        if asked is not None and elapsed + asked >= self.timeout:
+        if asked and elapsed + asked >= self.timeout:
             return (
                 f"{faults[-1]} after {elapsed:.1f} s, and it asks to wait {asked:g} s more: beyond "
                 f"reward.remote_timeout {self.timeout:g} s, so try later or raise that"

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rto.cli.compare import (
+from rto.cli.compare import main
+from rto.comparison.run import (
     SECONDS,
     ComparedMethod,
     ComparedRun,
@@ -17,7 +18,6 @@ from rto.cli.compare import (
     chosen,
     entries,
     is_trained,
-    main,
     planned_runs,
     rows_per_group,
 )

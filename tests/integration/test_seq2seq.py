@@ -166,7 +166,9 @@ def test_what_a_t5_cannot_do_is_one_line(place: Workplace) -> None:
     ):
         with pytest.raises(UserError, match=said):
             place.run(command, "refused", "--data.feedback", str(place.feedback), *flags)
-    with pytest.raises(UserError, match="vllm.tensor_parallel_size is 2 and .* is an encoder-dec"):
+    with pytest.raises(
+        UserError, match="vllm.tensor_parallel_size is 2 and transformers, not vLLM"
+    ):
         place.train("refused", "--algo", "grpo", "--vllm.tensor_parallel_size", "2")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rto.cli.compare import ComparisonPlan, compare, entries
+from rto.comparison.run import ComparisonPlan, compare, entries
 from rto.comparison.tables import ComparedRow, markdown
 from rto.tracking.run_folder import versions
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rto.cli.compare import entries
 from rto.cli.compare import parser as compare_parser
 from rto.cli.eval_flags import parse as parse_eval
 from rto.cli.main import COMMANDS
 from rto.cli.report import parse as parse_report
 from rto.cli.serve import parse as parse_serve
+from rto.comparison.run import entries
 from rto.sections.methods import Preference
 from rto.sections.parse import dump, known_fields, parse_run
 from rto.sections.run_config import RunConfig

@@ -50,11 +50,12 @@ ROOMS = {
     "batching": "errors types",
     "builders": "methods protocols sections",
     "builds": "errors",
-    "cli": "builds cluster comparison data errors evaluation models protocols registry report "
-    "rollout runs scoring secrets sections text tracking training types",
+    "cli": "builds cluster comparison data errors evaluation models protocols registry "
+    "report rollout runs scoring secrets sections text tracking training types",
     "cluster": "batching data errors models protocols rollout scoring sections tracking training "
     "types weights",
-    "comparison": "evaluation",
+    "comparison": "cluster data errors evaluation models protocols registry runs scoring sections "
+    "tracking types",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",
     "evaluation": "data errors models rollout runs scoring secrets sections tracking types "
