@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from example_configs import CONFIGS, STAGES, command_of
 
 from rto.cli.compare import parser as compare_parser
 from rto.cli.eval_flags import parse as parse_eval
@@ -25,16 +26,11 @@ from rto.sections.run_config import RunConfig
 from rto.sections.training import Adam
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = [
-    path for path in sorted((ROOT / "examples" / "configs").glob("*.yaml")) if path.stem != "laptop"
-]
+OF_ONE_COMMAND = [path for path in CONFIGS if path.stem != "laptop"]
 SCRIPTS = sorted((ROOT / "examples" / "scripts").glob("*.sh"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
 MAX_SCRIPT_LINES = 15
-STAGES = ("sft", "reward", "dpo")
-PAIR_LOSSES = {"rdpo": "dpo", "simpo": "dpo", "tdpo": "dpo"}
-"""Losses of `rto dpo` that have configurations of their own."""
 EXAMPLE_METHODS = ("rwr",)
 """Of packages that a page shows and no one has installed."""
 PLACEHOLDERS = {
@@ -111,12 +107,6 @@ def check_compare(arguments: list[str]) -> None:
     parse_run("compare", [*rest, *searched])
 
 
-def command_of(config: Path) -> str:
-    """The command that a configuration is for: its name has the stage or the loss as a word."""
-    words = [PAIR_LOSSES.get(word, word) for word in config.stem.split("-")]
-    return next((word for word in words if word in (*STAGES, "fit")), "train")
-
-
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text(dump(RunConfig()))
@@ -133,7 +123,7 @@ def test_command_lines_are_found_wherever_they_stand() -> None:
     assert command_lines(text, "rto") == ["rto sft --a b # why", "rto x"]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_ONE_COMMAND, ids=lambda path: path.stem)
 def test_a_configuration_is_complete_for_its_command(path: Path) -> None:
     command = command_of(path)
     content = yaml.safe_load(path.read_text())
