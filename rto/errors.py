@@ -122,9 +122,9 @@ def bad_path(error: OSError) -> str:
     return hide(f"{shown}: {error.strerror}: give another path")
 
 
-def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+def nearest(name: str, known: Iterable[str], *, shown: str = "{}") -> str:
     """``did you mean X?`` with the known name that is nearest to this one, in capitals or not.
-    Empty if none is near."""
+    Empty if none is near. ``shown`` is how the name is written, as ``--{}``."""
     lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), lower, 1)
-    return f"did you mean {prefix}{lower[near[0]]}?" if near else ""
+    return f"did you mean {shown.format(lower[near[0]])}?" if near else ""

@@ -97,15 +97,7 @@ def parse(argv: Sequence[str]) -> Options:
         raise UserError("no prompts: give --prompts FILE_OR_HUB_ID")
     _make_absolute(given)
     judges = [_judge(text) for text in given.judge]
-    require(
-        given.judge_key_env.isidentifier(),
-        "--judge_key_env names the environment variable that holds the key: letters, digits and _; "
-        "the key itself is never a flag",
-    )
-    require(
-        not judges or baseline is not None,
-        "--judge compares with a baseline: give --baseline RUN_OR_DIR or --baseline_outputs FILE",
-    )
+    _check_judges(given, judges, baseline)
     decoding = _decoding(given)
     sources = [source for source in (model, baseline) if source is not None]
     _check_reference(given, decoding, sampled=not all(source.is_outputs for source in sources))
@@ -346,6 +338,20 @@ def _decoding(given: argparse.Namespace) -> Decoding:
     decoding = Decoding(**{f.name: vars(given)[f.name] for f in fields(Decoding)})
     check_tree(decoding, "--")
     return decoding
+
+
+def _check_judges(
+    given: argparse.Namespace, judges: Sequence[JudgeSpec], baseline: AnswerSource | None
+) -> None:
+    require(
+        given.judge_key_env.isidentifier(),
+        "--judge_key_env names the environment variable that holds the key: letters, digits and _; "
+        "the key itself is never a flag",
+    )
+    require(
+        not judges or baseline is not None,
+        "--judge compares with a baseline: give --baseline RUN_OR_DIR or --baseline_outputs FILE",
+    )
 
 
 def _check_reference(given: argparse.Namespace, decoding: Decoding, *, sampled: bool) -> None:

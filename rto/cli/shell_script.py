@@ -109,13 +109,20 @@ def find_calls(text: str, program: re.Pattern[str]) -> list[Call]:
         if not is_call:
             script.assign(line)
             continue
-        words = split(script.fill(line))
-        place = next((i for i, word in enumerate(words) if program.search(word)), None)
-        if place is not None:
-            call = tuple(words[place:])
-            unset = {m[1] or m[3] for word in call for m in VARIABLE.finditer(word)}
-            found.append(Call(call, tuple(sorted(unset))))
+        call = _call(split(script.fill(line)), program)
+        if call is not None:
+            found.append(call)
     return found
+
+
+def _call(words: list[str], program: re.Pattern[str]) -> Call | None:
+    """From the program's name on; None if no word is that."""
+    place = next((i for i, word in enumerate(words) if program.search(word)), None)
+    if place is None:
+        return None
+    call = tuple(words[place:])
+    unset = {m[1] or m[3] for word in call for m in VARIABLE.finditer(word)}
+    return Call(call, tuple(sorted(unset)))
 
 
 def statements(text: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +67,7 @@ class ClusterLearner:
         self.updates += 1
         parts: list[list[StepStats]] = [pending.get() for pending, _ in running]
         stats = [ranks[0] for ranks in parts]
-        trained = 0 if frozen else len({row for rows in running[0][1] for row in rows})
+        trained = 0 if frozen else len(set(itertools.chain.from_iterable(running[0][1])))
         metrics = {name: value for each in stats for name, value in each.metrics.items()}
         return StepStats(
             metrics={**metrics, "response/trained": trained},

@@ -75,16 +75,24 @@ def _cpu_plan(config: RunConfig, counts: dict[str, int], num_cpus: float) -> Pla
 
 def _gpu_plan(config: RunConfig, counts: dict[str, int]) -> Plan:
     width = config.vllm.tensor_parallel_size
-    if not config.train.colocate_all:
-        groups = {
-            name: GroupSpec(n, 1.0, float(width if name == "engine" else 1), name)
-            for name, n in counts.items()
-        }
-        bundles = {
-            name: [{"CPU": 1.0, "GPU": spec.num_gpus}] * spec.num_actors
-            for name, spec in groups.items()
-        }
-        return Plan(groups, bundles, "cuda", colocated=False)
+    return (_colocated if config.train.colocate_all else _separate)(counts, width)
+
+
+def _separate(counts: dict[str, int], width: int) -> Plan:
+    """GPUs of its own for each group, ``width`` of them for an engine."""
+    groups = {
+        name: GroupSpec(n, 1.0, float(width if name == "engine" else 1), name)
+        for name, n in counts.items()
+    }
+    bundles = {
+        name: [{"CPU": 1.0, "GPU": spec.num_gpus}] * spec.num_actors
+        for name, spec in groups.items()
+    }
+    return Plan(groups, bundles, "cuda", colocated=False)
+
+
+def _colocated(counts: dict[str, int], width: int) -> Plan:
+    """One set of GPUs for all groups, an engine on ``width`` of them."""
     gpus = max(n * (width if name == "engine" else 1) for name, n in counts.items())
     groups = {
         # The engine takes its devices from the ranks it shares them with: one actor may span

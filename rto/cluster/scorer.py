@@ -71,9 +71,7 @@ class ClusterScorer:
             scores[Role.SAMPLER] = tokens.sampler_logprobs
         if Role.UNRELATED in roles:
             scores[Role.UNRELATED] = self._unrelated(tokens)
-        missing = roles - scores.keys()
-        if missing:
-            raise ValueError(f"nobody scores {', '.join(sorted(missing))}")
+        demand_all(roles, scores)
         return ScoredBatch(tokens=tokens, scores=scores)
 
     def _unrelated(self, tokens: TokenBatch) -> Tensor:
@@ -137,6 +135,16 @@ def _gather(
     num_models = answers[0][1].shape[0]
     models = [unshard([a[1][i] for a in answers], shards) for i in range(num_models)]
     return logprobs, models
+
+
+def demand_all(roles: frozenset[Role], scores: Mapping[Role, Tensor]) -> None:
+    """
+    Raises:
+        ValueError: a role that is asked for has no scores.
+    """
+    missing = roles - scores.keys()
+    if missing:
+        raise ValueError(f"nobody scores {', '.join(sorted(missing))}")
 
 
 def _widen(scores: Tensor, tokens: TokenBatch) -> Tensor:

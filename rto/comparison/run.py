@@ -317,14 +317,11 @@ def chosen(
 
     best: dict[str, list[Judged]] = {}
     for entry in plan.entries:
-        by_point = {
-            point: [judged[r.name] for r in runs if r.entry == entry and r.point == point]
-            for point in plan.points
-        }
-        point = max(
-            by_point,
-            key=lambda p: sum(float(part(each, 0).rewards.mean()) for each in by_point[p]),
-        )
+        by_point: dict[Any, list[Judged]] = {point: [] for point in plan.points}
+        for run in (run for run in runs if run.entry == entry):
+            by_point[run.point].append(judged[run.name])
+        scores = {p: [part(each, 0).rewards.mean() for each in by_point[p]] for p in by_point}
+        point = max(scores, key=lambda p: sum(map(float, scores[p])))
         print(f"{entry.label}: {', '.join(f'{name} {value}' for name, value in point)}")
         best[entry.label] = [part(each, 1) for each in by_point[point]]
     return best, part(start, 1)

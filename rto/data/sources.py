@@ -68,7 +68,10 @@ def numbered_rows(
 def _require_columns(rows: Dataset, names: Sequence[str], *, source: str) -> None:
     for name in names:
         if name not in rows.column_names:
-            have, hint = ", ".join(rows.column_names), nearest(name, rows.column_names)
+            have, hint = (
+                ", ".join(rows.column_names),
+                nearest(name, rows.column_names, shown="'{}'"),
+            )
             advice = f"; {hint}" if hint else ""
             raise UserError(f"{source}: no column '{name}' (columns: {have}){advice}")
 

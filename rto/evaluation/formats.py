@@ -113,16 +113,23 @@ def read_answers(path: str, questions: Sequence[Question], *, name: str) -> Answ
         if given.setdefault(key, answer) != answer:
             raise UserError(f"{path}: row {number}: a second answer to {key[1]!r:.60}: keep one")
     found = [given.get(("turn", q.turns[0])) or given.get(("id", str(q.id))) for q in questions]
-    kept: list[_Given] = []
-    for question, answer in zip(questions, found, strict=True):
-        if answer is None or len(answer.turns) != len(question.turns):
-            got = "no answer" if answer is None else f"{len(answer.turns)} answers"
-            raise UserError(
-                f"{path}: {got} to question {question.id} of {len(question.turns)} turns "
-                f"({question.turns[0]!r:.60}): give the answers to these prompts"
-            )
-        kept.append(answer)
+    kept = [_whole(path, *pair) for pair in zip(questions, found, strict=True)]
     return Answers(name, [each.turns for each in kept], [each.finished for each in kept])
+
+
+def _whole(path: str, question: Question, answer: _Given | None) -> _Given:
+    """The answer, if there is one to each turn of the question.
+
+    Raises:
+        UserError: there is not.
+    """
+    if answer is None or len(answer.turns) != len(question.turns):
+        got = "no answer" if answer is None else f"{len(answer.turns)} answers"
+        raise UserError(
+            f"{path}: {got} to question {question.id} of {len(question.turns)} turns "
+            f"({question.turns[0]!r:.60}): give the answers to these prompts"
+        )
+    return answer
 
 
 def style(answer: str) -> dict[str, Any]:

@@ -251,16 +251,20 @@ def assert_same_tokenizer(
     for path, tokenizer in others:
         where = f"tokenizers of {first} and {path} differ"
         theirs = {i: token for token, i in tokenizer.get_vocab().items()}
-        for i in sorted(names.keys() | theirs.keys()):
-            pair = names.get(i), theirs.get(i)
-            if pair[0] != pair[1] and not any(token and RESERVED in token for token in pair):
-                raise UserError(
-                    f"{where}: id {i} is token {pair[0]!r} and {pair[1]!r}; "
-                    "all models of a run must share one vocabulary"
-                )
+        _assert_same_ids(names, theirs, where=where)
         ends = expected.eos_token_id, tokenizer.eos_token_id
         if path in ends_alike and ends[0] != ends[1]:
             raise UserError(f"{where}: eos_token_id is {ends[0]} and {ends[1]}")
+
+
+def _assert_same_ids(ours: Mapping[int, str], theirs: Mapping[int, str], *, where: str) -> None:
+    for i in sorted(ours.keys() | theirs.keys()):
+        pair = ours.get(i), theirs.get(i)
+        if pair[0] != pair[1] and not any(token and RESERVED in token for token in pair):
+            raise UserError(
+                f"{where}: id {i} is token {pair[0]!r} and {pair[1]!r}; "
+                "all models of a run must share one vocabulary"
+            )
 
 
 def _load(

@@ -68,6 +68,10 @@ def cached(path: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+NOT_READ = (".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth")
+"""Weights of other kinds than those that are read."""
+
+
 def weight_file(path: str) -> Path | None:
     """The weights of a model, or the index of their parts; None for a hub id without any here.
 
@@ -80,8 +84,7 @@ def weight_file(path: str) -> Path | None:
     for name in names:
         if (Path(path) / name).is_file():
             return Path(path) / name
-    others = sorted(each.name for suffix in ("gguf", "h5", "msgpack", "onnx", "pt", "pth")
-                    for each in Path(path).glob(f"*.{suffix}"))  # fmt: skip
+    others = sorted(each.name for each in Path(path).iterdir() if each.suffix in NOT_READ)
     has = f" ({others[0]} is of a kind that is not read)" if others else ""
     raise UserError(
         f"{path}: no weights in this directory{has}: it needs {WEIGHTS[0]}, or {WEIGHTS[0]}{INDEX} "

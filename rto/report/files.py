@@ -120,19 +120,25 @@ def read_about(path: Path) -> tuple[dict[str, Any], list[str]]:
     """``run.json`` as a run writes it, and a sentence on each part that is something else."""
     content, about, odd = read_json(path), dict[str, Any](), list[str]()
     for name, value in content.items():
-        if name in ("data", "results"):
-            kept = _data(value) if name == "data" else _results(value)
-        elif name == "exit_code":
-            kept = value if is_number(value) else None
-        elif name == "pid" or (name == "checkpoint" and value is None):
+        if name == "pid" or (name == "checkpoint" and value is None):
             continue
-        else:
-            kept = hide(shown_text(value)) if isinstance(value, str) else None
+        kept = _kept(name, value)
         if kept is None:
             odd.append(f"run.json: {shown_text(name)[:60]} is not what a run writes: left out")
         else:
             about[shown_text(name)] = kept
     return about, odd
+
+
+def _kept(name: str, value: Any) -> Any:
+    """The value as a run writes it; None if no run would."""
+    if name == "data":
+        return _data(value)
+    if name == "results":
+        return _results(value)
+    if name == "exit_code":
+        return value if is_number(value) else None
+    return hide(shown_text(value)) if isinstance(value, str) else None
 
 
 def _data(value: object) -> dict[str, Any] | None:

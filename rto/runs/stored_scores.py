@@ -132,8 +132,7 @@ class StoredScores:
         trained = self.roles & {Role.POLICY, Role.CRITIC}
         scores = dict(self.scorer.score(tokens, [], trained).scores) if trained else {}
         if Role.REWARD in self.roles:
-            rated = [row for g in groups for row in self.groups[g]]
-            scores[Role.REWARD] = torch.tensor([_reward(row) for row in rated])
+            scores[Role.REWARD] = self._rewards(groups)
         if self.reference is not None:
             scores[Role.REFERENCE] = _padded(self.reference.of(rows))
         if self.unrelated is not None:
@@ -142,6 +141,10 @@ class StoredScores:
         if missing:
             raise ValueError(f"stored rows have no {', '.join(sorted(missing))}")
         return ScoredBatch(tokens, scores)
+
+    def _rewards(self, groups: Sequence[int]) -> Tensor:
+        """[B], in the order of the groups' rows."""
+        return torch.tensor([_reward(row) for g in groups for row in self.groups[g]])
 
     def _unrelated(self, rows: Sequence[int]) -> Tensor:
         assert self.unrelated is not None

@@ -84,12 +84,7 @@ def check_url(url: str, *, setting: str, remedy: str) -> str:
         UserError: no http(s) address, or one that holds a secret, which is not shown.
     """
     shown = shown_url(url)
-    try:
-        parsed = httpx.URL(filled(url))
-    except KeyError as error:
-        raise UserError(f"{setting} {shown}: {error.args[0]} is not set: export it") from error
-    except (httpx.InvalidURL, TypeError, ValueError) as error:
-        raise UserError(f"{setting} {ascii(shown)}: {without(str(error))}") from error
+    parsed = _parsed(url, setting=setting, shown=shown)
     # httpx escapes what no host may hold, as an open bracket.
     if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
         raise UserError(f"{setting} {shown}: needs http:// or https:// and a host")
@@ -102,6 +97,16 @@ def check_url(url: str, *, setting: str, remedy: str) -> str:
     if parsed.userinfo or holds_secret(url):
         raise UserError(f"{setting} {shown}: put no credentials into the URL: {remedy}")
     return str(parsed)
+
+
+def _parsed(url: str, *, setting: str, shown: str) -> httpx.URL:
+    """With the environment's variables in it."""
+    try:
+        return httpx.URL(filled(url))
+    except KeyError as error:
+        raise UserError(f"{setting} {shown}: {error.args[0]} is not set: export it") from error
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise UserError(f"{setting} {ascii(shown)}: {without(str(error))}") from error
 
 
 @dataclass(frozen=True)

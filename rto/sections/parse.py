@@ -235,7 +235,7 @@ def _refuse_unknown(command: str, given: Given) -> None:
     said: list[str] = []
     for name, _ in given.unknown:
         told = explain(name.replace("-", "_"), command) or nearest(
-            name, readable(command), prefix="--"
+            name, readable(command), shown="--{}"
         )
         said.append(f"--{name}: {told}" if told else f"--{name}")
     if said:

@@ -178,6 +178,11 @@ def reads(command: str, method: str | None, name: str, values: Mapping[str, Any]
         return False
     if method is None:
         return bool(_found(METHODS, name, KNOWN) & methods_of(command))
+    return _method_reads(method, name, values)
+
+
+def _method_reads(method: str, name: str, values: Mapping[str, Any]) -> bool:
+    """A method of another package reads every setting of its command."""
     if method not in KNOWN:
         return True
     if method in CRITIC_FREE and name in OF_TOKEN_REWARD:

@@ -75,8 +75,7 @@ def to_rows(
     prompt, responses = row.prompt, row.responses
     match target:
         case "nested":
-            rated_responses = [{"text": text, "reward": reward} for text, reward in responses]
-            yield {"prompt": prompt, "responses": rated_responses}
+            yield {"prompt": prompt, "responses": _nested(responses)}
         case "sft":
             if not row.disliked:
                 yield {"prompt": prompt, "response": responses[0][0]}
@@ -90,6 +89,10 @@ def to_rows(
                 yield {"prompt": prompt, "completion": text, "label": reward >= threshold}
         case "pairs":
             yield from _pairs(row, rated=layout.rated)
+
+
+def _nested(responses: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"text": text, "reward": reward} for text, reward in responses]
 
 
 def _pairs(row: Feedback, *, rated: bool) -> Iterator[dict[str, Any]]:

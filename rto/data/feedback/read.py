@@ -151,8 +151,7 @@ def read_feedback(
     of a source only rank a row's two responses, each row stays for itself.
     """
     if keep_pairs and not all(source.layout.rated for source in sources):
-        for source in sources:
-            yield from (entry.read() for entry in source.take(np.arange(len(source.rows))))
+        yield from _row_by_row(sources)
         return
     for members in _by_prompt(sources):
         rows = [entry.read() for entry in members]
@@ -160,6 +159,11 @@ def read_feedback(
         best_first = tuple(sorted(responses, key=lambda rated: -rated[1]))
         found = replace(rows[0], responses=best_first, binary=all(row.binary for row in rows))
         yield merged(found) if merge else found
+
+
+def _row_by_row(sources: Sequence[Source]) -> Iterator[Feedback]:
+    for source in sources:
+        yield from (entry.read() for entry in source.take(np.arange(len(source.rows))))
 
 
 def tallied(rows: Iterable[Feedback], merged: array[int]) -> Iterator[Feedback]:

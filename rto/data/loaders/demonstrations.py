@@ -37,13 +37,12 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
     """Rows of ``data.dataset``, or the best responses of ``data.feedback``."""
     limit = Limit.of(data, encoder_decoder=template.encoder_decoder)
     merged, disliked = array("q"), array("b")
-    if data.dataset:
-        parts = [_stored(name, data, template, limit) for name in data.dataset]
-    elif data.feedback is not None:
+    parts = [_stored(name, data, template, limit) for name in data.dataset]
+    if not parts and data.feedback is not None:
         parts = [_best(data.feedback, data, template, limit, merged, disliked)]
-    else:
+    if not parts:
         raise UserError("no rows: set data.dataset (or data.feedback)")
-    groups = [((example,) if example else None for example in part) for part in parts]
+    groups = [_each_alone(part) for part in parts]
     found = read_groups(groups, read_examples, data, seed=seed)
     examples = found.select(np.flatnonzero(found.sizes))
     num_disliked = int(np.asarray(disliked)[found.numbers].sum()) if disliked else 0
@@ -56,6 +55,11 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
         )
     num_merged = int(np.asarray(merged)[examples.numbers].sum()) if merged else 0
     return ExampleDataset(examples, num_too_long, num_disliked, num_merged)
+
+
+def _each_alone(part: Iterator[Example | None]) -> Iterator[tuple[Example] | None]:
+    """A group of one for each example; None for a row that is left out."""
+    return ((example,) if example else None for example in part)
 
 
 def load_texts(source: str, data: Data, template: Template) -> Groups[tuple[Example, ...]]:

@@ -76,11 +76,7 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     found = Groups.of([write_groups(tokens(), cache_home(data.cache_dir))], read_rated)
     fits, few = found.sizes > 0, (found.sizes > 0) & (found.sizes < min_responses)
     if few.any() and data.on_few_responses == "error":
-        first = next(itertools.islice(read_feedback(sources), int(few.argmax()), None))
-        raise first.where.error(
-            f"has {len(first.responses)} rated responses, this method compares {min_responses}: "
-            "add some or set data.on_few_responses to filter"
-        )
+        raise _too_few(sources, int(few.argmax()), min_responses)
     kept = np.flatnonzero(fits & ~few)
     num_too_long, num_too_few = int((~fits).sum()), int(few.sum())
     if not len(kept):
@@ -91,6 +87,15 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
         )
     num_merged = int(np.asarray(merged)[kept].sum())
     return RatedDataset(found.select(kept), num_too_long, num_too_few, num_merged)
+
+
+def _too_few(sources: Sequence[Source], number: int, min_responses: int) -> UserError:
+    """What is said of the prompt of this number, which has fewer than ``min_responses``."""
+    prompt = next(itertools.islice(read_feedback(sources), number, None))
+    return prompt.where.error(
+        f"has {len(prompt.responses)} rated responses, this method compares {min_responses}: "
+        "add some or set data.on_few_responses to filter"
+    )
 
 
 def reward_scale(groups: Groups[RatedGroup], scaling: RewardScaling) -> RewardScale:
