@@ -7,9 +7,11 @@ that ``import rto`` costs nothing.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rto.builds import hide_cuda_builds
+from rto.moved import FormerNames
 
 __version__ = "0.1.0"
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rto.api import Run, dpo, fit, load_config, reward, sft, train
 
 hide_cuda_builds()
+sys.meta_path.append(FormerNames())
 
 __all__ = ["Run", "__version__", "dpo", "fit", "load_config", "reward", "sft", "train"]
 
