@@ -5,6 +5,7 @@ Turns between the prompt and the last answer are part of what was asked.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from rto.data.chat import SAID
@@ -20,9 +21,8 @@ def split_conversation(prompt: object, response: object, at: Where) -> tuple[obj
     or the whole conversation. A prompt that nothing is added to comes back as it is.
 
     Raises:
-        UserError: an empty answer, one that says something beside its text (calls of tools), a
-            last turn that is not the assistant's, a role that nobody knows, or turns that do not
-            go on from the prompt. ``at`` is the response's place.
+        UserError: an empty answer, a last turn that is not the assistant's, a role that nobody
+            knows, or turns that do not go on from the prompt. ``at`` is the response's place.
     """
     if not isinstance(response, list):
         if prompt is None:
@@ -39,11 +39,14 @@ def split_conversation(prompt: object, response: object, at: Where) -> tuple[obj
         raise at.error(f"message {number}: content is empty: write the answer or drop the row")
     for key in SAID:
         if last.get(key):
-            raise at.error(
-                f"message {number}: says something in {key!r} too, which is not trained on: write "
-                "it into content, or drop that key or the row"
-            )
+            _tell_left_out(at.source, key)
     return _asked(prompt, turns, at), last["content"]
+
+
+@functools.cache
+def _tell_left_out(source: str, key: str) -> None:
+    """Once for a file and a key: an answer is its text, calls of tools beside it are no part."""
+    print(f"{source}: {key!r} of answers is left out: only their content is trained on")
 
 
 def _asked(prompt: object, turns: list[Message], at: Where) -> object:

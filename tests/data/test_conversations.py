@@ -75,8 +75,6 @@ def test_every_turn_before_the_answer_is_asked_once(
             "message 0 is not a {role, content} pair (its keys",
         ),
         ("hi", [{"role": "user", "content": 5}], "message 0: content is not text (5): repair"),
-        ("hi", [{**ALONE[0], "tool_calls": [{"id": 1}]}], "message 0: says something in 'tool_c"),
-        ("hi", [{**ALONE[0], "reasoning_content": "hm"}], "message 0: says something in 'reason"),
         (None, "yes", "is no list of messages, and the row has no prompt beside it"),
         (None, ALONE, "is an answer alone, and the row has no prompt beside it"),
     ],
@@ -85,3 +83,17 @@ def test_an_answer_that_is_none(prompt: object, response: object, said: str) -> 
     with pytest.raises(UserError) as caught:
         split_conversation(prompt, response, AT)
     assert str(caught.value).startswith(f"f: row 3: 'chosen' {said}")
+
+
+def test_what_an_answer_says_beside_its_text_is_left_out_and_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = Where("told.jsonl", 3, "response")
+    for key in ("tool_calls", "reasoning_content", "tool_calls"):
+        _, answer = split_conversation("hi", [{**ALONE[0], key: [{"id": 1}]}], place)
+        assert answer == ALONE[0]["content"]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"told.jsonl: {key!r} of answers is left out: only their content is trained on"
+        for key in ("tool_calls", "reasoning_content")
+    ]
