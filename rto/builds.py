@@ -12,6 +12,7 @@ from rto.errors import UserError
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 """vLLM's distributions require them; nothing here needs them."""
 CPU_BUILD = "+cpu"
+INSTALL_VLLM = "pip install 'rto-rlhf[cpu]', or 'rto-rlhf[cuda]' for NVIDIA GPUs"
 
 
 def hide_cuda_builds() -> None:
@@ -38,10 +39,7 @@ def require_vllm(wanted: str) -> None:
         UserError: ``wanted`` needs it and it is not installed: the package alone names no build.
     """
     if not is_installed("vllm"):
-        raise UserError(
-            f"{wanted} needs vLLM, which is not installed: pip install 'rto-rlhf[cpu]', or "
-            "'rto-rlhf[cuda]' for NVIDIA GPUs"
-        )
+        raise UserError(f"{wanted} needs vLLM, which is not installed: {INSTALL_VLLM}")
 
 
 def _version(name: str) -> str:

@@ -71,7 +71,7 @@ class ClusterScorer:
             scores[Role.SAMPLER] = tokens.sampler_logprobs
         if Role.UNRELATED in roles:
             scores[Role.UNRELATED] = self._unrelated(tokens)
-        demand_all(roles, scores)
+        demand_all(roles, scores, "nobody scores")
         return ScoredBatch(tokens=tokens, scores=scores)
 
     def _unrelated(self, tokens: TokenBatch) -> Tensor:
@@ -137,14 +137,14 @@ def _gather(
     return logprobs, models
 
 
-def demand_all(roles: frozenset[Role], scores: Mapping[Role, Tensor]) -> None:
+def demand_all(roles: frozenset[Role], scores: Mapping[Role, Tensor], problem: str) -> None:
     """
     Raises:
-        ValueError: a role that is asked for has no scores.
+        ValueError: ``problem`` and the roles that are asked for and have no scores.
     """
     missing = roles - scores.keys()
     if missing:
-        raise ValueError(f"nobody scores {', '.join(sorted(missing))}")
+        raise ValueError(f"{problem} {', '.join(sorted(missing))}")
 
 
 def _widen(scores: Tensor, tokens: TokenBatch) -> Tensor:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rto.cluster import launch
 from rto.cluster.device import run_device
@@ -24,7 +24,7 @@ from rto.errors import UserError
 from rto.models.device import device_type, with_dtype
 from rto.protocols import Mode
 from rto.registry import card, takes_token_reward
-from rto.runs.evaluate import evaluate_policies
+from rto.runs.evaluate import Evaluated, evaluate_policies
 from rto.runs.execute import execute
 from rto.runs.prepare import reward_sources
 from rto.scoring.function import RewardFunction
@@ -37,13 +37,11 @@ from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import versions
 from rto.types import Role
 
+Point = tuple[tuple[str, str], ...]
+"""(setting, value) of each axis of a grid."""
 MOST_ACTORS = 6
-
-
 SELECTION_SHARE = 2
 """Where a grid is searched, every second prompt selects and the others judge."""
-
-
 SECONDS = "seconds"
 """File in a run's folder that says how long it took: it is there once the run is finished."""
 
@@ -74,7 +72,7 @@ class ComparisonPlan:
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
-    def points(self) -> list[tuple[tuple[str, str], ...]]:
+    def points(self) -> list[Point]:
         """Every combination of the grid's values."""
         axes = [[(name, value) for value in values] for name, values in self.grid.items()]
         return list(itertools.product(*axes))
@@ -86,7 +84,7 @@ class ComparedRun:
 
     entry: ComparedMethod
     seed: int
-    point: tuple[tuple[str, str], ...]
+    point: Point
     config: RunConfig
 
     @property
@@ -269,7 +267,7 @@ def judge(plan: ComparisonPlan, base: RunConfig, runs: Sequence[ComparedRun]) ->
     return {name: _judged(each, costs.get(name, {})) for name, each in found.items()}
 
 
-def _judged(result: Any, costs: Mapping[str, float]) -> Judged:
+def _judged(result: Evaluated, costs: Mapping[str, float]) -> Judged:
     order = sorted(
         range(len(result.rollouts)),
         key=lambda i: (result.rollouts[i].prompt.id, result.rollouts[i].sample_index),
@@ -317,7 +315,7 @@ def chosen(
 
     best: dict[str, list[Judged]] = {}
     for entry in plan.entries:
-        by_point: dict[Any, list[Judged]] = {point: [] for point in plan.points}
+        by_point: dict[Point, list[Judged]] = {point: [] for point in plan.points}
         for run in (run for run in runs if run.entry == entry):
             by_point[run.point].append(judged[run.name])
         scores = {p: [part(each, 0).rewards.mean() for each in by_point[p]] for p in by_point}

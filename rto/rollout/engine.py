@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from rto.builds import is_installed, require_vllm
+from rto.builds import INSTALL_VLLM, is_installed, require_vllm
 from rto.errors import UserError
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
@@ -171,5 +171,5 @@ def _tell_missed() -> None:
     """Once in a process, which may settle this for several runs."""
     print(
         "vLLM is not installed, so transformers samples, which takes longer with larger models: "
-        "pip install 'rto-rlhf[cpu]', or 'rto-rlhf[cuda]' for NVIDIA GPUs"
+        f"{INSTALL_VLLM}"
     )

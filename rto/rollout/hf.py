@@ -57,7 +57,8 @@ class HfEngine:
         self._max_tokens = max_tokens
         self._tokenizer = load_tokenizer(model_path)
         self._encoder_decoder = is_encoder_decoder(model_path)
-        self._continuation = Continuation(self._tokenizer)
+        # It copies the tokenizer, where that puts a space before a text.
+        self._continuation = None if self._encoder_decoder else Continuation(self._tokenizer)
         model: Any = load_language_model(
             model_path,
             dtype=dtype_of(dtype),
@@ -199,7 +200,7 @@ class HfEngine:
     def _text(self, ids: Sequence[int]) -> str:
         """A response of an encoder-decoder model is a text of its own; another goes on from its
         prompt."""
-        if self._encoder_decoder:
+        if self._continuation is None:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
         return self._continuation.decode(ids)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rto.cluster.scorer import ClusterScorer
+from rto.cluster.scorer import ClusterScorer, demand_all
 from rto.data.examples import Example, Rated, collate_groups
 from rto.data.loaders.rated import unrelated_rows
 from rto.data.storage.arrow import Chained
@@ -137,9 +137,7 @@ class StoredScores:
             scores[Role.REFERENCE] = _padded(self.reference.of(rows))
         if self.unrelated is not None:
             scores[Role.UNRELATED] = self._unrelated(rows)
-        missing = self.roles - scores.keys()
-        if missing:
-            raise ValueError(f"stored rows have no {', '.join(sorted(missing))}")
+        demand_all(self.roles, scores, "stored rows have no")
         return ScoredBatch(tokens, scores)
 
     def _rewards(self, groups: Sequence[int]) -> Tensor:

@@ -17,7 +17,6 @@ from rto.errors import UserError, foreign
 from rto.sections.paths import split_list
 from rto.sections.ranges import advice, bare, check_value, choices, options, show
 
-NODES = (yaml.ScalarNode, yaml.SequenceNode, yaml.MappingNode)
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 WHOLE = re.compile(r"[+-]?[0-9]{1,25}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?\.?(inf|nan)", re.I)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import rollouts_of
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -24,7 +25,7 @@ from rto.rollout.draw import draw, nucleus
 from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.runs.evaluate import stored_weights
-from rto.types import Prompt, Rollout, collate
+from rto.types import collate
 from rto.weights.digest import first_difference, tensor_digest
 
 PROMPTS = [(10, 11, 12, 13, 1), (20, 1), (30, 31, 1)]
@@ -51,14 +52,7 @@ def test_log_probs_are_those_of_the_policy(
     engine: HfEngine, tiny_t5_dir: Path, temperature: float
 ) -> None:
     samples = sampled(engine, temperature)
-    rollouts = [
-        Rollout(
-            Prompt(i // 8, PROMPTS[i // 8], ""), i % 8, s.token_ids, s.logprobs, s.text,
-            s.finished, 0, 0,
-        )
-        for i, s in enumerate(samples)
-    ]  # fmt: skip
-    tokens = collate(rollouts, pad_token_id=0)
+    tokens = collate(rollouts_of(PROMPTS, samples), pad_token_id=0)
     policy = load_policy(str(tiny_t5_dir), dtype=torch.float32, attn_implementation="sdpa")
     expected = policy(tokens, temperature=temperature).logprobs
     torch.testing.assert_close(tokens.sampler_logprobs, expected, atol=1e-4, rtol=1e-4)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import rollouts_of
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from rto.models.families import load_policy
 from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Sample, SampleRequest, Sampling
-from rto.types import Prompt, Rollout, collate
+from rto.types import collate
 
 PROMPTS = [(10, 11, 12, 13, 5), (20,), (30, 31, 30)]
 CPU = torch.device("cpu")
@@ -44,14 +45,7 @@ def test_log_probs_are_those_of_the_policy(
     engine: HfEngine, tiny_model_dir: Path, temperature: float
 ) -> None:
     samples = engine.generate(requests(), Sampling(12, temperature), 0)
-    rollouts = [
-        Rollout(
-            Prompt(i // 8, PROMPTS[i // 8], ""), i % 8, s.token_ids, s.logprobs, s.text,
-            s.finished, 0, 0,
-        )
-        for i, s in enumerate(samples)
-    ]  # fmt: skip
-    tokens = collate(rollouts, pad_token_id=0)
+    tokens = collate(rollouts_of(PROMPTS, samples), pad_token_id=0)
     policy = load_policy(str(tiny_model_dir), dtype=torch.float32, attn_implementation="sdpa")
     expected = policy(tokens, temperature=temperature).logprobs
     torch.testing.assert_close(tokens.sampler_logprobs, expected, atol=1e-4, rtol=1e-4)
