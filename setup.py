@@ -11,14 +11,34 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
-BUILDERS = {
-    "rto.builders": (
-        "sft dpo ipo ipo_sum rdpo simpo tdpo1 tdpo2 "
-        "ppo rto reinforce_pp reinforce_baseline rloo grpo dr_grpo"
-    ),
-    "rpo_ext.builders": "rpo dro kto reward_aware",
+METHODS = {
+    "rto.methods.settings.sft": {"sft": "SFTSettings"},
+    "rto.methods.settings.preference": {
+        "dpo": "DPOSettings",
+        "ipo": "IPOSettings",
+        "ipo_sum": "IPO_SUM",
+        "rdpo": "RDPOSettings",
+        "simpo": "SimPOSettings",
+        "tdpo1": "TDPO1Settings",
+        "tdpo2": "TDPO2Settings",
+    },
+    "rto.methods.settings.policy_gradient": {
+        "ppo": "PPOSettings",
+        "rto": "RTOSettings",
+        "reinforce_pp": "REINFORCE_PP",
+        "reinforce_baseline": "REINFORCE_BASELINE",
+        "rloo": "RLOO",
+        "grpo": "GRPO",
+        "dr_grpo": "DR_GRPO",
+    },
+    "rpo_ext.settings": {
+        "rpo": "RPOSettings",
+        "dro": "DROSettings",
+        "kto": "KTOSettings",
+        "reward_aware": "RewardAwareSettings",
+    },
 }
-METHODS = {name: f"{module}:{name}" for module, names in BUILDERS.items() for name in names.split()}
+"""Module -> method -> its settings (docs/extending.md)."""
 SHIPPED = ("examples/configs/*.yaml", "ray_jobs/*.yaml", "ray_jobs/*.py")
 
 
@@ -83,6 +103,10 @@ setup(
     },
     entry_points={
         "console_scripts": ["rto = rto.cli.main:main"],
-        "rto.methods": [f"{name} = {target}" for name, target in METHODS.items()],
+        "rto.methods": [
+            f"{name} = {module}:{target}"
+            for module, methods in METHODS.items()
+            for name, target in methods.items()
+        ],
     },
 )

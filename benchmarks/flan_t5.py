@@ -24,9 +24,10 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from benchmarks.common import ROOT, WORK, Figure, Options, script
 from benchmarks.preference import text
 from benchmarks.released_rpo import Rated, seconds_of_an_epoch
+from rpo_ext.settings import RPOSettings
 from rto.data.feedback.read import load_feedback
 from rto.sections.data import Data
-from rto.sections.methods import Algo, RPOSettings
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Ckpt, DeepSpeed
 from rto.sections.training import Actor, Adam, RolloutSection, Train
@@ -76,7 +77,7 @@ def through_rto(model: Path, file: Path) -> float:
     folder = WORK / "rpo-t5"
     shutil.rmtree(folder, ignore_errors=True)
     config = RunConfig(
-        algo=Algo(name="rpo", rpo_beta=TAU, rpo=RPOSettings(estimator="ref", reduction="mean")),
+        algo=Algo("rpo", RPOSettings(tau=TAU, estimator="ref", reduction="mean")),
         actor=Actor(model_name_or_path=str(model), adam=Adam(lr=LEARNING_RATE)),
         train=Train(batch_size=PROMPTS_PER_STEP, max_tokens_per_gpu=2048, device="cpu"),
         rollout=RolloutSection(max_tokens_per_gpu=8192),
@@ -92,7 +93,7 @@ def through_rto(model: Path, file: Path) -> float:
         from rto.runs.offline import run_offline
         from rto.runs.prepare import prepare_fit
 
-        run = prepare_fit(config, functools.partial(build, "rpo", mode="offline"))
+        run = prepare_fit(config, functools.partial(build, mode="offline"))
         run_offline(run, run_folder, None)
     return time.perf_counter() - start
 

@@ -11,11 +11,13 @@ import functools
 import json
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.common import WORK, Figure, Options, peer, script, story_prompts
+from rto.methods.settings.policy_gradient import GRPO
 from rto.sections.data import Data
-from rto.sections.methods import KL, Algo
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Ckpt, DeepSpeed
 from rto.sections.training import Actor, Adam, Reward, RolloutSection, Train
@@ -46,7 +48,7 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
     folder = WORK / "grpo-like"
     shutil.rmtree(folder, ignore_errors=True)
     config = RunConfig(
-        algo=Algo(name="grpo", kl=KL(init_coef=KL_COEF)),
+        algo=Algo("grpo", replace(GRPO, kl_coef=KL_COEF)),
         actor=Actor(
             model_name_or_path=str(path), adam=Adam(lr=LEARNING_RATE), lr_scheduler="constant"
         ),
@@ -79,7 +81,7 @@ def through_rto(path: Path, steps: int) -> tuple[float, float]:
         from rto.runs.online import run_online
         from rto.runs.prepare import prepare_online
 
-        method = functools.partial(build, config.algo.name, mode="online")
+        method = functools.partial(build, mode="online")
         run_online(prepare_online(config, method), run_folder, None)
         lines = run_folder.metrics.read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines][1:]

@@ -102,7 +102,7 @@ def through_rto(name: Name, path: Path, rows: Path, *, steps: int) -> tuple[floa
         from rto.runs.offline import run_offline
         from rto.runs.prepare import prepare_fit
 
-        run = prepare_fit(config, functools.partial(build, name, mode="offline"))
+        run = prepare_fit(config, functools.partial(build, mode="offline"))
         start = time.perf_counter()
         run_offline(run, run_folder, None)
         return time.perf_counter() - start, max(peak)

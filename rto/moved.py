@@ -14,8 +14,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "rto.cli.authors": "rto.runs.authors_code",
-    "rto.cli.builders": "rto.builders",
     "rto.cli.foreign": "rto.sections.foreign",
     "rto.cli.help": "rto.sections.help",
     "rto.cli.parse": "rto.sections.parse",

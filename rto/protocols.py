@@ -7,11 +7,11 @@ iterator of ``ScoredBatch`` (offline data).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
+from rto.card import Card
 from rto.types import (
     LossNorm,
     LossOutput,
@@ -25,27 +25,8 @@ from rto.types import (
     TrainBatch,
 )
 
-Feedback = Literal["demonstrations", "pairs", "rewards"]
-Mode = Literal["offline", "online"]
 Output = Literal["entropy", "reference_kl", "value"]
 RewardScaling = Literal["none", "zscore", "within_prompt"]
-
-
-@dataclass(frozen=True)
-class Card:
-    """A method in one row of `rto methods`."""
-
-    name: str
-    """Identity of the method; a checkpoint refuses to resume under another one."""
-    title: str
-    """Full name, printed at start-up."""
-    paper: str
-    """arXiv id, or the source in words."""
-    feedback: Feedback
-    modes: tuple[Mode, ...]
-
-    def __str__(self) -> str:
-        return f"{self.title} ({self.paper})"
 
 
 class Method(Protocol):

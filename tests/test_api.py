@@ -70,7 +70,7 @@ def test_settings_in_every_spelling(started: Started, tmp_path: Path) -> None:
         **{"rollout.batch_size": 8, "rollout.temperature": 0.5, "train.batch_size": 8},
     )
     config = started.last
-    assert (config.algo.name, config.algo.dpo_reward_scale) == ("rto", 0.25)
+    assert (config.algo.name, config.algo.settings.dpo_reward_scale) == ("rto", 0.25)
     assert config.actor.model_name_or_path == str(tmp_path / "a model")
     assert config.actor.adam.lr == 1e-6
     assert config.reward.model_name_or_path == [str(tmp_path), "b,c"]

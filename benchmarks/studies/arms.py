@@ -13,7 +13,8 @@ import numpy as np
 
 from rto.evaluation.statistics import bootstrap
 from rto.methods.ppo import PPO
-from rto.methods.rto import RTO, DpoTokenReward, Variant
+from rto.methods.rto import DpoTokenReward, Variant
+from rto.methods.settings.policy_gradient import RTOSettings
 
 VARIANTS: Mapping[str, Variant] = {
     "rto": "token", "semi": "semi", "shaping": "shaping", "delayed": "delayed", "shuffled": "token",
@@ -35,7 +36,7 @@ def method(
     kl_coef: float,
     segment_end_ids: tuple[int, ...],
 ) -> PPO:
-    plain = PPO(card=RTO, lambd=lambd, value_clip=0.2, kl_coef=kl_coef)
+    plain = PPO(card=RTOSettings().card, lambd=lambd, value_clip=0.2, kl_coef=kl_coef)
     if arm not in VARIANTS:
         return plain
     reward = DpoTokenReward(

@@ -25,16 +25,21 @@ from rich.progress import track
 
 from benchmarks.studies.results import arguments, best_rate, write
 from benchmarks.studies.transformer import TINY, Base, Sizes, fit_policy, minibatches, step
-from rpo_ext.functional.reward_aware import Distance, parse_distance
 from rpo_ext.methods.reward_aware import RewardAware
+from rpo_ext.settings import Distance
 from rto.evaluation.statistics import bootstrap
-from rto.methods.critic_free import RLOO
+from rto.methods.critic_free import CriticFree
 from rto.methods.preference import DPO
+from rto.methods.settings.policy_gradient import RLOO
 from rto.models.causal import CausalPolicy
 from rto.protocols import PolicyMethod
 from rto.types import Role, ScoredBatch, TokenBatch
 
-DISTANCES: tuple[Distance, ...] = ("kl_target_policy", "kl_policy_target", "sqloo")
+DISTANCES: Mapping[str, Distance] = {
+    "kl_target_policy": "kl_target_policy",
+    "kl_policy_target": "kl_policy_target",
+    "sqloo": "sqloo",
+}
 UNSEEN = 1000
 """Seed of the world on which the learning rates are chosen."""
 
@@ -147,9 +152,9 @@ def arm(name: str, beta: float) -> PolicyMethod:
         case "dpo":
             return DPO(beta=beta)
         case "rloo":
-            return replace(RLOO, kl_coef=beta, reward_clip_range=None)
+            return RLOO.into(CriticFree, kl_coef=beta, reward_clip_range=None)
         case _:
-            return RewardAware(distance=parse_distance(name), beta=beta)
+            return RewardAware(distance=DISTANCES[name], beta=beta)
 
 
 def best_rates(settings: Settings) -> tuple[Mapping[float, float], Mapping[float, float]]:

@@ -8,8 +8,6 @@ is the sum of its rows' terms.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
@@ -24,34 +22,6 @@ from rto.functional.segments import (
     sum_over_groups,
 )
 from rto.types import LossNorm
-
-Distance = Literal["kl_target_policy", "kl_policy_target", "sqloo"]
-
-_ALIASES: dict[str, Distance] = {
-    "bwd": "kl_target_policy",
-    "bwd_kl": "kl_target_policy",
-    "fwd": "kl_policy_target",
-    "fwd_kl": "kl_policy_target",
-}
-_REPLACEMENTS = {
-    "rpo_bwd_kl": "algo=reward_aware distance=kl_target_policy",
-    "rpo_fwd_kl": "algo=reward_aware distance=kl_policy_target",
-    "rpo_sq": "algo=reward_aware distance=sqloo (the same value for two responses)",
-    "rpo_alpha": "algo=dpo with its SFT term (nll_coef), which is another method",
-}
-
-
-def parse_distance(name: str) -> Distance:
-    """The distance that a name or alias means.
-
-    NVIDIA's own names are refused: without context they read as Reward Partitioning's.
-    """
-    if name in _REPLACEMENTS:
-        raise ValueError(f"distance {name!r} is ambiguous: use {_REPLACEMENTS[name]}")
-    known: dict[str, Distance] = {d: d for d in get_args(Distance)} | _ALIASES
-    if name not in known:
-        raise ValueError(f"distance is {name!r}: expected one of {', '.join(known)}")
-    return known[name]
 
 
 def kl_target_policy(*, implicit: Tensor, target: Tensor, group: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Literal
 from torch import Tensor
 
 from rpo_ext.functional import value_regression as regression
-from rpo_ext.functional.checks import finite_rewards, require_positive
+from rpo_ext.functional.checks import finite_rewards
 from rpo_ext.functional.responses import Reduction, reduce_logprobs
+from rpo_ext.settings import DROSettings
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Card, Output, RewardScaling
+from rto.protocols import Output, RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 Variant = Literal["value", "shared_head", "policy", "prompt_variance"]
@@ -46,35 +47,22 @@ class BaselineBatch(DROBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DRO(PlainMethod):
-    """1/2 (r - V - tau log pi/pi_ref)^2 (arXiv 2405.19107)."""
+class DRO(DROSettings, PlainMethod):
+    """1/2 (r - V - tau log pi/pi_ref)^2 (arXiv 2405.19107), with V by ``variant``:
 
-    tau: float = 1.0
-    """Temperature. Only "value" divides its policy gradient by it, as the paper's Algorithm 1."""
-    variant: Variant = "value"
-    """"value" (DRO-V): V is a network of its own, one value per prompt. The paper's best runs had
-    several values per batch element, which its text and appendix define differently.
-    "shared_head": V is a head on the policy, trained jointly and not detached, as the authors of
-    RPO do with ``reduction="mean"``.
+    "value" (DRO-V): a network of its own, one value per prompt. The paper's best runs had several
+    values per batch element, which its text and appendix define differently.
+    "shared_head": a head on the policy, trained jointly and not detached, as the authors of RPO do
+    with log-probs per token.
     "policy" (DRO-P): variance over the batch. Its mean is taken at the start of the step, which is
     exact for the first optimizer step on a batch.
-    "prompt_variance": variance over the responses of each prompt."""
-    reduction: Reduction = "sum"
-
-    def __post_init__(self) -> None:
-        require_positive(tau=self.tau)
-        if self.variant not in _ROLES:
-            raise ValueError(f"variant is {self.variant!r}: expected {', '.join(_ROLES)}")
+    "prompt_variance": variance over the responses of each prompt.
+    """
 
     @property
-    def card(self) -> Card:
-        return Card(
-            name="dro",
-            title="Direct Reward Optimisation",
-            paper="arXiv 2405.19107",
-            feedback="rewards",
-            modes=("offline", "online"),
-        )
+    def logprob_reduction(self) -> Reduction:
+        """Log-prob of a response: in all, or per token."""
+        return self.reduction or ("mean" if self.variant == "shared_head" else "sum")
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -160,4 +148,6 @@ class DRO(PlainMethod):
         return regression.residual_loss(regularised=regularised, baseline=baseline, norm=norm)
 
     def _reduce(self, logprobs: Tensor, batch: ScoredBatch | TrainBatch) -> Tensor:
-        return reduce_logprobs(logprobs, batch.tokens.response_mask, reduction=self.reduction)
+        return reduce_logprobs(
+            logprobs, batch.tokens.response_mask, reduction=self.logprob_reduction
+        )

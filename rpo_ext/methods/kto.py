@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from rpo_ext.functional.checks import finite_rewards, require_not_negative, require_positive
+from rpo_ext.functional.checks import finite_rewards
 from rpo_ext.functional.kahneman_tversky import (
     above_prompt_mean,
     kto_loss,
@@ -15,13 +14,11 @@ from rpo_ext.functional.kahneman_tversky import (
     mismatched_reference_point,
 )
 from rpo_ext.functional.responses import Reduction, reduce_logprobs
+from rpo_ext.settings import KTOSettings
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Card, RewardScaling
+from rto.protocols import RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
-
-Variant = Literal["mismatched", "matched_mean"]
-Threshold = Literal["global_mean", "batch_mean", "prompt_mean", "label"]
 
 MATCHED_SATURATION = 20.0
 
@@ -36,39 +33,17 @@ class KTOBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KTO(PlainMethod):
-    """w (1 - sigmoid(+-beta (log pi/pi_ref - z0))) (arXiv 2402.01306)."""
+class KTO(KTOSettings, PlainMethod):
+    """w (1 - sigmoid(+-beta (log pi/pi_ref - z0))) (arXiv 2402.01306), with z0 by ``variant``:
 
-    beta: float = 0.1
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
-    """The paper keeps desirable_weight * desirables over undesirable_weight * undesirables in
-    [1, 4/3]."""
-    variant: Variant = "mismatched"
-    """"mismatched" is TRL's: summed log-probs, z0 the mean log-ratio of prompts with unrelated
+    "mismatched" is TRL's: summed log-probs, z0 the mean log-ratio of prompts with unrelated
     responses, at least 0. "matched_mean" is the RPO authors': log-probs averaged over tokens, z0
-    the mean log-ratio of the responses themselves, saturation at 20; they set beta to 1."""
-    threshold: Threshold = "global_mean"
-    """A response is desirable whose reward reaches: the training set's mean, the batch's, its
-    prompt's, or, with "label", 1 where the user's own column says 1 or 0."""
-
-    def __post_init__(self) -> None:
-        require_positive(beta=self.beta)
-        require_not_negative(
-            desirable_weight=self.desirable_weight, undesirable_weight=self.undesirable_weight
-        )
-        if self.variant not in ("mismatched", "matched_mean"):
-            raise ValueError(f"variant is {self.variant!r}: expected mismatched or matched_mean")
+    the mean log-ratio of the responses themselves, saturation at 20.
+    """
 
     @property
-    def card(self) -> Card:
-        return Card(
-            name="kto",
-            title="Kahneman-Tversky Optimization",
-            paper="arXiv 2402.01306",
-            feedback="rewards",
-            modes=("offline", "online"),
-        )
+    def inverse_temperature(self) -> float:
+        return self.beta or (1.0 if self.variant == "matched_mean" else 0.1)
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -111,7 +86,7 @@ class KTO(PlainMethod):
             reference_point=batch.reference_point,
             desirable=batch.desirable,
             norm=norm,
-            beta=self.beta,
+            beta=self.inverse_temperature,
             desirable_weight=self.desirable_weight,
             undesirable_weight=self.undesirable_weight,
             saturation=None if self.variant == "mismatched" else MATCHED_SATURATION,
@@ -130,11 +105,6 @@ class KTO(PlainMethod):
                 if not bool(((rewards == 0) | (rewards == 1)).all()):
                     raise ValueError("threshold is 'label': rewards must be 1 or 0")
                 return rewards >= 0.5
-            case _:
-                raise ValueError(
-                    f"threshold is {self.threshold!r}: "
-                    "expected global_mean, batch_mean, prompt_mean or label"
-                )
 
     def _reduce(self, logprobs: Tensor, batch: ScoredBatch | TrainBatch) -> Tensor:
         return reduce_logprobs(logprobs, batch.tokens.response_mask, reduction=self.reduction)

@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rpo_ext.functional import reward_aware as distances
-from rpo_ext.functional.checks import (
-    finite_rewards,
-    require_not_negative,
-    require_positive,
-    require_responses,
-)
+from rpo_ext.functional.checks import finite_rewards, require_responses
 from rpo_ext.functional.responses import Reduction, reduce_logprobs
-from rpo_ext.functional.reward_aware import Distance, parse_distance
+from rpo_ext.settings import RewardAwareSettings
 from rto.functional.segments import segment_max, segment_size, sum_over_groups
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Card, RewardScaling
+from rto.protocols import RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 
@@ -31,38 +26,11 @@ class RewardAwareBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardAware(PlainMethod):
+class RewardAware(RewardAwareSettings, PlainMethod):
     """D[beta log pi/pi_ref, eta r] over the responses of a prompt (arXiv 2502.00203), NVIDIA's RPO.
 
     The optimum is pi_ref exp(eta/beta r), so eta / beta is what Reward Partitioning calls 1 / tau.
     """
-
-    beta: float = 0.1
-    eta: float = 1.0
-    """Factor of the rewards: how sharp the target is (see reward_aware/target_entropy)."""
-    distance: Distance = "kl_target_policy"
-    length_normalise: bool = False
-    """Average log-probs over tokens; beta then means beta per token."""
-    sft_weight: float = 0.0
-    """Weight of the best response's negative log-prob, reduced as the log-ratio is."""
-
-    def __post_init__(self) -> None:
-        require_positive(beta=self.beta, eta=self.eta)
-        require_not_negative(sft_weight=self.sft_weight)
-        if parse_distance(self.distance) != self.distance:
-            raise ValueError(
-                f"distance is the alias {self.distance!r}: give {parse_distance(self.distance)}"
-            )
-
-    @property
-    def card(self) -> Card:
-        return Card(
-            name="reward_aware",
-            title="Reward-aware Preference Optimization (NVIDIA's RPO)",
-            paper="arXiv 2502.00203",
-            feedback="rewards",
-            modes=("offline", "online"),
-        )
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -125,6 +93,4 @@ class RewardAware(PlainMethod):
                 measure = distances.kl_policy_target
             case "sqloo":
                 measure = distances.sqloo
-            case _:
-                raise ValueError(f"unknown distance {self.distance!r}")
         return measure(implicit=implicit, target=target, group=group)

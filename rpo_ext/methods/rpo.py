@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from rpo_ext.functional import reward_partitioning as partitioning
-from rpo_ext.functional.checks import finite_rewards, require_positive
-from rpo_ext.functional.responses import Reduction, reduce_logprobs
+from rpo_ext.functional.checks import finite_rewards
+from rpo_ext.functional.responses import reduce_logprobs
+from rpo_ext.settings import RPOSettings
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Card, RewardScaling
+from rto.protocols import RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
-
-Estimator = Literal["uniform", "ref", "loo", "batch_mean", "importance"]
 
 
 @dataclass(frozen=True)
@@ -27,34 +25,12 @@ class RPOBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RPO(PlainMethod):
+class RPO(RPOSettings, PlainMethod):
     """1/2 (log pi/pi_ref - (r / tau - log Z))^2 (arXiv 2506.13702), Z estimated per prompt.
 
     The released code is ``estimator="batch_mean", reduction="mean", tau=5``, and what it says it
     does is ``estimator="ref"`` in its place.
     """
-
-    tau: float = 1.0
-    """Temperature: the smaller, the further from the reference."""
-    estimator: Estimator = "uniform"
-    """How log Z is estimated. "uniform" supposes responses of the reference; "importance" those
-    of the sampler, whose log-probs it needs."""
-    reduction: Reduction = "sum"
-    """"sum" is the identity's log pi, which "uniform", "loo" and "importance" estimate Z for; take
-    "mean" with "ref" and "batch_mean", whose targets would otherwise ask for memorisation."""
-
-    def __post_init__(self) -> None:
-        require_positive(tau=self.tau)
-
-    @property
-    def card(self) -> Card:
-        return Card(
-            name="rpo",
-            title="Reward Partitioning Optimization",
-            paper="arXiv 2506.13702",
-            feedback="rewards",
-            modes=("offline", "online"),
-        )
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -115,9 +91,4 @@ class RPO(PlainMethod):
                         reduction=self.reduction,
                     ),
                     group=group,
-                )
-            case _:
-                raise ValueError(
-                    f"estimator is {self.estimator!r}: "
-                    "expected uniform, ref, loo, batch_mean or importance"
                 )

@@ -15,7 +15,7 @@ from rto.errors import UserError, foreign
 from rto.secrets import hide, holds_secret
 from rto.sections import reads
 from rto.sections.foreign import explain, renamed, table
-from rto.sections.parse import ALIASES, known_fields
+from rto.sections.names import accepted, aliases
 from rto.text import one_line
 
 PROGRAM = re.compile(
@@ -170,7 +170,7 @@ def _convert_flag(conversion: FlagConversion, flag: str, values: list[str]) -> N
         BY_VALUE[flag](conversion, flag, values)
         return
     ours = renamed(flag, conversion.command)
-    if ours is None and (flag in known_fields() or flag in ALIASES):
+    if ours is None and (flag in accepted() or flag in aliases()):
         ours = flag
     if ours is not None:
         conversion.set(ours, *values)
@@ -307,7 +307,7 @@ def _add_defaults(conversion: FlagConversion) -> None:
 def _drop_unread(conversion: FlagConversion) -> None:
     """What the method does not read would be refused; that it was given is said."""
     command = conversion.command
-    given = {ALIASES.get(name, name): values for name, values in conversion.flags.items()}
+    given = {aliases().get(name, name): values for name, values in conversion.flags.items()}
     chosen = (given.get("preference.loss") or ["dpo"])[0]
     method = chosen if command == "dpo" else conversion.method or command
     theirs = {renamed(flag, command) or flag for flag in conversion.given}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rto.cli.one_line_parser import OneLineParser
-from rto.registry import NoTokenizer, installed
+from rto.registry import NoTokenizer, build
+from rto.sections.methods import Algo, installed
 from rto.sections.run_config import RunConfig
-
-if TYPE_CHECKING:
-    from rto.protocols import PolicyMethod
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,7 +21,9 @@ def main(argv: Sequence[str]) -> int:
     from rto.tracking.quiet import quiet
 
     quiet(None)
-    rows = [_describe(point) for point in installed().values()]
+    for text in installed().broken.values():
+        print(text, file=sys.stderr)
+    rows = [_describe(name) for name in installed().methods]
     rows.sort(key=lambda row: (FEEDBACK_ORDER.index(row["feedback"]), row["online"], row["name"]))
     if arguments.json:
         print(json.dumps(rows, indent=2))
@@ -45,10 +45,12 @@ WIDTH = 120
 FEEDBACK_ORDER = ("demonstrations", "pairs", "rewards")
 
 
-def _describe(point: EntryPoint) -> dict[str, Any]:
+def _describe(name: str) -> dict[str, Any]:
     from rto.types import Role
 
-    method: PolicyMethod = point.load()(RunConfig(), NoTokenizer())
+    config = RunConfig(algo=Algo(name))
+    tokenizer: Any = NoTokenizer()
+    method = build(config, tokenizer, mode=config.algo.settings.card.modes[0])
     card, roles = method.card, method.roles
     return {
         "name": card.name,

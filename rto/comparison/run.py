@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from rto.card import Mode
 from rto.cluster import launch
 from rto.cluster.device import run_device
 from rto.cluster.session import warm_actors
@@ -22,7 +23,6 @@ from rto.data.loaders.prompts import load_prompts
 from rto.data.templates import load_template
 from rto.errors import UserError
 from rto.models.device import device_type, with_dtype
-from rto.protocols import Mode
 from rto.registry import card, takes_token_reward
 from rto.runs.evaluate import Evaluated, evaluate_policies
 from rto.runs.execute import execute
@@ -157,7 +157,7 @@ def planned_runs(plan: ComparisonPlan) -> Iterator[ComparedRun]:
     """All runs, configured for the same budget."""
     for entry, point in itertools.product(plan.entries, plan.points):
         flags = [flag for name, value in point for flag in (f"--{name}", value)]
-        config = parse_run("compare", [*plan.base, *flags]).config
+        config = parse_run("compare", [*plan.base, *flags], method=entry.algo).config
         config = with_dtype(config, run_device(config))
         config = _budgeted(config, plan, entry)
         for i in range(plan.seeds):
@@ -185,7 +185,6 @@ def _budgeted(config: RunConfig, plan: ComparisonPlan, entry: ComparedMethod) ->
     return replace(
         config,
         dpo=config.dpo if entry.token_reward else DPOModel(),
-        algo=replace(config.algo, name=entry.algo),
         train=train,
     )
 
@@ -228,7 +227,8 @@ def is_trained(run: ComparedRun) -> bool:
     if not (run.folder / SECONDS).is_file():
         return False
     try:
-        former = parse_run("compare", ["--config", str(run.folder / "config.yaml")]).config
+        written = ["--config", str(run.folder / "config.yaml")]
+        former = parse_run("compare", written, method=run.entry.algo).config
         return narrow(run.command, former) == narrow(run.command, run.config)
     except UserError:
         return False

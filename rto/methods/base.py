@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from typing import Self
 
 from rto.protocols import Output, RewardScaling
+from rto.sections.ranges import check_tree
 from rto.types import Role
 
 
 class PlainMethod:
-    """Reads no score, needs nothing but log-probs, looks at each row alone, never adapts."""
+    """Reads no score, needs nothing but log-probs, looks at each row alone, never adapts.
+
+    A dataclass that extends it is refused with a setting outside of its range.
+    """
+
+    def __post_init__(self) -> None:
+        check_tree(self)
 
     @property
     def roles(self) -> frozenset[Role]:

@@ -1,29 +1,25 @@
 """Methods whose baseline is the other responses to the same prompt, or nothing.
 
-They are values of one type, ``CriticFree``, and differ in its fields alone. ``METHODS`` has them by
-name, with their papers' settings.
+They are values of one type, ``CriticFree``, and differ in its fields alone. The values with their
+papers' settings are at the end of ``rto.methods.settings.policy_gradient``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from rto.functional.advantages import group_advantages, returns_to_go
 from rto.functional.masked import whiten, zero_masked
 from rto.methods.policy_gradient import ActorBatch, PolicyGradient
-from rto.protocols import Card
+from rto.methods.settings.policy_gradient import CriticFreeSettings
+from rto.sections.ranges import FIXED
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
-
-Baseline = Literal["none", "mean", "leave_one_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticFree(PolicyGradient):
+class CriticFree(CriticFreeSettings, PolicyGradient):
     """The sentence reward against its group, then the discounted sum of what is still to come.
 
     Token rewards (the KL, RTO's DPO term) are added to the sentence's, each token is credited
@@ -32,26 +28,8 @@ class CriticFree(PolicyGradient):
     agree.
     """
 
-    baseline: Baseline
-    """What is taken from a response's reward: nothing, its group's mean, or the others' mean."""
-    group_scale: bool = False
-    """Divide the reward less its mean by the group's standard deviation (GRPO)."""
-    whitening: bool = False
-    """Whiten the advantages over all tokens of the rollout (REINFORCE++)."""
-    constant_length: bool = False
-    """Divide a response's loss by the longest response that is allowed (Dr. GRPO)."""
-    max_response_length: int = 1
-    """That length; nothing else reads it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.constant_length and self.loss_reduction != "token":
-            raise ValueError(
-                f"loss_reduction is {self.loss_reduction}: {self.card.name} divides by a constant "
-                "length, leave it unset"
-            )
-        if self.group_scale and self.baseline != "mean":
-            raise ValueError(f"group_scale is on and the baseline is {self.baseline}: need mean")
+    max_response_length: int = field(default=1, metadata=FIXED)
+    """What ``constant_length`` divides by; nothing else reads it."""
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -98,44 +76,3 @@ class CriticFree(PolicyGradient):
         factor = norm.tokens / (norm.sequences * self.max_response_length)
         loss = mean.loss * factor
         return LossOutput(loss, {**mean.metrics, "policy/loss": loss.detach()})
-
-
-def _card(name: str, title: str, arxiv: str) -> Card:
-    return Card(name, title, f"arXiv {arxiv}", feedback="rewards", modes=("online",))
-
-
-REINFORCE_PP = CriticFree(
-    card=_card("reinforce_pp", "REINFORCE++", "2501.03262"),
-    baseline="none",
-    whitening=True,
-)
-REINFORCE_BASELINE = CriticFree(
-    card=_card("reinforce_baseline", "REINFORCE++ with a group baseline", "2501.03262"),
-    baseline="mean",
-    whitening=True,
-    kl_use_loss=True,
-    kl_estimator="k2",
-)
-RLOO = CriticFree(
-    card=_card("rloo", "REINFORCE leave-one-out", "2402.14740"),
-    baseline="leave_one_out",
-)
-GRPO = CriticFree(
-    card=_card("grpo", "Group Relative Policy Optimization", "2402.03300"),
-    baseline="mean",
-    group_scale=True,
-    kl_use_loss=True,
-    kl_estimator="k3",
-    loss_reduction="sequence",
-)
-DR_GRPO = CriticFree(
-    card=_card("dr_grpo", "GRPO done right", "2503.20783"),
-    baseline="mean",
-    constant_length=True,
-    kl_use_loss=True,
-    kl_estimator="k3",
-)
-
-METHODS: Mapping[str, CriticFree] = MappingProxyType(
-    {x.card.name: x for x in (REINFORCE_PP, REINFORCE_BASELINE, RLOO, GRPO, DR_GRPO)}
-)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from torch import Tensor
 
 from rto.functional import losses
-from rto.functional.kl import Estimator, adaptive_kl_coef, kl_penalty
-from rto.functional.losses import ISCorrection, Reduction
+from rto.functional.kl import adaptive_kl_coef, kl_penalty
 from rto.functional.masked import masked_mean, masked_sum, masked_var, zero_masked
 from rto.functional.rewards import place_at_end, regularized_rewards, sentence_reward
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Card, Output, TokenReward
+from rto.methods.settings.policy_gradient import PolicyGradientSettings
+from rto.protocols import Output, TokenReward
+from rto.sections.ranges import FIXED
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 SUM_STD = "/sum_std"
@@ -39,37 +40,19 @@ class ActorBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradient(PlainMethod):
+class PolicyGradient(PolicyGradientSettings, PlainMethod):
     """KL in the reward or in the loss, sentence reward at the end, clipped ratio (PPO, arXiv
     1707.06347, eq 7), entropy.
     """
 
-    card: Card
-    token_rewards: tuple[TokenReward, ...] = ()
+    token_rewards: tuple[TokenReward, ...] = field(default=(), metadata=FIXED)
     """What tokens are paid beside the sentence reward and the KL; nothing in plain PPO."""
-    kl_coef: float = 0.01
-    kl_target: float | None = None
-    """Target of the adaptive controller; the coefficient stays fixed without one."""
-    kl_horizon: int = 10000
-    kl_estimator: Estimator = "k1"
-    kl_use_loss: bool = False
-    """Put the KL into the loss instead of the reward."""
-    single_step: bool = False
+    single_step: bool = field(default=False, metadata=FIXED)
     """The update is a single optimizer step: the ratio is 1 and its gradient that of the
     log-probs, so nothing needs the policy's log-probs before the update."""
-    gamma: float = 1.0
-    no_std_norm: bool = False
-    clip_low_high: tuple[float, float] = (0.2, 0.2)
-    dual_clip: float | None = None
-    entropy_coef: float | None = None
-    """0 logs the entropy without using it; None computes none."""
-    reward_coef: float = 1.0
-    reward_clip_range: tuple[float, float] | None = (-10.0, 10.0)
-    loss_reduction: Reduction = "token"
-    is_correction: ISCorrection | None = None
-    is_correction_threshold: tuple[float, float] = (0.5, 5.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.single_step and (not self.kl_use_loss or self.is_correction is not None):
             raise ValueError(
                 "single_step: the KL in the reward and the importance correction read the policy's "

@@ -11,16 +11,8 @@ from rto.functional.advantages import explained_variance, gae
 from rto.functional.masked import whiten, zero_masked
 from rto.methods.narrow import expect
 from rto.methods.policy_gradient import ActorBatch, PolicyGradient
-from rto.protocols import Card
+from rto.methods.settings.policy_gradient import PPOSettings
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
-
-PPO_CARD = Card(
-    name="ppo",
-    title="Proximal Policy Optimization",
-    paper="arXiv 1707.06347",
-    feedback="rewards",
-    modes=("online",),
-)
 
 
 @dataclass(frozen=True)
@@ -32,15 +24,11 @@ class PPOBatch(ActorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(PolicyGradient):
+class PPO(PPOSettings, PolicyGradient):
     """GAE over the values of a critic, which is trained with the policy (arXiv 1707.06347).
 
     With token rewards it is RTO: see ``rto.methods.rto``.
     """
-
-    card: Card = PPO_CARD
-    lambd: float = 0.95
-    value_clip: float | None = 0.5
 
     @property
     def roles(self) -> frozenset[Role]:

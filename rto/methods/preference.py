@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -11,7 +12,17 @@ from rto.functional import preference
 from rto.functional.masked import zero_masked
 from rto.methods.base import PlainMethod
 from rto.methods.narrow import expect
-from rto.protocols import Card, Output
+from rto.methods.settings.preference import (
+    DPOSettings,
+    IPOSettings,
+    PairSettings,
+    RDPOSettings,
+    ReferencedSettings,
+    SimPOSettings,
+    TDPO1Settings,
+    TDPO2Settings,
+)
+from rto.protocols import Output
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
 
@@ -23,11 +34,8 @@ class PreferenceBatch(TrainBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairwise(PlainMethod):
+class Pairwise(PairSettings, PlainMethod):
     """A method whose batch holds the chosen response in row 2i, the rejected one in 2i + 1."""
-
-    nll_coef: float = 0.0
-    """Weight of the chosen responses' negative log-likelihood per token."""
 
     @property
     def whole_groups(self) -> bool:
@@ -39,10 +47,8 @@ class Pairwise(PlainMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Referenced(Pairwise):
+class Referenced(ReferencedSettings, Pairwise):
     """A pairwise method that compares the policy with its reference."""
-
-    beta: float = 0.1
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -55,14 +61,8 @@ class Referenced(Pairwise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO(Referenced):
+class DPO(DPOSettings, Referenced):
     """Direct Preference Optimization, with cDPO's label smoothing."""
-
-    label_smoothing: float = 0.0
-
-    @property
-    def card(self) -> Card:
-        return _card("dpo", "Direct Preference Optimization", "2305.18290")
 
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = _pairs(batch)
@@ -78,18 +78,8 @@ class DPO(Referenced):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPO(Referenced):
+class IPO(IPOSettings, Referenced):
     """Identity Preference Optimization; ``reduction`` of the log-ratios over tokens."""
-
-    reduction: preference.Reduction = "mean"
-    """"mean" is TRL's IPO, "sum" OpenRLHF's and the paper's formula."""
-
-    @property
-    def card(self) -> Card:
-        title = "Identity Preference Optimization"
-        if self.reduction == "sum":
-            return _card("ipo_sum", f"{title}, log-ratios summed", "2310.12036")
-        return _card("ipo", f"{title}, log-ratios per token", "2310.12036")
 
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = _pairs(batch)
@@ -105,15 +95,8 @@ class IPO(Referenced):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RDPO(Referenced):
+class RDPO(RDPOSettings, Referenced):
     """Length-regularised DPO."""
-
-    alpha: float = 0.001
-    """Price of a token in the reward."""
-
-    @property
-    def card(self) -> Card:
-        return _card("rdpo", "Length-regularised Direct Preference Optimization", "2403.19159")
 
     def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
         batch = _pairs(batch)
@@ -130,29 +113,23 @@ class RDPO(Referenced):
 
 @dataclass(frozen=True, kw_only=True)
 class TDPO(Referenced):
-    """Token-level DPO, with the authors' default alpha; the RTO paper has 0.2.
-
-    The version is part of the name: the command that the authors give for TDPO2 trains TDPO1.
+    """Token-level DPO. The version is part of the name: the command that the authors give for
+    TDPO2 trains TDPO1.
     """
-
-    version: Literal[1, 2] = 2
-    alpha: float = 0.5
-    """Weight of the KL in version 2; in version 1 it is 1."""
-
-    def __post_init__(self) -> None:
-        if self.version not in (1, 2):
-            raise ValueError(f"TDPO version is {self.version}: expected 1 or 2")
-
-    @property
-    def card(self) -> Card:
-        title = f"Token-level Direct Preference Optimization {self.version}"
-        return _card(f"tdpo{self.version}", title, "2404.11999")
 
     @property
     def outputs(self) -> frozenset[Output]:
         return frozenset({"reference_kl"})
 
-    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+    def _loss(
+        self,
+        output: PolicyOutput,
+        batch: TrainBatch,
+        norm: LossNorm,
+        *,
+        alpha: float,
+        detach_chosen: bool,
+    ) -> LossOutput:
         batch = _pairs(batch)
         if output.reference_kl is None:
             raise ValueError("TDPO reads reference_kl and the policy output has none")
@@ -163,35 +140,36 @@ class TDPO(Referenced):
             mask=batch.tokens.response_mask,
             norm=norm,
             beta=self.beta,
-            alpha=1.0 if self.version == 1 else self.alpha,
-            detach_chosen=self.version == 2,
+            alpha=alpha,
+            detach_chosen=detach_chosen,
             nll_coef=self.nll_coef,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimPO(Pairwise):
+class TDPO1(TDPO1Settings, TDPO):
+    """The first version: the difference of the responses' KLs counts whole."""
+
+    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        return self._loss(output, batch, norm, alpha=1.0, detach_chosen=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TDPO2(TDPO2Settings, TDPO):
+    """The second version: the KLs have the weight ``alpha``, and the chosen response's has no
+    gradient."""
+
+    def loss(self, output: PolicyOutput, batch: TrainBatch, norm: LossNorm) -> LossOutput:
+        return self._loss(output, batch, norm, alpha=self.alpha, detach_chosen=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimPO(SimPOSettings, Pairwise):
     """Simple Preference Optimization: no reference, rewards per token, a margin.
 
     The margin is ``gamma``, or ``gamma_beta_ratio`` times beta (the authors' own knob); with
     neither it is half of beta, where the authors advise to start.
     """
-
-    beta: float = 2.0
-    gamma: float | None = None
-    gamma_beta_ratio: float | None = None
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.gamma is not None and self.gamma_beta_ratio is not None:
-            raise ValueError(
-                f"SimPO has gamma {self.gamma} and gamma_beta_ratio {self.gamma_beta_ratio}: "
-                "give one of them"
-            )
-
-    @property
-    def card(self) -> Card:
-        return _card("simpo", "Simple Preference Optimization", "2405.14734")
 
     @property
     def margin(self) -> float:
@@ -218,5 +196,14 @@ def _pairs(batch: TrainBatch) -> PreferenceBatch:
     return batch
 
 
-def _card(name: str, title: str, arxiv: str) -> Card:
-    return Card(name, title, f"arXiv {arxiv}", feedback="pairs", modes=("offline",))
+LOSSES: Mapping[type[PairSettings], type[PairSettings]] = MappingProxyType(
+    {
+        DPOSettings: DPO,
+        IPOSettings: IPO,
+        RDPOSettings: RDPO,
+        TDPO1Settings: TDPO1,
+        TDPO2Settings: TDPO2,
+        SimPOSettings: SimPO,
+    }
+)
+"""The settings of a pairwise method -> the method."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rto.card import Card
 from rto.functional.losses import pairwise_loss
 from rto.functional.preference import check_pairs, split_pairs
 from rto.methods.base import PlainMethod
-from rto.protocols import Card
+from rto.sections.methods import REWARD_CARD
 from rto.types import LossNorm, LossOutput, ScoredBatch, TrainBatch
 
 
@@ -19,13 +20,7 @@ class RewardModel(PlainMethod):
 
     @property
     def card(self) -> Card:
-        return Card(
-            name="reward",
-            title="Bradley-Terry reward model",
-            paper="Bradley and Terry 1952",
-            feedback="pairs",
-            modes=("offline",),
-        )
+        return REWARD_CARD
 
     @property
     def whole_groups(self) -> bool:

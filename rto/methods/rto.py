@@ -9,14 +9,15 @@ One iteration, for a response of tokens h = 1 .. H to one prompt, on ``rto.funct
     policy: -min(ratio A, clip(ratio) A)          losses.policy_loss
     critic: (V - R)^2 / 2, clipped                losses.value_loss
 
-``PolicyGradient.total_rewards`` adds up r, ``PPO.targets`` makes A and R of it. The method is
-``PPO(card=RTO, token_rewards=(DpoTokenReward(),))``; without a token reward it trains as PPO does.
+``PolicyGradient.total_rewards`` adds up r, ``PPO.targets`` makes A and R of it. The method is a
+``PPO`` that holds ``token_rewards=(DpoTokenReward(),)``: ``RTOSettings`` makes it. Without a token
+reward it trains as PPO does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,18 +29,10 @@ from rto.functional.rewards import (
     at_segment_ends,
     dpo_token_rewards,
 )
-from rto.protocols import Card
+from rto.methods.settings.policy_gradient import DpoRewardSettings
 from rto.types import Role, ScoredBatch
 
 Variant = Literal["token", "semi", "delayed", "shaping"]
-
-RTO = Card(
-    name="rto",
-    title="Reinforced Token Optimization",
-    paper="arXiv 2404.18922",
-    feedback="rewards",
-    modes=("online",),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +43,11 @@ class DpoTokenReward:
     Implements ``TokenReward``. A scale of 0 pays nothing and asks for no DPO policy.
     """
 
-    scale: float = 0.05
+    scale: float = DpoRewardSettings.dpo_reward_scale
     """Factor of the raw log-ratio (beta_1); DPO's own beta does not enter."""
-    clip: float = 0.05
+    clip: float = DpoRewardSettings.dpo_reward_clip
     """Bound of the scaled term per token; 0 switches the clip off. The paper has none."""
-    variant: Variant = "token"
+    variant: Variant = DpoRewardSettings.dpo_reward_variant
     """Where the term is paid: each token, segment ends, the end, or as shaping (sums to 0)."""
     separate_reference: bool = False
     """DPO was trained from another model than the KL reference; read that one's log-probs."""
@@ -120,3 +113,28 @@ class DpoTokenReward:
             "dpo/token_mean": masked_mean(term, mask),
             "dpo/clipped_share": masked_mean((term != unclipped).float(), mask),
         }
+
+
+class Vocabulary(Protocol):
+    """What ``segment_end_ids`` reads of a tokenizer."""
+
+    @property
+    def eos_token_id(self) -> object: ...
+
+    def __len__(self) -> int: ...
+
+    def decode(self, token_ids: list[int]) -> object: ...
+
+
+def segment_end_ids(tokenizer: Vocabulary) -> tuple[int, ...]:
+    """Tokens that end a sentence: their text ends in . ! ? or holds a newline; and EoS.
+
+    The RTO paper leaves the delimiters of its semi-token variant open; these are ours.
+    """
+    eos = tokenizer.eos_token_id
+    ends = [eos] if isinstance(eos, int) else []
+    for token_id in range(len(tokenizer)):
+        text = str(tokenizer.decode([token_id]))
+        if "\n" in text or text.rstrip().endswith((".", "!", "?")):
+            ends.append(token_id)
+    return tuple(sorted(set(ends)))

@@ -6,23 +6,13 @@ from dataclasses import dataclass
 
 from rto.functional.losses import sft_loss
 from rto.methods.base import PlainMethod
-from rto.protocols import Card
+from rto.methods.settings.sft import SFTSettings
 from rto.types import LossNorm, LossOutput, PolicyOutput, ScoredBatch, TrainBatch
 
 
-@dataclass(frozen=True)
-class SFT(PlainMethod):
+@dataclass(frozen=True, kw_only=True)
+class SFT(SFTSettings, PlainMethod):
     """Maximum likelihood of the response tokens."""
-
-    @property
-    def card(self) -> Card:
-        return Card(
-            name="sft",
-            title="Supervised fine-tuning",
-            paper="maximum likelihood",
-            feedback="demonstrations",
-            modes=("offline",),
-        )
 
     def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
         return TrainBatch(batch.tokens), {}

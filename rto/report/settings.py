@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rto.report.collect import RunRecord
 from rto.report.files import flat
 from rto.sections import parse, reads
-from rto.sections.run_config import RunConfig
+from rto.sections.names import accepted, spellings
 
 
 def acting(run: RunRecord) -> dict[str, str]:
@@ -21,12 +21,15 @@ def acting(run: RunRecord) -> dict[str, str]:
     return {
         name: value
         for name, value in run.config.items()
-        if name not in defaults() or reads.reads(command, method, name, given)
+        if name not in accepted() or reads.reads(command, method, name, given)
     }
 
 
 @functools.cache
 def defaults() -> Mapping[str, str]:
-    """Each setting of this version by dotted name, its default as ``Run.config`` has values."""
-    values = parse.flat(RunConfig())
+    """Each setting of this version by dotted name, its default as ``Run.config`` has values. Former
+    spellings, which older folders hold, have that of the first method that has the setting."""
+    values = parse.defaults()
+    former = {name: values[next(iter(meant.values()))] for name, meant in spellings().items()}
+    values |= {name: value for name, value in former.items() if "." in name}
     return dict(flat({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}))

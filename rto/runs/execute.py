@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rto.runs.authors_code import told, with_authors_code
 from rto.runs.preflight import preflight
 from rto.runs.run_report import add_report
+from rto.sections.methods import MethodSettings
 from rto.sections.parse import dump
 from rto.sections.paths import absolute_paths
 from rto.sections.ranges import require
@@ -22,8 +22,8 @@ from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_go
 from rto.tracking.run_state import RunState
 
 if TYPE_CHECKING:
+    from rto.card import Card
     from rto.data.accounting import Intake
-    from rto.protocols import Card
     from rto.runs.offline import OfflineRun
     from rto.runs.online import OnlineRun
     from rto.training.checkpoint import Checkpoint
@@ -70,7 +70,7 @@ def execute(command: str, config: RunConfig) -> Finished:
 
 def announce(command: str, config: RunConfig, folder: Path | None) -> None:
     """The line that is there at once, before any library is imported."""
-    name = command if command == "reward" else method_name(command, config)
+    name = command if command == "reward" else config.algo.name
     where = "" if folder is None else f" -> {folder}"
     begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
 
@@ -92,9 +92,10 @@ def prepared(command: str, config: RunConfig) -> tuple[Run, Work]:
     from rto.cluster.device import run_device
     from rto.models.device import with_dtype
 
-    config = with_dtype(with_authors_code(command, config), run_device(config))
-    if config.algo.authors_code:
-        print(told(config))
+    config = with_dtype(config, run_device(config))
+    settings = config.algo.settings
+    if isinstance(settings, MethodSettings) and settings.says():
+        print(settings.says())
     from functools import partial
 
     from rto.registry import build
@@ -104,7 +105,7 @@ def prepared(command: str, config: RunConfig) -> tuple[Run, Work]:
     if command == "train":
         from rto.runs.online import run_online
 
-        method = partial(build, config.algo.name, mode="online")
+        method = partial(build, mode="online")
         online = prepare.prepare_online(config, method)
         return online, partial(run_online, online)
     from rto.runs.offline import run_offline
@@ -112,7 +113,7 @@ def prepared(command: str, config: RunConfig) -> tuple[Run, Work]:
     if command == "reward":
         offline = prepare.prepare_reward(config)
     else:
-        method = partial(build, method_name(command, config), mode="offline")
+        method = partial(build, mode="offline")
         offline = prepare.prepare_fit(config, method)
     return offline, partial(run_offline, offline)
 
@@ -123,11 +124,7 @@ def dtype_line(asked: RunConfig, run: Run) -> str:
     return dtype_told(asked, run.config, run.plan.device)
 
 
-def method_name(command: str, config: RunConfig) -> str:
-    return {"sft": "sft", "dpo": config.preference.loss}.get(command, config.algo.name)
-
-
 def default_folder(command: str, config: RunConfig) -> Path:
-    name = command if command == "reward" else method_name(command, config)
+    name = command if command == "reward" else config.algo.name
     name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:32]  # One that is no method is refused later.
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
+from rto.card import Feedback
 from rto.cluster.actors import Kind
 from rto.data.examples import Example
 from rto.data.storage.groups import Groups
 from rto.errors import UserError, nearest
 from rto.functional.segments import within_group_correlation
 from rto.models.load import write_reward_constants
-from rto.protocols import Feedback
 from rto.runs.checkpointing import EVAL
 from rto.sections.run_config import RunConfig
 from rto.tracking.timing import Timings

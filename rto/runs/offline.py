@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from rto.card import Feedback
 from rto.cluster.actors import Kind, TrainerSpec
 from rto.cluster.build import Actors, Models
 from rto.cluster.calls import Trainers
@@ -24,7 +25,7 @@ from rto.data.examples import Example, collate_groups
 from rto.data.storage.groups import Groups
 from rto.loop import fit
 from rto.models.load import write_reward_constants
-from rto.protocols import Feedback, Method, Output, PolicyMethod
+from rto.protocols import Method, Output, PolicyMethod
 from rto.runs.checkpointing import Best, Complete, RunKeeper, lower_is_better, nothing_more
 from rto.runs.held_out import (
     HeldOut,

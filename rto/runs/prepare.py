@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rto.card import Feedback
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.device import run_device
@@ -42,7 +43,7 @@ from rto.models.load import (
     reward_constants,
 )
 from rto.observe import OBSERVED
-from rto.protocols import Feedback, Method, PolicyMethod
+from rto.protocols import Method, PolicyMethod
 from rto.runs.check_models import check_models, with_engine
 from rto.runs.held_out import best_held_out
 from rto.runs.offline import OfflineRun, pad_id, reference_models

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from argparse import Action, ArgumentParser
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 
 from rto.errors import UserError, nearest
 from rto.sections import reads
-from rto.sections.parse import ALIASES, flat, known_fields
-from rto.sections.ranges import describe, hints, options, show
+from rto.sections.methods import MethodSettings, installed
+from rto.sections.names import aliases, canonical, known_fields, shared_fields, spellings
+from rto.sections.parse import defaults
+from rto.sections.ranges import Section, describe, hints, options, show
 from rto.sections.run_config import RunConfig
 
 WIDTH = 100
@@ -30,8 +34,11 @@ def help_text(
     Raises:
         UserError: no such section, or none of its settings is read.
     """
-    names = [name for name in known_fields() if reads.reads(command, method, name, EVERYTHING)]
-    sections = list(dict.fromkeys(name.split(".")[0] for name in names))
+    everything = _everything()
+    names = [name for name in known_fields() if reads.reads(command, method, name, everything)]
+    shared = [name for name in names if name in shared_fields()]
+    own_names = [name for name in names if name not in shared_fields()]
+    sections = list(dict.fromkeys(name.split(".")[0] for name in shared))
     groups = {} if own is None else _own_groups(own)
     if section in groups:
         return groups[section]
@@ -46,29 +53,56 @@ def help_text(
     blocks = [
         f"usage: rto {command} [--config FILE.yaml] [--section.name value ...]",
         *([] if own is None else [str(own.description)]),
-        _short(names),
+        _short(command, method),
         *groups.values(),
         f"Settings that {called} reads. `rto {command} --help SECTION` says more of one section.",
-        *("\n".join([_title(each), *_lines(_of(names, each))]) for each in sections),
+        *_of_methods(command, method, own_names),
+        *("\n".join([_title(each), *_lines(_of(shared, each))]) for each in sections),
     ]
     return "\n\n".join(blocks)
 
 
-EVERYTHING = {reads.TOKEN_REWARD: "given"}
-"""Help lists also what acts only where another setting is given."""
+def _of_methods(command: str, method: str | None, names: list[str]) -> list[str]:
+    """The method's own settings; where none is named, which methods have some."""
+    if not names:
+        return []
+    if method is not None:
+        return ["\n".join([_title(f"algo.{method}"), *_lines(names)])]
+    able = dict.fromkeys(name.split(".")[1] for name in names)
+    flag = "--loss" if command == "dpo" else "--algo"
+    text = f"Each method has settings of its own, `rto {command} {flag} NAME --help` lists them: "
+    return [textwrap.fill(f"{text}{', '.join(able)}.", WIDTH)]
 
 
-@functools.cache
+def _everything() -> dict[str, str]:
+    """Help lists also what acts only where another setting is given."""
+    methods = [x for x in installed().methods.values() if isinstance(x, MethodSettings)]
+    return {condition: "given" for each in methods for condition in each.acts_with.values()}
+
+
 def descriptions() -> dict[str, str]:
     """Dotted name of each setting, and of each section -> what stands below its declaration."""
-    return _descriptions(RunConfig, "")
+    return _all_descriptions(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=4)
+def _all_descriptions(path: tuple[str, ...]) -> dict[str, str]:
+    found = _descriptions(RunConfig, "")
+    for name, settings in installed().methods.items():
+        kind = type(settings)
+        about = " ".join((kind.__doc__ or "").split())
+        titled = str(settings.card)
+        same = settings.card.paper in about
+        found[f"algo.{name}"] = about if same else f"{titled}. {about}"
+        found |= _descriptions(kind, f"algo.{name}.")
+    return found
 
 
 def _descriptions(cls: type, prefix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     texts = _attribute_texts(cls)
     for name, hint in hints(cls).items():
-        if isinstance(hint, type) and hint.__module__.startswith("rto.sections."):
+        if isinstance(hint, type) and issubclass(hint, Section):
             found[prefix + name] = " ".join((hint.__doc__ or "").split())
             found |= _descriptions(hint, f"{prefix}{name}.")
         else:
@@ -80,7 +114,7 @@ def _attribute_texts(cls: type) -> dict[str, str]:
     """Field -> the string below it, those of the base classes included."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if not base.__module__.startswith("rto.sections."):
+        if not dataclasses.is_dataclass(base):
             continue
         body = _classes(base.__module__)[base.__name__].body
         for statement, below in zip(body, body[1:], strict=False):
@@ -100,23 +134,32 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 
 def _title(section: str) -> str:
-    return f"{section}: {descriptions().get(section, '')}"
+    return textwrap.fill(f"{section}: {descriptions().get(section, '')}", WIDTH)
 
 
 def _of(names: list[str], section: str) -> list[str]:
     return [name for name in names if name.split(".")[0] == section]
 
 
-def _short(names: list[str]) -> str:
+def _short(command: str, method: str | None) -> str:
     lines = [
         _flag("config", "FILE.yaml", "settings from a file; flags override it"),
         _flag("dry_run", "", "check everything, print the plan, start nothing"),
     ]
-    texts = descriptions()
-    for short, name in ALIASES.items():
-        if name in names:
-            lines.append(_flag(short, "", f"{name}: {_first_sentence(texts[name])}"))
+    everything = _everything()
+    for short, name in aliases().items():
+        if reads.reads(command, method, name, everything):
+            setting = _setting(name, method)
+            text = _first_sentence(descriptions()[setting])
+            shown = name if method is None or setting == "algo.name" else setting
+            lines.append(_flag(short, "", f"{shown}: {text}"))
     return "\n".join(lines)
+
+
+def _setting(name: str, method: str | None) -> str:
+    """What a name means with this method, or with the first method that has it."""
+    meant = canonical(name, method)
+    return meant or next(iter(spellings()[name].values()))
 
 
 def _own_groups(own: ArgumentParser) -> dict[str, str]:
@@ -139,14 +182,20 @@ def _own_flag(action: Action) -> str:
 
 
 def _lines(names: list[str], *, whole: bool = False) -> list[str]:
-    texts, defaults = descriptions(), flat(RunConfig())
+    texts, values = descriptions(), defaults()
     lines: list[str] = []
     for name in names:
         text = texts[name] if whole else _first_sentence(texts[name])
         if whole:
-            text = f"{text} Takes {describe(known_fields()[name])}."
-        lines.append(_flag(name, _default(name, defaults[name]), text))
+            text = f"{text} Takes {describe(known_fields()[name])}.{_also(name)}"
+        lines.append(_flag(name, _default(name, values[name]), text))
     return lines
+
+
+def _also(name: str) -> str:
+    """The other spellings of a setting."""
+    others = [f"--{other}" for other, meant in spellings().items() if name in meant.values()]
+    return f" Also {', '.join(others)}." if others else ""
 
 
 def _first_sentence(text: str) -> str:

@@ -1,181 +1,222 @@
-"""The sections of a run's configuration that belong to the methods: one knob, one owner."""
+"""The settings of the method that a run trains with, and which methods are installed.
+
+A method owns its settings. An entry point of the group ``rto.methods`` names a frozen dataclass, or
+a value of one, whose fields are the settings ``algo.NAME.FIELD``, with their defaults, ranges and
+descriptions. It is the method itself, or a ``MethodSettings`` that makes the method.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from rto.sections.ranges import (
-    Count,
-    NotNegative,
-    Positive,
-    Range,
-    Section,
-    Share,
-    require,
-)
+from rto.card import Card, Feedback
+from rto.errors import UserError, foreign, nearest
+from rto.sections.ranges import FIXED, NotNegative, Section, check_tree, check_value, hints
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-@dataclass(frozen=True)
-class Preference(Section):
-    """Training on pairs: `rto dpo`."""
+    from rto.protocols import PolicyMethod
+    from rto.sections.run_config import RunConfig
 
-    loss: Literal["dpo", "ipo", "ipo_sum", "rdpo", "simpo", "tdpo1", "tdpo2"] = "dpo"
-    """The method: what `rto methods` lists as learning from pairs."""
-    beta: Positive | None = None
-    """Inverse temperature. Unset: the method's own, 0.1 (SimPO: 2)."""
-    label_smoothing: Annotated[float, Range(least=0, below=0.5)] = 0.0
-    """Above 0, DPO is conservative DPO."""
-    nll_loss_coef: NotNegative = 0.0
-    """Weight of an SFT term on the chosen response."""
-    alpha: NotNegative | None = None
-    """R-DPO's price of a token (0.001 when unset); TDPO2's weight of the KL (0.5 when unset)."""
-    gamma: NotNegative | None = None
-    """SimPO's margin; or give gamma_beta_ratio."""
-    gamma_beta_ratio: NotNegative | None = None
-    """SimPO's margin over beta; 0.5 when neither is given."""
+Method = TypeVar("Method")
 
-    def check(self, prefix: str) -> None:
-        smoothed = ("dpo", "simpo")
-        require(
-            self.label_smoothing == 0 or self.loss in smoothed,
-            f"preference.label_smoothing is {self.label_smoothing} and preference.loss is "
-            f"{self.loss}: only {' and '.join(smoothed)} have it",
-        )
-        require(
-            self.gamma is None or self.gamma_beta_ratio is None,
-            "preference.gamma and preference.gamma_beta_ratio are both set: give one",
-        )
+GROUP = "rto.methods"
+SHARED = frozenset({"critic", "ref", "dpo"})
+"""Sections that only some methods read."""
 
 
-@dataclass(frozen=True)
-class KL(Section):
-    """The price of leaving the reference."""
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings(Section):
+    """What can be set of a method, without the libraries that the method itself needs."""
 
-    init_coef: NotNegative = 0.01
-    """KL coefficient (beta_2 of the RTO paper)."""
-    target: Positive | None = None
-    """Target KL of the adaptive controller; fixed coefficient when unset."""
-    horizon: Count = 10000
-    """Samples over which the adaptive controller acts (Ziegler et al. 2019)."""
-    estimator: Literal["k1", "k2", "k3"] | None = None
-    """Unset: the method's own (grpo, dr_grpo: k3; reinforce_baseline: k2; others: k1)."""
-    use_loss: bool | None = None
-    """The KL in the loss instead of the reward. Unset: the method's own (those three: yes)."""
+    card: Card
 
+    uses: ClassVar[frozenset[str]] = SHARED
+    """Of the sections that only some methods read, those that this one does."""
+    spellings: ClassVar[Mapping[str, str]] = {}
+    """Other spellings of its settings, OpenRLHF's among them -> the field. One without a dot is a
+    short flag."""
+    acts_with: ClassVar[Mapping[str, str]] = {}
+    """A field, or a setting of a shared section -> the setting without which it changes nothing."""
+    other_programs: ClassVar[Mapping[str, str]] = {}
+    """Names that other programs have for the method -> what to write here."""
 
-@dataclass(frozen=True)
-class Advantage(Section):
-    """From token rewards to advantages."""
+    def build(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PolicyMethod:
+        """The method with these settings.
 
-    gamma: Share = 1.0
-    """Discount per token."""
-    lambd: Share = 0.95
-    """GAE lambda. The RTO paper uses 0.95; OpenRLHF 0.11 defaults to 1."""
-    no_std_norm: bool = False
-    """Centre the advantages without dividing by their standard deviation."""
-    is_correction_enable: bool = False
-    """Weight tokens by the trainer/sampler probability ratio."""
-    is_correction_type: Literal["tis", "icepop", "seq-mask-tis"] = "tis"
-    """Cut the ratio at the threshold, drop the tokens outside, or the sequences outside."""
-    is_correction_threshold: tuple[NotNegative, Positive] = (0.5, 5.0)
-    """Lowest and highest ratio."""
+        Args:
+            config: the run, for what a method reads of other sections.
+            tokenizer: the policy's.
 
-    def check(self, prefix: str) -> None:
-        low, high = self.is_correction_threshold
-        shown = f"{prefix}is_correction_threshold is {low:g}, {high:g}"
-        require(low < high, f"{shown}: the first must be lower")
+        Raises:
+            ValueError: settings that the method refuses.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no method")
 
+    def resolved(self) -> Self:
+        """The settings as they act, where one of them decides about others."""
+        return self
 
-@dataclass(frozen=True)
-class RPOSettings(Section):
-    """Reward Partitioning Optimization (arXiv 2506.13702); its temperature is ``rpo_beta``."""
+    def says(self) -> str:
+        """A line for the user about what ``resolved`` changed; empty where it changed nothing."""
+        return ""
 
-    estimator: Literal["uniform", "ref", "loo", "batch_mean", "importance"] = "uniform"
-    """How the partition is estimated: log-mean-exp, the authors' reference weights, leave-one-out,
-    the mean over the batch (what the released code optimises), or pi_ref/pi_sampler (online)."""
-    reduction: Literal["mean", "sum"] = "sum"
-    """Log-prob of a response: per token (the released code) or in all (the theory)."""
-
-
-@dataclass(frozen=True)
-class DROSettings(Section):
-    """Direct Reward Optimization (arXiv 2405.19107)."""
-
-    tau: Positive = 1.0
-    """Weight of the KL to the reference."""
-    variant: Literal["value", "shared_head", "policy", "prompt_variance"] = "value"
-    """A value network of its own (DRO-V), a head on the policy (the RPO authors' code), no values
-    (DRO-P), or the variance within each prompt."""
-    reduction: Literal["mean", "sum"] | None = None
-    """Unset: sum; mean for shared_head, as in the RPO authors' code."""
-
-
-@dataclass(frozen=True)
-class KTOSettings(Section):
-    """Kahneman-Tversky Optimization (arXiv 2402.01306)."""
-
-    beta: Positive | None = None
-    """Inverse temperature. Unset: 0.1 (matched_mean: 1)."""
-    desirable_weight: NotNegative = 1.0
-    """Weight of the desirable responses (lambda_D)."""
-    undesirable_weight: NotNegative = 1.0
-    """Weight of the undesirable ones (lambda_U)."""
-    variant: Literal["mismatched", "matched_mean"] = "mismatched"
-    """Reference point from prompts with unrelated responses (the paper, TRL), or the mean of the
-    batch's own log-ratios (the RPO authors' code)."""
-    threshold: Literal["global_mean", "batch_mean", "prompt_mean", "label"] = "global_mean"
-    """Which rewards are desirable: above the training set's mean, the batch's, their prompt's; or
-    `label`: rewards are 1 or 0."""
-
-    def check(self, prefix: str) -> None:
-        total = self.desirable_weight + self.undesirable_weight
-        require(
-            total > 0, f"{prefix}desirable_weight and undesirable_weight are 0: nothing to learn"
-        )
-
-
-@dataclass(frozen=True)
-class RewardAwareSettings(Section):
-    """Reward-aware preference optimisation (arXiv 2502.00203); NVIDIA's papers call it RPO."""
-
-    beta: Positive = 0.1
-    """Factor of the implicit reward, the log-ratio to the reference."""
-    eta: Positive = 1.0
-    """Factor of the explicit reward."""
-    distance: Literal["kl_target_policy", "kl_policy_target", "sqloo"] = "kl_target_policy"
-    """Between explicit and implicit rewards: the KL either way, or the squared leave-one-out
-    difference."""
-    length_normalise: bool = False
-    """Log-prob of a response per token, not in all."""
-    sft_weight: NotNegative = 0.0
-    """Weight of an SFT term on each prompt's best response."""
+    def into(self, method: type[Method], **more: Any) -> Method:
+        """A method that has fields of the same names, which take these values."""
+        names = {each.name for each in dataclasses.fields(method)}  # type: ignore[arg-type]
+        shared = {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(self)
+            if each.name in names
+        }
+        return method(**{**shared, **more})
 
 
 @dataclass(frozen=True)
 class Algo(Section):
-    """The method and its coefficients."""
+    """The method and its settings."""
 
     name: str = "ppo"
     """Method, as listed by `rto methods`."""
-    advantage: Advantage = field(default_factory=Advantage)
-    kl: KL = field(default_factory=KL)
-    dpo_reward_scale: NotNegative = 0.05
-    """beta_1 of the RTO paper: factor of the raw DPO log-ratio; 0 switches the term off."""
-    dpo_reward_clip: NotNegative = 0.05
-    """Bound of the scaled term per token; 0 switches the clip off. The paper has none."""
-    dpo_reward_variant: Literal["token", "semi", "delayed", "shaping"] = "token"
-    """Where the DPO reward is paid: each token, sentence ends, the end, or as shaping."""
-    loss_reduction: Literal["token", "sequence"] | None = None
-    """Mean over all tokens of a step, or mean of the per-sequence means (RTO's own code). Unset:
-    the method's own (grpo: sequence; others: token)."""
+    settings: Any = field(default=None, metadata=FIXED)
+    """The method's own section; its defaults when None."""
     ptx_coef: NotNegative = 0.05
     """Weight of the language-model loss on data.pretrain_dataset, where one is given."""
-    rpo_beta: Positive = 1.0
-    """Temperature of Reward Partitioning Optimization (the papers' tau)."""
-    rpo: RPOSettings = field(default_factory=RPOSettings)
-    dro: DROSettings = field(default_factory=DROSettings)
-    kto: KTOSettings = field(default_factory=KTOSettings)
-    reward_aware: RewardAwareSettings = field(default_factory=RewardAwareSettings)
-    authors_code: bool = False
-    """`rto fit`, rpo, dro and kto: the objective that the RPO authors' released code optimises."""
+
+    def __post_init__(self) -> None:
+        check_value("algo.name", str, self.name)
+        if self.settings is None:
+            object.__setattr__(self, "settings", settings_of(self.name))
+        if self.settings.card.name != self.name:
+            raise UserError(f"algo.name is {self.name!r} with settings of {self.settings.card}")
+
+    def check(self, prefix: str) -> None:
+        check_tree(self.settings, f"{prefix}{self.name}.")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What the entry points name: the settings of each method, with their defaults."""
+
+    methods: Mapping[str, Any]
+    broken: Mapping[str, str]
+    """Method whose package cannot be loaded -> what its package says."""
+
+
+def installed() -> Installed:
+    """The methods of every installed package."""
+    return _installed(tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=4)
+def _installed(path: tuple[str, ...]) -> Installed:
+    methods: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            methods[point.name] = _load(point)
+        except UserError as error:
+            broken[point.name] = str(error)
+    return Installed(MappingProxyType(methods), MappingProxyType(broken))
+
+
+def _load(point: EntryPoint) -> Any:
+    """
+    Raises:
+        UserError: it names something else than a frozen dataclass, or its module cannot be loaded.
+    """
+    shown = f"method {point.name} ({point.value})"
+    with foreign(f"{shown} cannot be loaded", "mend or remove its package"):
+        named = point.load()
+        is_frozen = dataclasses.is_dataclass(named) and named.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        if not is_frozen:
+            raise UserError(f"{shown} is no frozen dataclass: see docs/extending.md")
+        value = named() if isinstance(named, type) else named
+        if value.card.name != point.name:
+            raise UserError(f"{shown} calls itself {value.card.name}: give card that name")
+        check_tree(value, f"algo.{point.name}.")
+    return value
+
+
+def settings_of(name: str) -> Any:
+    """The settings of a method with their defaults.
+
+    Raises:
+        UserError: no installed package has it.
+    """
+    found = installed()
+    if name in found.broken:
+        raise UserError(f"algo.name is {name!r}: {found.broken[name]}")
+    if name in found.methods:
+        return found.methods[name]
+    for each in found.methods.values():
+        if isinstance(each, MethodSettings) and name in each.other_programs:
+            raise UserError(f"algo.name is {name!r}: {each.other_programs[name]}")
+    hint = nearest(name, found.methods) or f"one of {', '.join(sorted(found.methods))}"
+    raise UserError(f"algo.name is {name!r}: {hint}")
+
+
+def fields_of(name: str) -> dict[str, Any]:
+    """Field -> type of each setting of an installed method, its own before its bases'."""
+    kind = type(installed().methods[name])
+    found = hints(kind)
+    ordered = [each for base in kind.__mro__ for each in base.__dict__.get("__annotations__", {})]
+    return {each: found[each] for each in dict.fromkeys(ordered) if each in found}
+
+
+def spellings_of(name: str) -> Mapping[str, str]:
+    settings = installed().methods[name]
+    return settings.spellings if isinstance(settings, MethodSettings) else {}
+
+
+def uses(name: str, section: str) -> bool:
+    """Whether a method reads a section that only some methods read."""
+    settings = _settings(name)
+    return not isinstance(settings, MethodSettings) or section in settings.uses
+
+
+def learns_from(name: str, feedback: Feedback) -> bool:
+    """Whether a method learns from this kind of feedback, stored."""
+    card: Card = _settings(name).card
+    return card.feedback == feedback and "offline" in card.modes
+
+
+def methods_of(command: str) -> frozenset[str]:
+    """The methods that a command may run."""
+    if command in ("sft", REWARD):
+        return frozenset({command})
+    cards: dict[str, Card] = {name: each.card for name, each in installed().methods.items()}
+    modes = {"train": ("online",), "fit": ("offline",), "dpo": ("offline",)}
+    wanted = modes.get(command, ("online", "offline"))
+    return frozenset(
+        name
+        for name, card in cards.items()
+        if set(wanted) & set(card.modes) and (command != "dpo" or card.feedback == "pairs")
+    )
+
+
+REWARD = "reward"
+"""The stage that trains a reward model: its method has no settings and no entry point."""
+REWARD_CARD = Card(
+    REWARD, "Bradley-Terry reward model", "Bradley and Terry 1952", "pairs", ("offline",)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelSettings(MethodSettings):
+    """None of its own."""
+
+    card: Card = REWARD_CARD
+    uses: ClassVar[frozenset[str]] = frozenset()
+
+
+def _settings(name: str) -> Any:
+    return RewardModelSettings() if name == REWARD else installed().methods[name]

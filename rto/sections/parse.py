@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import re
-import typing
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,27 +22,29 @@ from rto.resources import shipped
 from rto.secrets import hide
 from rto.sections import reads
 from rto.sections.foreign import explain
+from rto.sections.methods import (
+    REWARD,
+    Algo,
+    MethodSettings,
+    fields_of,
+    installed,
+    settings_of,
+)
+from rto.sections.names import (
+    LOSS,
+    accepted,
+    aliases,
+    canonical,
+    known_fields,
+    shared_fields,
+    spellings,
+)
 from rto.sections.paths import absolute_paths
-from rto.sections.ranges import hints
+from rto.sections.ranges import hints, options
 from rto.sections.run_config import RunConfig
 from rto.sections.values import from_flag, from_node
 from rto.sections.yaml_settings import read_settings
 from rto.text import one_line
-
-ALIASES = {
-    "algo": "algo.name",
-    "loss": "preference.loss",
-    "dpo_reward_scale": "algo.dpo_reward_scale",
-    "dpo_reward_clip": "algo.dpo_reward_clip",
-    "rpo_beta": "algo.rpo_beta",
-    "authors_code": "algo.authors_code",
-    "model": "generate.model",
-    "prompt": "generate.prompt",
-    "prompts": "generate.prompts",
-    "out": "generate.out",
-    "seed": "train.seed",
-}
-"""Short spellings of dotted names."""
 
 VERBATIM = ("generate.prompt", "generate.stop")
 """Flags whose values add up, and are taken as they stand: a text may hold any character."""
@@ -67,12 +69,21 @@ class Given:
     dry_run: bool = False
 
 
-def parse_run(command: str, argv: Sequence[str], own: ArgumentParser | None = None) -> Parsed:
+def parse_run(
+    command: str,
+    argv: Sequence[str],
+    own: ArgumentParser | None = None,
+    method: str | None = None,
+) -> Parsed:
     """Parse the arguments of one command into a checked configuration.
 
     A setting that the command and its method do not read is an error as a flag. In a file, which
-    may serve several commands, it is left out and said. ``own`` are flags of the command alone,
-    which its help tells too.
+    may serve several commands, it is left out and said.
+
+    Args:
+        own: flags of the command alone, which its help tells too.
+        method: of the methods of a command that runs several (`rto compare`), the one that the
+            configuration is for; what only the others read is left out without a word.
 
     Raises:
         UserError: one line with the name, the value and the remedy.
@@ -85,26 +96,23 @@ def parse_run(command: str, argv: Sequence[str], own: ArgumentParser | None = No
         print(help_text(command, _method_for_help(command, given), given.help_section, own))
         raise SystemExit(0)
     _refuse_unknown(command, given)
-    for repeated in _given_twice(given):
+    sources = [*(_read(path) for path in given.files), _flag_values(given)]
+    values = {name: value for source in sources for name, value in source.items()}
+    method = method or reads.method_of(command, values)
+    if method not in (None, REWARD):
+        settings_of(str(method))
+    for repeated in _given_twice(given, method):
         print(repeated)
-    values: dict[str, Any] = {}
-    from_files: set[str] = set()
-    for path in given.files:
-        found = _read(path)
-        from_files |= found.keys()
-        values |= found
-    flags = _flag_values(given)
-    values |= flags
-    method = reads.method_of(command, values)
     _refuse_unread(command, method, given, values)
-    ignored = sorted(
-        name for name in from_files - flags.keys() if not reads.reads(command, method, name, values)
-    )
-    if ignored:
+    unread = {name for name in values if not reads.reads(command, method, name, values)}
+    from_files = sorted(unread - sources[-1].keys())
+    if from_files:
         called = f"rto {command}" if method in (None, command) else f"rto {command} with {method}"
-        print(f"left out, for {called} does not read it: {', '.join(ignored)}")
-    used = {name: value for name, value in values.items() if name not in ignored}
-    return Parsed(config=absolute_paths(build(used)), dry_run=given.dry_run)
+        print(f"left out, for {called} does not read it: {', '.join(from_files)}")
+    used: dict[str, Any] = {}
+    for source in sources:
+        used |= _meant({k: v for k, v in source.items() if k not in unread}, method)
+    return Parsed(config=absolute_paths(build(used, method)), dry_run=given.dry_run)
 
 
 def split(argv: Sequence[str]) -> Given:
@@ -124,32 +132,47 @@ def split(argv: Sequence[str]) -> Given:
             raise UserError(f"unexpected argument {token!r}: flags are written --name value")
         spelled, equals, inline = token[2:].partition("=")
         words = [inline] if equals else _take_values(tokens)
-        _refuse_dashes(words, ALIASES.get(spelled, spelled))
-        name = ALIASES.get(spelled, spelled)
+        name = aliases().get(spelled, spelled)
+        _refuse_dashes(words, name)
         if name == "config":
             given.files += [shipped(_one_word(name, words))]
         elif name == "dry_run":
             given.dry_run = from_flag("--dry_run", bool, words)
-        elif name in known_fields():
+        elif name in accepted():
             given.flags.append((spelled, name, words))
         else:
             given.unknown.append((spelled, words))
     return given
 
 
-def build(values: Mapping[str, Any], base: Any = None, prefix: str = "") -> Any:
+def build(values: Mapping[str, Any], method: str | None = None) -> RunConfig:
     """A RunConfig with these settings, by dotted name; the others have their defaults.
+
+    Args:
+        method: the one whose settings it holds; ``algo.name`` among the values when None.
 
     Raises:
         UserError: a value out of its range, or settings that do not go together.
     """
-    tree = RunConfig() if base is None else base
+    base = RunConfig()
+    sections = {name: _with(values, vars(base)[name], name) for name in hints(RunConfig)}
+    name = values.get("algo.name", base.algo.name) if method in (None, REWARD) else str(method)
+    settings = _with(values, settings_of(name), f"algo.{name}")
+    if isinstance(settings, MethodSettings):
+        settings = settings.resolved()
+    algo = Algo(name, settings, values.get("algo.ptx_coef", base.algo.ptx_coef))
+    return RunConfig(**{**sections, "algo": algo})
+
+
+def _with(values: Mapping[str, Any], tree: Any, prefix: str) -> Any:
+    """A section with those of the values that are its own; ``algo`` as it is."""
+    if isinstance(tree, Algo):
+        return tree
     changed: dict[str, Any] = {}
     for name, hint in hints(type(tree)).items():
-        dotted = prefix + name
+        dotted = f"{prefix}.{name}"
         if dataclasses.is_dataclass(hint):
-            if any(given.startswith(f"{dotted}.") for given in values):
-                changed[name] = build(values, getattr(tree, name), f"{dotted}.")
+            changed[name] = _with(values, getattr(tree, name), dotted)
         elif dotted in values:
             changed[name] = values[dotted]
     return dataclasses.replace(tree, **changed) if changed else tree
@@ -177,24 +200,31 @@ def narrow(command: str, config: RunConfig) -> RunConfig:
     """The configuration with what the command and its method do not read at its default."""
     values = flat(config)
     method = reads.method_of(command, values)
-    return build({k: v for k, v in values.items() if reads.reads(command, method, k, values)})
+    read = {k: v for k, v in values.items() if reads.reads(command, method, k, values)}
+    return build(read, method)
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted name of each setting -> its value."""
-    return {name: _at(config, name) for name in known_fields()}
+    """Dotted name of each setting, those of the method at hand included -> its value."""
+    shared = {name: _at(config, name) for name in shared_fields()}
+    return shared | _own(config.algo.name, config.algo.settings)
 
 
-@functools.cache
-def known_fields() -> dict[str, Any]:
-    """Dotted name of each setting -> its type."""
-    return dict(_walk(RunConfig, ""))
+def defaults() -> dict[str, Any]:
+    """Dotted name of each setting of every method -> its default."""
+    own = [_own(name, settings) for name, settings in installed().methods.items()]
+    return functools.reduce(operator.or_, own, flat(RunConfig()))
+
+
+def _own(method: str, settings: Any) -> dict[str, Any]:
+    return {f"algo.{method}.{name}": getattr(settings, name) for name in fields_of(method)}
 
 
 def readable(command: str) -> list[str]:
     """Every name that may follow two dashes: settings that the command reads, short spellings."""
     names = [name for name in known_fields() if reads.reads(command, None, name, {})]
-    return [*names, *(short for short, name in ALIASES.items() if name in names), *COMMON]
+    short = [name for name in aliases() if reads.reads(command, None, aliases()[name], {})]
+    return [*names, *short, *COMMON]
 
 
 COMMON = ("config", "dry_run")
@@ -202,9 +232,20 @@ COMMON = ("config", "dry_run")
 
 def _read(path: str) -> dict[str, Any]:
     """The settings of a file, each in its range."""
-    fields = known_fields()
+    fields = accepted()
     nodes = read_settings(path, fields, _near_key)
     return {name: from_node(f"{path}: {name}", fields[name], node) for name, node in nodes.items()}
+
+
+def _meant(values: Mapping[str, Any], method: str | None) -> dict[str, Any]:
+    """The same by the names of settings. What this method has none of is left out, and null in
+    another spelling, where it means the method's own."""
+    meant = {canonical(name, method): value for name, value in values.items()}
+    return {
+        name: value
+        for name, value in meant.items()
+        if name is not None and (value is not None or type(None) in options(known_fields()[name]))
+    }
 
 
 def _flag_values(given: Given) -> dict[str, Any]:
@@ -213,20 +254,20 @@ def _flag_values(given: Given) -> dict[str, Any]:
         if name in VERBATIM:
             values[name] = [*values.get(name, []), *(words or [_one_word(spelled, words)])]
         else:
-            values[name] = from_flag(f"--{spelled}", known_fields()[name], words)
+            values[name] = from_flag(f"--{spelled}", accepted()[name], words)
     return values
 
 
-def _given_twice(given: Given) -> Iterator[str]:
+def _given_twice(given: Given, method: str | None) -> Iterator[str]:
     """A line about each setting that several flags give values that differ: the last one counts,
     so that what stands behind a command of a script or a job file overrides it."""
-    words: dict[str, list[list[str]]] = {}
+    words: dict[str, list[tuple[str, list[str]]]] = {}
     for _, name, value in given.flags:
         if name not in VERBATIM:
-            words.setdefault(name, []).append(value)
-    for name, values in words.items():
-        if any(value != values[-1] for value in values):
-            shown = [hide(f"--{name} {one_line(' '.join(value), 60)}".strip()) for value in values]
+            words.setdefault(canonical(name, method) or name, []).append((name, value))
+    for values in words.values():
+        if any(value != values[-1][1] for _, value in values):
+            shown = [hide(f"--{x} {one_line(' '.join(value), 60)}".strip()) for x, value in values]
             yield f"given {len(values)} times, the last counts: {', '.join(shown)}"
 
 
@@ -235,7 +276,7 @@ def _refuse_unknown(command: str, given: Given) -> None:
     said: list[str] = []
     for name, _ in given.unknown:
         told = explain(name.replace("-", "_"), command) or nearest(
-            name, readable(command), shown="--{}"
+            name, [*readable(command), *spellings()], shown="--{}"
         )
         said.append(f"--{name}: {told}" if told else f"--{name}")
     if said:
@@ -257,17 +298,17 @@ def _refuse_unread(
 
 def _near_key(name: str) -> str:
     """Of a key in a file: a section's name is compared with sections."""
-    if name in ALIASES:
-        return f"did you mean {ALIASES[name]}?"
+    if name in aliases():
+        return f"did you mean {aliases()[name]}?"
     depth = name.count(".") + 1
-    sections = {".".join(field.split(".")[:depth]) for field in known_fields()}
-    return nearest(name, sections) or nearest(name, known_fields())
+    sections = {".".join(field.split(".")[:depth]) for field in accepted()}
+    return nearest(name, sections) or nearest(name, accepted())
 
 
 def _method_for_help(command: str, given: Given) -> str | None:
     """The method that was named beside ``--help``, if any."""
     named = {name: words[-1] for _, name, words in given.flags if words}
-    chooses = "preference.loss" if command == "dpo" else "algo.name"
+    chooses = LOSS if command == "dpo" else "algo.name"
     return reads.method_of(command, named) if chooses in named else None
 
 
@@ -301,11 +342,3 @@ def _at(tree: Any, name: str) -> Any:
     for part in name.split("."):
         tree = vars(tree)[part]
     return tree
-
-
-def _walk(cls: type, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, hint in hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _walk(typing.cast(type, hint), f"{prefix}{name}.")
-        else:
-            yield prefix + name, hint

@@ -110,6 +110,10 @@ Seed = Annotated[int, Range(least=0, below=2**32)]
 """What numpy, torch and vLLM all take."""
 
 
+FIXED = {"setting": False}
+"""Metadata of a field that is no setting: no flag changes it."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A group of settings. ``check`` holds the rules across its fields, each of them in range."""
@@ -170,9 +174,28 @@ UNIONS = (typing.Union, types.UnionType)
 
 @functools.cache
 def hints(section: type) -> dict[str, Any]:
-    """Name of each field of a section -> its type, range included."""
+    """Name of each setting of a section -> its type, range included. A field of a type that no
+    flag can hold is none."""
     found = typing.get_type_hints(section, include_extras=True)
-    return {field.name: found[field.name] for field in dataclasses.fields(section)}
+    return {
+        field.name: found[field.name]
+        for field in dataclasses.fields(section)
+        if field.init and field.metadata.get("setting", True) and is_setting(found[field.name])
+    }
+
+
+def is_setting(hint: Any) -> bool:
+    """Whether a flag can hold a value of the type; or it is a section of such types."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return issubclass(hint, Section)
+    return all(_is_plain(option) for option in options(hint))
+
+
+def _is_plain(hint: Any) -> bool:
+    base, _ = bare(hint)
+    if typing.get_origin(base) in (list, tuple):
+        return all(bare(item)[0] in (int, float, str) for item in typing.get_args(base))
+    return typing.get_origin(base) is Literal or base in (int, float, bool, str, type(None))
 
 
 def bare(hint: Any) -> tuple[Any, Any]:

@@ -1,14 +1,24 @@
 """Which settings each command and method reads: the one table of it.
 
-A name stands for all settings below it, and the longest name decides. A setting that no entry of
-``COMMANDS`` covers is read by every command; one that none of ``METHODS`` covers is read by all
-methods of its commands, and a method of another package reads every setting of its command.
+A name stands for all settings below it, and the longest name decides. A method reads its own
+settings and, of those that are no method's own, what ``METHODS`` says by its card and its sections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from rto.sections.methods import (
+    REWARD,
+    MethodSettings,
+    installed,
+    learns_from,
+    methods_of,
+    uses,
+)
+from rto.sections.names import LOSS, canonical, owners
 
 OFFLINE = frozenset({"sft", "reward", "dpo", "fit"})
 ONLINE = frozenset({"train"})
@@ -19,31 +29,16 @@ REFERENCED = frozenset({"dpo", "fit", "train"})
 POLICIES = frozenset({"sft", "dpo", "fit", "train"})
 PAIRED = frozenset({"reward", "dpo", "fit"})
 SAMPLING = frozenset({"generate", "eval"})
-NONE: frozenset[str] = frozenset()
 
 COMMANDS: dict[str, frozenset[str]] = {
     "actor": TRAINING,
-    "actor.eps_clip": ONLINE,
-    "actor.eps_clip_low_high": ONLINE,
-    "actor.dual_clip": ONLINE,
-    "actor.entropy_coef": ONLINE,
     "critic": RATED_OR_ONLINE,
-    "critic.value_clip": ONLINE,
     "critic.freezing_steps": ONLINE,
     "ref": REFERENCED,
     "reward": ONLINE,
     "dpo": ONLINE,
-    "preference": frozenset({"dpo", "fit"}),
-    "preference.loss": frozenset({"dpo"}),
     "algo": RATED_OR_ONLINE,
-    "algo.advantage": ONLINE,
-    "algo.kl": ONLINE,
-    "algo.loss_reduction": ONLINE,
     "algo.ptx_coef": ONLINE,
-    "algo.dpo_reward_scale": ONLINE,
-    "algo.dpo_reward_clip": ONLINE,
-    "algo.dpo_reward_variant": ONLINE,
-    "algo.authors_code": FIT,
     "rollout": ONLINE,
     "rollout.max_tokens_per_gpu": TRAINING,
     "train": TRAINING,
@@ -96,71 +91,29 @@ COMPARE = "compare"
 EVAL_ENGINE = ("vllm", "ref", "rollout.max_tokens_per_gpu")
 """`rto eval` starts engines and scorers of a run."""
 
-PAIRS = frozenset({"dpo", "ipo", "ipo_sum", "rdpo", "simpo", "tdpo1", "tdpo2"})
-RATED = frozenset({"rpo", "dro", "kto", "reward_aware"})
-CRITIC_FREE = frozenset({"reinforce_pp", "reinforce_baseline", "rloo", "grpo", "dr_grpo"})
-WITH_CRITIC = frozenset({"ppo", "rto"})
-POLICY_GRADIENT = WITH_CRITIC | CRITIC_FREE
-KNOWN = PAIRS | RATED | POLICY_GRADIENT | {"sft", "reward"}
-
-METHODS: dict[str, frozenset[str]] = {
-    "actor.eps_clip": POLICY_GRADIENT,
-    "actor.eps_clip_low_high": POLICY_GRADIENT,
-    "actor.dual_clip": POLICY_GRADIENT,
-    "actor.entropy_coef": POLICY_GRADIENT,
-    "critic": WITH_CRITIC | {"dro"},
-    "critic.value_clip": WITH_CRITIC,
-    "ref.model_name_or_path": KNOWN - {"sft", "reward", "simpo"},
-    "reward.coef": POLICY_GRADIENT,
-    "reward.clip_range": POLICY_GRADIENT,
-    "dpo": CRITIC_FREE | {"rto"},
-    "preference": NONE,
-    "preference.loss": PAIRS,
-    "preference.beta": PAIRS,
-    "preference.nll_loss_coef": PAIRS,
-    "preference.label_smoothing": frozenset({"dpo", "simpo"}),
-    "preference.alpha": frozenset({"rdpo", "tdpo2"}),
-    "preference.gamma": frozenset({"simpo"}),
-    "preference.gamma_beta_ratio": frozenset({"simpo"}),
-    "algo.advantage": POLICY_GRADIENT,
-    "algo.advantage.lambd": WITH_CRITIC,
-    "algo.kl": POLICY_GRADIENT,
-    "algo.loss_reduction": POLICY_GRADIENT,
-    "algo.dpo_reward_scale": CRITIC_FREE | {"rto"},
-    "algo.dpo_reward_clip": CRITIC_FREE | {"rto"},
-    "algo.dpo_reward_variant": CRITIC_FREE | {"rto"},
-    "algo.rpo_beta": frozenset({"rpo"}),
-    "algo.rpo": frozenset({"rpo"}),
-    "algo.dro": frozenset({"dro"}),
-    "algo.kto": frozenset({"kto"}),
-    "algo.reward_aware": frozenset({"reward_aware"}),
-    "algo.authors_code": frozenset({"rpo", "dro", "kto"}),
-    "data.on_few_responses": RATED,
-    "data.reward_scaling": RATED,
-    "data.output_key": frozenset({"sft"}),
-    "data.prompt_key": PAIRS | {"reward"},
-    "data.chosen_key": PAIRS | {"reward"},
-    "data.rejected_key": PAIRS | {"reward"},
+METHODS: dict[str, Callable[[str], bool]] = {
+    "critic": partial(uses, section="critic"),
+    "ref.model_name_or_path": partial(uses, section="ref"),
+    "dpo": partial(uses, section="dpo"),
+    "data.on_few_responses": partial(learns_from, feedback="rewards"),
+    "data.reward_scaling": partial(learns_from, feedback="rewards"),
+    "data.output_key": partial(learns_from, feedback="demonstrations"),
+    "data.prompt_key": partial(learns_from, feedback="pairs"),
+    "data.chosen_key": partial(learns_from, feedback="pairs"),
+    "data.rejected_key": partial(learns_from, feedback="pairs"),
 }
-"""Setting -> the methods that read it. tests/cli/test_reads.py compares it with the builders."""
-
-TOKEN_REWARD = "dpo.model_name_or_path"
-"""The critic-free methods read RTO's token reward where this is set."""
-OF_TOKEN_REWARD = (
-    "algo.dpo_reward_scale",
-    "algo.dpo_reward_clip",
-    "algo.dpo_reward_variant",
-    "dpo.ref_model_name_or_path",
-)
+"""Setting -> whether a method reads it. One that is not below any of these is read by all methods
+of its commands, except the methods' own."""
 
 
 def method_of(command: str, values: Mapping[str, Any]) -> str | None:
     """The method that a command with these settings runs; None where it runs none, or several."""
-    if command in ("sft", "reward"):
+    if command in ("sft", REWARD):
         return command
+    named = values.get("algo.name")
     if command == "dpo":
-        return values.get("preference.loss", "dpo")
-    return values.get("algo.name", "ppo") if command in RATED_OR_ONLINE else None
+        return values.get(LOSS) or (named if named in methods_of("dpo") else "dpo")
+    return (named or "ppo") if command in RATED_OR_ONLINE else None
 
 
 def reads(command: str, method: str | None, name: str, values: Mapping[str, Any]) -> bool:
@@ -168,50 +121,68 @@ def reads(command: str, method: str | None, name: str, values: Mapping[str, Any]
 
     Args:
         method: None for any method of the command.
+        name: in any spelling.
         values: what is set, by dotted name.
     """
     if command == COMPARE:
         return any(reads(each, None, name, values) for each in TRAINING | {"eval"})
     if command == "eval" and any(covers(part, name) for part in EVAL_ENGINE):
         return True
-    if command not in _found(COMMANDS, name, frozenset({command})):
+    if name == "algo.name" and command == "dpo":
+        return values.get(name) in methods_of("dpo")
+    if command not in _commands(name):
         return False
-    if method is None:
-        return bool(_found(METHODS, name, KNOWN) & methods_of(command))
-    return _method_reads(method, name, values)
+    candidates = methods_of(command) if method is None else frozenset({method})
+    return any(_acts(each, name, values) for each in candidates & readers_of(name))
 
 
-def _method_reads(method: str, name: str, values: Mapping[str, Any]) -> bool:
-    """A method of another package reads every setting of its command."""
-    if method not in KNOWN:
-        return True
-    if method in CRITIC_FREE and name in OF_TOKEN_REWARD:
-        return values.get(TOKEN_REWARD) is not None
-    return method in _found(METHODS, name, frozenset({method}))
+def readers_of(name: str) -> frozenset[str]:
+    """The methods that read a setting."""
+    own = owners(name)
+    if own is not None:
+        return own
+    condition = _nearest(METHODS, name)
+    everyone = frozenset({*installed().methods, REWARD})
+    return frozenset(x for x in everyone if condition(x)) if condition else everyone
 
 
-def methods_of(command: str) -> frozenset[str]:
-    """The methods of this package that a command may run."""
-    if command in ("sft", "reward"):
-        return frozenset({command})
-    found = {"dpo": PAIRS, "fit": PAIRS | RATED | {"sft"}, "train": POLICY_GRADIENT | RATED}
-    return found.get(command, KNOWN)
+def _commands(name: str) -> frozenset[str]:
+    """The commands that read a setting: of a method's own, those that run the method."""
+    if name == LOSS:
+        return frozenset({"dpo"})
+    own = owners(name)
+    if own is None:
+        return _nearest(COMMANDS, name) or TRAINING
+    return frozenset(each for each in POLICIES if methods_of(each) & own)
+
+
+def _acts(method: str, name: str, values: Mapping[str, Any]) -> bool:
+    condition = _acts_with(method, name)
+    return condition is None or values.get(condition) is not None
+
+
+def _acts_with(method: str, name: str) -> str | None:
+    """The setting without which another changes nothing with this method."""
+    settings = installed().methods.get(method)
+    if not isinstance(settings, MethodSettings):
+        return None
+    field = str(canonical(name, method)).removeprefix(f"algo.{method}.")
+    return settings.acts_with.get(field)
 
 
 def readers(command: str, method: str | None, name: str) -> str:
     """Who reads a setting that this command and method do not: the end of a message."""
-    commands = _found(COMMANDS, name, TRAINING)
+    commands = _commands(name)
     if command not in commands:
         who = " and ".join(f"`rto {each}`" for each in ORDER if each in commands)
         return f"is read by {who}; `rto {command}` does not read it"
     flag = "--loss" if command == "dpo" else "--algo"
-    if method in CRITIC_FREE and name in OF_TOKEN_REWARD:
-        return f"is read by {flag} rto; {flag} {method} reads it where {TOKEN_REWARD} is set"
-    found = sorted(_found(METHODS, name, KNOWN) & methods_of(command))
-    if name in OF_TOKEN_REWARD:
-        found = ["rto"]
-    who = f"{flag} {', '.join(found)}" if found else "no method of this command"
-    return f"is read by {who}; {flag} {method} does not read it"
+    able = readers_of(name) & methods_of(command)
+    always = sorted(each for each in able if _acts_with(each, name) is None)
+    who = f"{flag} {', '.join(always)}" if able else "no method of this command"
+    condition = _acts_with(str(method), name) if method in able else None
+    rest = "does not read it" if condition is None else f"reads it where {condition} is set"
+    return f"is read by {who}; {flag} {method} {rest}"
 
 
 ORDER = ("sft", "reward", "dpo", "fit", "train", "generate", "eval")
@@ -222,11 +193,13 @@ def covers(part: str, name: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def _found(
-    table: Mapping[str, frozenset[str]], name: str, default: frozenset[str]
-) -> frozenset[str]:
+Entry = TypeVar("Entry")
+
+
+def _nearest(table: Mapping[str, Entry], name: str) -> Entry | None:
+    """The entry of the longest name that covers this one."""
     parts = name.split(".")
     for size in range(len(parts), 0, -1):
         if ".".join(parts[:size]) in table:
             return table[".".join(parts[:size])]
-    return default
+    return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from rto.secrets import hide, holds_secret
 from rto.sections.data import Data
-from rto.sections.methods import Algo, Preference
+from rto.sections.methods import Algo
 from rto.sections.ranges import check_tree, require
 from rto.sections.runtime import (
     VLLM,
@@ -38,7 +38,6 @@ class RunConfig:
     ref: Frozen = field(default_factory=Frozen)
     reward: Reward = field(default_factory=Reward)
     dpo: DPOModel = field(default_factory=DPOModel)
-    preference: Preference = field(default_factory=Preference)
     algo: Algo = field(default_factory=Algo)
     rollout: RolloutSection = field(default_factory=RolloutSection)
     train: Train = field(default_factory=Train)

@@ -3,7 +3,7 @@
 Dotted names follow OpenRLHF 0.11 where it has a flag for the same thing. A field's type holds its
 range (``rto.sections.ranges``). ``check`` of a section holds the rules across its fields; those
 across sections are in ``RunConfig``, which checks all of them when it is made. What is learned, how
-and from what is here, the methods' own settings are in ``rto.sections.methods``, and what a run
+and from what is here, the methods own their settings (``rto.sections.methods``), and what a run
 needs of its machines is in ``rto.sections.runtime``.
 """
 
@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rto.sections.ranges import (
-    AboveOne,
-    Clip,
     Count,
     Decay,
     Devices,
@@ -88,27 +86,12 @@ class Trained(Section):
 class Actor(Trained):
     """The policy: what SFT, DPO, PPO and RTO train."""
 
-    eps_clip: Clip = 0.2
-    """PPO clip range, symmetric."""
-    eps_clip_low_high: tuple[Clip, Positive] | None = None
-    """Lower and upper clip range; replaces eps_clip when given."""
-    dual_clip: AboveOne | None = None
-    """Bound of the loss for negative advantages (Ye et al. 2020); above 1."""
-    entropy_coef: NotNegative | None = None
-    """Entropy bonus; 0 logs the entropy without using it; unset computes none."""
-
-    @property
-    def clip_low_high(self) -> tuple[float, float]:
-        return self.eps_clip_low_high or (self.eps_clip, self.eps_clip)
-
 
 @dataclass(frozen=True)
 class Critic(Trained):
     """The value model of the methods that train one."""
 
     adam: Adam = field(default_factory=lambda: Adam(lr=9e-6))
-    value_clip: Positive = 0.5
-    """Clip range of the value around its rollout-time estimate (RTO's own code: 0.2)."""
     freezing_steps: Annotated[int, Range(least=-1)] = -1
     """Train only the critic for this many first iterations; -1 and 0 for none."""
     save_value_network: bool = False
@@ -145,12 +128,8 @@ class Reward(Section):
     """Reward servers: POST {query, prompts, labels} -> {rewards}."""
     weights: list[Number] | None = None
     """One weight per source, in the order models, function, urls; default 1 each."""
-    coef: Number = 1.0
-    """beta_3 of the RTO paper: factor of the summed, normalised and clipped reward."""
     normalize_enable: bool = False
     """Use (r - mean) / std with the constants in the reward model's config."""
-    clip_range: tuple[Number, Number] = (-10.0, 10.0)
-    """Bounds of the summed and normalised reward, before reward.coef."""
     remote_timeout: Seconds = 120.0
     """Seconds that one request to a reward server may take in all, retries included."""
     remote_batch_size: Count = 64
@@ -163,8 +142,6 @@ class Reward(Section):
         return len(self.model_name_or_path) + len(self.remote_url) + bool(self.func_path)
 
     def check(self, prefix: str) -> None:
-        low, high = self.clip_range
-        require(low < high, f"{prefix}clip_range is {low:g}, {high:g}: the first must be lower")
         got = len(self.weights or [])
         require(
             self.weights is None or got == self.num_sources,

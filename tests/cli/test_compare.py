@@ -165,7 +165,7 @@ def test_only_those_who_read_it_get_the_dpo_policy(flags: list[str]) -> None:
 def test_a_grid_is_every_combination(flags: list[str]) -> None:
     grid = {"actor.adam.lr": ["1e-5", "1e-6"], "algo.kl.init_coef": ["0.1", "0.2"]}
     runs = planned(flags, "ppo", seeds=2, grid=grid)
-    found = {(r.config.actor.adam.lr, r.config.algo.kl.init_coef) for r in runs}
+    found = {(r.config.actor.adam.lr, r.config.algo.settings.kl_coef) for r in runs}
     assert found == {(1e-5, 0.1), (1e-5, 0.2), (1e-6, 0.1), (1e-6, 0.2)}
     assert len({run.name for run in runs}) == len(runs) == 4 * 2
     assert runs[0].name == "ppo-lr-1e-5-init_coef-0.1-seed0"

@@ -15,7 +15,8 @@ from rto.cli.main import main
 from rto.cli.shell_script import find_calls, split, statements
 from rto.errors import UserError
 from rto.sections.foreign import explain, renamed, table
-from rto.sections.parse import ALIASES, known_fields, parse_run
+from rto.sections.names import accepted, aliases
+from rto.sections.parse import parse_run
 
 TRAINERS = {
     "train_sft": "sft",
@@ -64,7 +65,7 @@ def added_arguments(trainer: str) -> dict[str, object]:
 def test_every_flag_of_openrlhf_is_taken_or_explained(trainer: str) -> None:
     flags = added_arguments(trainer)
     assert len(flags) > 60
-    own = {*known_fields(), *ALIASES}
+    own = {*accepted(), *aliases()}
     assert [f for f in flags if f not in own and explain(f, TRAINERS[trainer]) is None] == []
 
 
@@ -79,7 +80,7 @@ def test_defaults_that_differ_are_openrlhfs(trainer: str) -> None:
 
 
 def test_the_table_leads_to_settings_that_exist_and_shadows_none_of_them() -> None:
-    fields = known_fields()
+    fields = accepted()
     for theirs, ours in table()["renamed"].items():
         assert theirs not in fields
         for name in ours.values() if isinstance(ours, dict) else [ours]:
@@ -134,8 +135,9 @@ def test_the_rto_authors_script() -> None:
     assert (config.data.max_len, config.rollout.max_new_tokens) == (1024 + 512, 512)
     assert (config.rollout.batch_size, config.train.batch_size) == (1024, 128)
     assert (config.actor.adam.lr, config.critic.adam.lr) == (5e-7, 9e-6)
-    assert (config.algo.dpo_reward_scale, config.algo.dpo_reward_clip) == (0.04, 0.03)
-    assert (config.algo.kl.init_coef, config.ds.zero_stage) == (0.02, 3)
+    own = config.algo.settings
+    assert (own.dpo_reward_scale, own.dpo_reward_clip) == (0.04, 0.03)
+    assert (own.kl_coef, config.ds.zero_stage) == (0.02, 3)
     assert config.ds.adam_offload
     assert config.ds.param_dtype == "bf16"
     assert config.ds.attn_implementation == "flash_attention_2"
@@ -200,7 +202,7 @@ def test_dpo_reward_model_and_kto() -> None:
         "--data.dataset d --model.beta 0.2 --model.ipo_enable --ref.offload"
     )
     config = parsed(dpo)
-    assert (config.preference.loss, config.preference.beta) == ("ipo_sum", 0.2)
+    assert (config.algo.name, config.algo.settings.beta) == ("ipo_sum", 0.2)
     assert (config.actor.adam.lr, config.data.max_len) == (1e-5, 512)
     reward = one("python -m openrlhf.cli.train_rm --pretrain m --learning_rate 9e-6 --dataset d")
     assert reward.command == "reward"
@@ -208,7 +210,7 @@ def test_dpo_reward_model_and_kto() -> None:
     kto = one("trl kto --model_name_or_path m --dataset_name d --beta 0.3 --desirable-weight 1.5")
     config = parsed(kto)
     assert (kto.command, config.algo.name) == ("fit", "kto")
-    assert (config.algo.kto.beta, config.algo.kto.desirable_weight) == (0.3, 1.5)
+    assert (config.algo.settings.beta, config.algo.settings.desirable_weight) == (0.3, 1.5)
     assert config.data.feedback is not None
 
 
@@ -218,7 +220,7 @@ def test_trls_batch_is_of_one_device() -> None:
         "--per_device_train_batch_size 4 --gradient_accumulation_steps 16 --loss_type ipo"
     )
     config = parsed(conversion)
-    assert (config.train.batch_size, config.preference.loss) == (64, "ipo")
+    assert (config.train.batch_size, config.algo.name) == (64, "ipo")
     assert [n for n in conversion.notes if "multiply it by their number" in n]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rto.cli.main import main
 from rto.registry import build
 from rto.runs.prepare import prepare_fit, prepare_reward
 from rto.sections.data import Data
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Actor, RolloutSection, Train
 
@@ -108,6 +110,6 @@ def test_no_offline_figure_is_at_the_temperature_of_sampling(
         train=Train(batch_size=8),
     )
     for method in ("sft", "dpo", "kto"):
-        run = prepare_fit(config, partial(build, method, mode="offline"))
+        run = prepare_fit(replace(config, algo=Algo(method)), partial(build, mode="offline"))
         assert run.config.rollout.temperature == 1.0
     assert prepare_reward(config).config.rollout.temperature == 1.0

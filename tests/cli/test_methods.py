@@ -11,16 +11,18 @@ from typing import Any, cast
 
 import pytest
 
+from rto.card import Mode
 from rto.cli.methods import FEEDBACK_ORDER
 from rto.errors import UserError
-from rto.methods.critic_free import RLOO, CriticFree
+from rto.methods.critic_free import CriticFree
 from rto.methods.rto import DpoTokenReward
-from rto.protocols import CriticMethod, Mode, PolicyMethod
-from rto.registry import GROUP, build, card
-from rto.sections.methods import KL, Advantage, Algo
+from rto.methods.settings.policy_gradient import RLOO
+from rto.protocols import CriticMethod, PolicyMethod
+from rto.registry import build, card
+from rto.sections.methods import GROUP, Algo, settings_of
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
-from rto.sections.training import Actor, DPOModel, Reward
+from rto.sections.training import DPOModel
 from rto.types import Role
 
 NAMES = sorted(point.name for point in entry_points(group=GROUP))
@@ -33,13 +35,19 @@ NO_TOKENIZER = cast(Any, None)
 """Only the segments of RTO's "semi" variant read one."""
 
 
-def built(name: str, config: RunConfig | None = None) -> PolicyMethod:
-    return build(name, config or RunConfig(), NO_TOKENIZER, mode=card(name).modes[0])
+def configured(name: str, dpo: DPOModel | None = None, **fields: Any) -> RunConfig:
+    settings = replace(settings_of(name), **fields)
+    return RunConfig(algo=Algo(name, settings), dpo=dpo or DPOModel())
 
 
-def message(name: str, mode: Mode, config: RunConfig | None = None) -> str:
+def built(name: str, dpo: DPOModel | None = None, **fields: Any) -> PolicyMethod:
+    config = configured(name, dpo, **fields)
+    return build(config, NO_TOKENIZER, mode=card(name).modes[0])
+
+
+def message(name: str, mode: Mode, **fields: Any) -> str:
     with pytest.raises(UserError) as caught:
-        build(name, config or RunConfig(), NO_TOKENIZER, mode=mode)
+        build(configured(name, **fields), NO_TOKENIZER, mode=mode)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -52,7 +60,7 @@ def test_our_methods_are_installed() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_builds_from_the_defaults_and_knows_its_name(name: str) -> None:
     for mode in card(name).modes:
-        method = build(name, RunConfig(), NO_TOKENIZER, mode=mode)
+        method = build(configured(name), NO_TOKENIZER, mode=mode)
         assert isinstance(method, PolicyMethod)
         assert method.card == card(name)
     assert card(name).name == name
@@ -79,7 +87,7 @@ def test_another_programs_name_for_a_method_is_told_ours(name: str) -> None:
     assert flags[:2] == ["--algo", "reward_aware"]
     config = parse_run("fit", flags).config
     assert card(config.algo.name).name == "reward_aware"
-    assert built(config.algo.name, config).card == card("reward_aware")
+    assert build(config, NO_TOKENIZER, mode="offline").card == card("reward_aware")
 
 
 @pytest.mark.parametrize(
@@ -93,13 +101,15 @@ def test_the_other_mode_names_the_right_command(name: str, mode: Mode, command: 
 
 
 def test_a_setting_that_a_method_refuses_is_the_users() -> None:
-    said = message("dr_grpo", "online", RunConfig(algo=Algo(loss_reduction="sequence")))
-    assert said.startswith("algo dr_grpo: ")
-    assert "loss_reduction" in said
+    said = message("dr_grpo", "online", loss_reduction="sequence")
+    assert said == (
+        "algo.dr_grpo.loss_reduction is sequence: dr_grpo divides by a constant length, leave it "
+        "unset"
+    )
 
 
-def critic_free(name: str, config: RunConfig | None = None) -> CriticFree:
-    method = built(name, config)
+def critic_free(name: str, dpo: DPOModel | None = None, **fields: Any) -> CriticFree:
+    method = built(name, dpo, **fields)
     assert isinstance(method, CriticFree)
     assert not isinstance(method, CriticMethod)
     return method
@@ -124,46 +134,39 @@ def test_a_method_has_its_papers_settings_until_a_flag_says_otherwise(
         in_loss,
         reduction,
     )
-    algo = Algo(kl=KL(estimator="k2", use_loss=not in_loss))
-    flagged = critic_free(name, RunConfig(algo=algo))
+    flagged = critic_free(name, kl_estimator="k2", kl_use_loss=not in_loss)
     assert flagged == replace(plain, kl_estimator="k2", kl_use_loss=not in_loss)
 
 
 def test_settings_reach_a_method_without_a_critic() -> None:
-    config = RunConfig(
-        actor=Actor(eps_clip=0.1, entropy_coef=0.5),
-        reward=Reward(coef=2.0, clip_range=(-1.0, 1.0)),
-        algo=Algo(
-            kl=KL(init_coef=0.25, target=3.0),
-            advantage=Advantage(gamma=0.5, no_std_norm=True, is_correction_enable=True),
-        ),
-    )
-    assert critic_free("rloo", config) == replace(
-        RLOO,
-        clip_low_high=(0.1, 0.1),
-        entropy_coef=0.5,
-        reward_coef=2.0,
-        reward_clip_range=(-1.0, 1.0),
-        kl_coef=0.25,
-        kl_target=3.0,
-        gamma=0.5,
-        no_std_norm=True,
-        is_correction="tis",
-        max_response_length=config.max_new_tokens,
-    )
+    fields: dict[str, Any] = {
+        "eps_clip": 0.1,
+        "entropy_coef": 0.5,
+        "reward_coef": 2.0,
+        "reward_clip_range": (-1.0, 1.0),
+        "kl_coef": 0.25,
+        "kl_target": 3.0,
+        "gamma": 0.5,
+        "no_std_norm": True,
+        "is_correction_enable": True,
+        "baseline": "mean",
+    }
+    method = critic_free("rloo", **fields)
+    longest = RunConfig().max_new_tokens
+    assert method == RLOO.into(CriticFree, **fields, max_response_length=longest)
+    assert (method.clip_low_high, method.is_correction) == ((0.1, 0.1), "tis")
 
 
 @pytest.mark.parametrize("name", ["reinforce_pp", "reinforce_baseline", "rloo", "grpo", "dr_grpo"])
 def test_the_token_reward_joins_in_where_a_dpo_policy_is_given(name: str) -> None:
     plain = critic_free(name)
     assert Role.DPO not in plain.roles
-    paid = critic_free(name, RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.2)))
+    paid = critic_free(name, DPOModel("d"), dpo_reward_scale=0.2)
     assert paid.roles == plain.roles | {Role.DPO}
     assert paid == replace(plain, token_rewards=(DpoTokenReward(scale=0.2),))
-    off = RunConfig(dpo=DPOModel("d"), algo=Algo(dpo_reward_scale=0.0))
-    assert critic_free(name, off) == plain
+    assert critic_free(name, DPOModel("d"), dpo_reward_scale=0.0) == plain
     own = DPOModel("d", ref_model_name_or_path="other")
-    assert Role.DPO_REFERENCE in critic_free(name, RunConfig(dpo=own)).roles
+    assert Role.DPO_REFERENCE in critic_free(name, own).roles
 
 
 LISTING = """

@@ -37,7 +37,7 @@ def test_stored_rows(flags: list[str]) -> None:
         *given(flags, "--data.dataset"),
         *("--data.output_key", "answer", "--data.eval_ratio", "0.3", "--train.batch_size", "4"),
     ]
-    run = prepare_fit(parse_run("sft", argv).config, partial(build, "sft", mode="offline"))
+    run = prepare_fit(parse_run("sft", argv).config, partial(build, mode="offline"))
     left = {TOO_LONG: 2, HELD_OUT: 3, NOT_REACHED: 3}
     assert run.intake == Intake("rows", 12, 4, left)
 
@@ -49,7 +49,7 @@ def test_kto_needs_another_prompt(tiny_model_dir: Path, tmp_path: Path) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     argv = ["--actor.model_name_or_path", str(tiny_model_dir), "--data.feedback", str(path)]
     argv += ["--train.batch_size", "1", "--data.max_len", "32", "--train.device", "cpu"]
-    method = partial(build, "kto", mode="offline")
+    method = partial(build, mode="offline")
     with pytest.raises(UserError, match="there is 1 prompt to train on"):
         prepare_fit(parse_run("fit", ["--algo", "kto", *argv]).config, method)
     argv += ["--algo.kto.variant", "matched_mean"]
@@ -64,5 +64,5 @@ def test_prompts(flags: list[str], tiny_reward_dir: Path) -> None:
         *("--ref.num_gpus_per_node", "1", "--critic.num_gpus_per_node", "1"),
     ]
     config = parse_run("train", ["--algo", "ppo", *argv]).config
-    run = prepare_online(config, partial(build, "ppo", mode="online"))
+    run = prepare_online(config, partial(build, mode="online"))
     assert run.intake == Intake("prompts", 12, 4, {TOO_LONG: 2, NOT_REACHED: 6})

@@ -41,11 +41,11 @@ def seen(command: str, flags: Sequence[str]) -> tuple[set[str], str, dict[str, o
     found: set[str] = set()
     noting = recorded(config, found)
     if command == "train":
-        prepare_online(noting, partial(build, method, mode="online"))
+        prepare_online(noting, partial(build, mode="online"))
     elif command == "reward":
         prepare_reward(noting)
     else:
-        prepare_fit(noting, partial(build, method, mode="offline"))
+        prepare_fit(noting, partial(build, mode="offline"))
     return found, method, values
 
 

@@ -27,7 +27,7 @@ def sft(feedback: str, model: Path) -> Any:
     argv = ["--actor.model_name_or_path", str(model), "--data.feedback", feedback]
     argv += ["--train.batch_size", "1", "--data.max_len", "32", "--train.device", "cpu"]
     argv += ["--data.eval_ratio", "0"]
-    return prepare_fit(parse_run("sft", argv).config, partial(build, "sft", mode="offline"))
+    return prepare_fit(parse_run("sft", argv).config, partial(build, mode="offline"))
 
 
 def demonstrations(run: Any) -> list[tuple[int, int]]:

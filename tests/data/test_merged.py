@@ -45,8 +45,8 @@ def prepared(command: str, method: str, argv: list[str]) -> Any:
     named = ["--algo", method] if command in ("fit", "train") else []
     config = parse_run(command, [*named, *argv]).config
     if command == "train":
-        return prepare_online(config, partial(build, method, mode="online"))
-    return prepare_fit(config, partial(build, method, mode="offline"))
+        return prepare_online(config, partial(build, mode="online"))
+    return prepare_fit(config, partial(build, mode="offline"))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from critic_free_methods import METHODS
 from token_rows import token_batch
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from rto.functional.kl import adaptive_kl_coef, kl_penalty
 from rto.functional.masked import whiten
 from rto.functional.preference import dpo_loss, ipo_loss
 from rto.functional.rewards import regularized_rewards, sentence_reward
-from rto.methods.critic_free import METHODS, CriticFree
+from rto.methods.critic_free import CriticFree
 from rto.methods.ppo import PPO
 from rto.types import LossNorm, Role, ScoredBatch
 

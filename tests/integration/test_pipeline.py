@@ -209,7 +209,7 @@ class Live:
 @pytest.fixture(scope="module")
 def live(trained: Trained) -> Iterator[Live]:
     config = configured("train", trained.online(actor__num_gpus_per_node=1))
-    prepared = prepare_online(config, partial(build, "rto", mode="online"))
+    prepared = prepare_online(config, partial(build, mode="online"))
     with session(config, prepared.plan, logs=trained.root) as actors:
         yield Live(prepared, build_pipeline(prepared, actors))
 
@@ -442,8 +442,10 @@ def iterate(live: Live, method: PPO, **parts: Any) -> Silent:
 
 @pytest.mark.parametrize("variant", ["semi", "delayed", "shaping"])
 def test_the_variants_of_the_ablation_run(live: Live, variant: str) -> None:
-    algo = replace(live.run.config.algo, dpo_reward_variant=variant)
-    method = build("rto", replace(live.run.config, algo=algo), live.run.tokenizer, mode="online")
+    algo = live.run.config.algo
+    settings = replace(algo.settings, dpo_reward_variant=variant)
+    config = replace(live.run.config, algo=replace(algo, settings=settings))
+    method = build(config, live.run.tokenizer, mode="online")
     assert isinstance(method, PPO)
     metrics = iterate(live, method).metrics
     assert metrics["policy/grad_norm"] > 0
@@ -487,7 +489,7 @@ def flip_last_bit(weight: torch.Tensor) -> torch.Tensor:
 
 
 def test_one_flipped_bit_ends_the_run_and_is_named(live: Live) -> None:
-    method = build("rto", live.run.config, live.run.tokenizer, mode="online")
+    method = build(live.run.config, live.run.tokenizer, mode="online")
     assert isinstance(method, PPO)
     with pytest.raises(ProofError, match=r"'model\.layers\.1\.mlp\.down_proj\.weight' differs"):
         iterate(live, method, sync=tampered(live, alter=flip_last_bit), generator=NoRollout())

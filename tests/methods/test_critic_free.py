@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from critic_free_methods import METHODS
 
 from rto.functional.losses import aggregate
 from rto.functional.rewards import dpo_token_rewards
-from rto.methods.critic_free import METHODS, CriticFree
+from rto.methods.critic_free import CriticFree
 from rto.methods.policy_gradient import ActorBatch
 from rto.methods.rto import DpoTokenReward
 from rto.protocols import CriticMethod, PolicyMethod
@@ -296,7 +297,9 @@ def test_one_step_per_rollout_needs_no_log_probs_from_before_it(scored):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"kl_use_loss": True, "is_correction": "tis"}], ids=["kl_reward", "correction"]
+    "fields",
+    [{}, {"kl_use_loss": True, "is_correction_enable": True}],
+    ids=["kl_reward", "correction"],
 )
 def test_what_reads_the_policy_before_the_update_is_no_single_step(fields):
     with pytest.raises(ValueError, match="before the update"):

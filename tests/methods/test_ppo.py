@@ -3,17 +3,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import re
 from typing import Any, cast
 
 import pytest
 import torch
 
-from rto import builders
 from rto.functional.losses import aggregate
 from rto.methods.ppo import PPO, PPOBatch
+from rto.methods.settings.policy_gradient import PPOSettings
 from rto.methods.sft import SFT
 from rto.observe import observe
 from rto.protocols import CriticMethod
+from rto.registry import build
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, TrainBatch
 
@@ -29,25 +32,27 @@ def test_is_a_critic_method_and_a_picklable_value():
     assert method.roles == {Role.POLICY, Role.REFERENCE, Role.CRITIC, Role.REWARD}
 
 
-def test_defaults_are_those_of_the_configuration():
-    config = RunConfig()
-    algo, ppo = config.algo, PPO()
-    assert (ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) == (
-        algo.kl.init_coef,
-        algo.kl.target,
-        algo.kl.horizon,
-    )
-    assert ppo == builders.ppo(config, cast(Any, None))
-    assert (ppo.gamma, ppo.lambd) == (algo.advantage.gamma, algo.advantage.lambd)
-    assert ppo.no_std_norm == algo.advantage.no_std_norm
-    assert ppo.is_correction_threshold == algo.advantage.is_correction_threshold
-    assert ppo.clip_low_high == config.actor.clip_low_high
-    assert (ppo.dual_clip, ppo.entropy_coef) == (config.actor.dual_clip, config.actor.entropy_coef)
-    assert ppo.value_clip == config.critic.value_clip
-    assert (ppo.reward_coef, ppo.reward_clip_range) == (
-        config.reward.coef,
-        config.reward.clip_range,
-    )
+def test_it_is_built_with_the_settings_of_the_configuration():
+    tokenizer = cast(Any, None)
+    assert build(RunConfig(), tokenizer, mode="online") == PPO()
+    settings = PPOSettings(lambd=0.5, value_clip=None, kl_coef=0.2, eps_clip_low_high=(0.1, 0.3))
+    built = build(RunConfig(algo=Algo("ppo", settings)), tokenizer, mode="online")
+    assert built == PPO(lambd=0.5, value_clip=None, kl_coef=0.2, eps_clip_low_high=(0.1, 0.3))
+    assert (PPO().clip_low_high, built.clip_low_high) == ((0.2, 0.2), (0.1, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kl_coef": -1}, "kl_coef is -1: must be 0 or more"),
+        ({"reward_clip_range": (1, 1)}, "reward_clip_range is 1, 1: the first must be lower"),
+        ({"is_correction_threshold": (5, 1)}, "is_correction_threshold is 5, 1: the first"),
+        ({"lambd": 2}, "lambd is 2: must be at least 0 and at most 1"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(fields, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        PPO(**fields)
 
 
 def test_targets_against_a_loop(scored):
@@ -155,7 +160,7 @@ def test_clip_settings_reach_the_losses(scored):
     output = PolicyOutput(batch[Role.POLICY] + 2.0)
     policy = [
         method.loss(output, targets, NORM).loss
-        for method in (PPO(), PPO(dual_clip=1.5), PPO(clip_low_high=(0.2, 0.5)))
+        for method in (PPO(), PPO(dual_clip=1.5), PPO(eps_clip_low_high=(0.2, 0.5)))
     ]
     value = [
         PPO(value_clip=clip).value_loss(output.logprobs, targets, NORM).loss
@@ -205,7 +210,7 @@ def test_importance_correction_scales_the_loss(scored):
     """The sampler's log-probs are 0.125 above the trainer's: every weight is exp(-0.125)."""
     batch = scored()
     plain = PPO(loss_reduction="sequence")
-    method = dataclasses.replace(plain, is_correction="tis")
+    method = dataclasses.replace(plain, is_correction_enable=True)
     targets, _ = method.targets(batch)
     output = PolicyOutput(batch[Role.POLICY] + 0.05)
     corrected = method.loss(output, targets, NORM)
@@ -241,9 +246,9 @@ def test_shards_of_whole_groups_sum_to_the_batch(scored, reduction):
 def test_adapt_moves_the_coefficient_towards_the_target():
     metrics = {"kl/mean": 6.6, "kl/sequence": 99.0, "response/num": 256.0, "response/trained": 1.0}
     adaptive = PPO(kl_coef=0.2, kl_target=6.0, kl_horizon=2560)
-    assert adaptive.adapt(metrics) == dataclasses.replace(
-        adaptive, kl_coef=pytest.approx(0.2 * 1.01)
-    )
+    adapted = adaptive.adapt(metrics)
+    assert adapted.kl_coef == pytest.approx(0.2 * 1.01)
+    assert dataclasses.replace(adapted, kl_coef=0.2) == adaptive
     fixed = PPO(kl_coef=0.2)
     assert fixed.adapt(metrics) is fixed
 

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from rto.functional import preference
-from rto.methods.preference import DPO, IPO, RDPO, TDPO, PreferenceBatch, Referenced, SimPO
+from rto.methods.preference import (
+    DPO,
+    IPO,
+    RDPO,
+    TDPO1,
+    TDPO2,
+    PreferenceBatch,
+    Referenced,
+    SimPO,
+)
+from rto.methods.settings.preference import IPO_SUM
 from rto.protocols import PolicyMethod
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 
@@ -17,13 +27,14 @@ KL = torch.rand(6, 7, generator=torch.Generator().manual_seed(9))
 METHODS: list[PolicyMethod] = [
     DPO(),
     IPO(),
-    IPO(reduction="sum"),
+    IPO_SUM.into(IPO),
     RDPO(),
-    TDPO(version=1),
-    TDPO(version=2),
+    TDPO1(),
+    TDPO2(),
     SimPO(),
 ]
 NAMES = [method.card.name for method in METHODS]
+TDPO = {1: TDPO1, 2: TDPO2}
 each_method = pytest.mark.parametrize("method", METHODS, ids=NAMES)
 
 
@@ -54,9 +65,9 @@ def test_names_papers_and_what_each_reads():
 
 
 def test_defaults_are_the_papers():
-    dpo, ipo, rdpo, tdpo, simpo = DPO(), IPO(), RDPO(), TDPO(), SimPO()
+    dpo, ipo, rdpo, tdpo, simpo = DPO(), IPO(), RDPO(), TDPO2(), SimPO()
     assert dpo.beta == ipo.beta == rdpo.beta == tdpo.beta == 0.1
-    assert (rdpo.alpha, tdpo.version, tdpo.alpha) == (0.001, 2, 0.5)
+    assert (rdpo.alpha, tdpo.alpha) == (0.001, 0.5)
     assert (simpo.beta, simpo.margin) == (2.0, 1.0)
     assert (ipo.card.name, tdpo.card.name) == ("ipo", "tdpo2")
 
@@ -87,7 +98,7 @@ def test_the_loss_is_the_functions_with_the_methods_fields(method: PolicyMethod,
     [
         (IPO(), [IPO(beta=0.2), IPO(nll_coef=1.0), IPO(reduction="sum")]),
         (RDPO(), [RDPO(beta=0.2), RDPO(alpha=0.1), RDPO(nll_coef=1.0)]),
-        (TDPO(), [TDPO(beta=0.2), TDPO(alpha=0.1), TDPO(nll_coef=1.0), TDPO(version=1)]),
+        (TDPO2(), [TDPO2(beta=0.2), TDPO2(alpha=0.1), TDPO2(nll_coef=1.0), TDPO1()]),
         (SimPO(), [SimPO(beta=1.0), SimPO(gamma=0.1), SimPO(label_smoothing=0.1)]),
         (SimPO(), [SimPO(gamma_beta_ratio=0.1), SimPO(nll_coef=1.0)]),
     ],
@@ -100,20 +111,15 @@ def test_every_field_reaches_the_loss(plain: PolicyMethod, others: list[PolicyMe
 @pytest.mark.parametrize("version", [1, 2])
 def test_only_tdpo1_moves_the_chosen_divergence(version, scored):
     kl = KL.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(TDPO(version=version), scored, kl=kl).loss, kl)
+    (gradient,) = torch.autograd.grad(loss(TDPO[version](), scored, kl=kl).loss, kl)
     assert bool(gradient[0::2].any()) == (version == 1)
     assert gradient[1::2].any()
-
-
-def test_alpha_is_of_tdpo2_alone(scored):
-    first = [loss(TDPO(version=1, alpha=alpha), scored).loss for alpha in (0.1, 0.9)]
-    assert torch.equal(*first)
 
 
 def test_a_policy_that_is_its_reference_loses_log_2(scored):
     batch = scored()
     output = PolicyOutput(batch[Role.REFERENCE], reference_kl=torch.zeros(6, 7))
-    for method in (DPO(), RDPO(alpha=0.0), TDPO(version=1), TDPO(version=2)):
+    for method in (DPO(), RDPO(alpha=0.0), TDPO1(), TDPO2()):
         targets, _ = method.targets(batch)
         assert float(method.loss(output, targets, NORM).loss) == pytest.approx(math.log(2))
     targets, _ = IPO().targets(batch)
@@ -127,7 +133,7 @@ def test_simpo_takes_gamma_or_its_ratio_to_beta(scored):
     assert torch.equal(losses[0], losses[1])
     assert torch.equal(losses[0], losses[2])
     assert SimPO(gamma=0.0).margin == SimPO(gamma_beta_ratio=0.0).margin == 0
-    with pytest.raises(ValueError, match="gamma 0.5 and gamma_beta_ratio 0.2: give one"):
+    with pytest.raises(ValueError, match="gamma and gamma_beta_ratio are both set: give one"):
         SimPO(gamma=0.5, gamma_beta_ratio=0.2)
 
 
@@ -141,15 +147,10 @@ def test_simpo_needs_no_reference(scored):
 @pytest.mark.parametrize("version", [1, 2])
 def test_tdpo_refuses_a_forward_without_the_kl(version, scored):
     batch = scored()
-    method = TDPO(version=version)
+    method = TDPO[version]()
     targets, _ = method.targets(batch)
     with pytest.raises(ValueError, match="TDPO reads reference_kl"):
         method.loss(PolicyOutput(batch[Role.POLICY]), targets, NORM)
-
-
-def test_tdpo_has_two_versions():
-    with pytest.raises(ValueError, match="TDPO version is 3: expected 1 or 2"):
-        TDPO(version=3)  # pyright: ignore[reportArgumentType]
 
 
 @each_method

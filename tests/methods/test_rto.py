@@ -10,9 +10,9 @@ import torch
 from token_rows import token_batch
 
 from rto.methods.ppo import PPO
-from rto.methods.rto import RTO, DpoTokenReward
+from rto.methods.rto import DpoTokenReward
+from rto.methods.settings.policy_gradient import RTOSettings
 from rto.protocols import CriticMethod, TokenReward
-from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch
 
 NORM = LossNorm(tokens=25, sequences=6, groups=3)
@@ -23,7 +23,7 @@ SEGMENT_ENDS = (1, 3)
 def rto(settings: dict[str, Any] | None = None, **options: Any) -> PPO:
     """RTO with these settings of PPO and these fields of its token reward."""
     reward = DpoTokenReward(**{"segment_end_ids": SEGMENT_ENDS, **options})
-    return PPO(card=RTO, token_rewards=(reward,), **settings or {})
+    return PPO(card=RTOSettings().card, token_rewards=(reward,), **settings or {})
 
 
 def total_rewards(method: PPO, batch: ScoredBatch) -> torch.Tensor:
@@ -207,12 +207,12 @@ def test_identity_and_defaults():
         "rto",
         "Reinforced Token Optimization (arXiv 2404.18922)",
     )
-    algo = RunConfig().algo
+    settings = RTOSettings()
     reward = DpoTokenReward()
     assert (reward.scale, reward.clip, reward.variant) == (
-        algo.dpo_reward_scale,
-        algo.dpo_reward_clip,
-        algo.dpo_reward_variant,
+        settings.dpo_reward_scale,
+        settings.dpo_reward_clip,
+        settings.dpo_reward_variant,
     )
 
 
@@ -238,7 +238,7 @@ class OnePerToken:
 def test_token_rewards_add_up_and_each_is_measured_against_the_sentence(scored):
     batch = scored()
     rewards: tuple[TokenReward, ...] = (DpoTokenReward(), OnePerToken(0.5), OnePerToken(0.25))
-    method = PPO(card=RTO, token_rewards=rewards)
+    method = PPO(card=RTOSettings().card, token_rewards=rewards)
     assert pickle.loads(pickle.dumps(method)) == method
     assert method.roles == PPO().roles | {Role.DPO, Role.SAMPLER}
     alone = total_rewards(PPO(token_rewards=rewards[:1]), batch)

@@ -134,7 +134,7 @@ def test_it_trains_by_name(package: ModuleType, flags: dict[str, list[str]]) -> 
     def prepared(responses: str) -> OnlineRun:
         more = ["--rollout.n_samples_per_prompt", responses]
         config = parse_run("train", [*flags["train"], *more]).config
-        return prepare_online(config, partial(build, "rwr", mode="online"))
+        return prepare_online(config, partial(build, mode="online"))
 
     run = prepared("2")
     assert run.method == package.RWR()

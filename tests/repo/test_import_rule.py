@@ -17,6 +17,11 @@ HEAVY = ("ray", "vllm", "deepspeed", "transformers", "datasets")
 
 FUNCTIONAL = ("rto.functional", "rpo_ext.functional")
 METHODS = ("rto.methods", "rpo_ext.methods")
+SETTINGS = (
+    *("rto.card", "rto.sections.ranges", "rto.sections.methods", "rto.sections.run_config"),
+    "transformers.PreTrainedTokenizerBase",
+)
+"""What the settings of methods import; the tokenizer and the run are types to them."""
 
 ALLOWED = {
     "rto.text": (),
@@ -25,7 +30,7 @@ ALLOWED = {
     "rto.sections.ranges": ("rto.errors",),
     "rto.sections.training": ("rto.sections.ranges",),
     "rto.sections.runtime": ("rto.sections.ranges",),
-    "rto.sections.methods": ("rto.sections.ranges",),
+    "rto.card": (),
     "rto.sections.run_config": (
         "rto.sections.ranges",
         "rto.secrets",
@@ -35,26 +40,33 @@ ALLOWED = {
         "rto.sections.runtime",
     ),
     "rto.types": ("torch",),
-    "rto.protocols": ("torch", "rto.types"),
+    "rto.protocols": ("torch", "rto.card", "rto.types"),
     "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.observe"),
     "rto.observe": ("torch", "rto.types", "rto.functional"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
     "rpo_ext.functional": ("torch", "rto.types", *FUNCTIONAL),
-    "rto.methods": ("torch", "rto.types", "rto.protocols", "rto.functional", "rto.methods"),
-    "rpo_ext.methods": ("torch", "rto.types", "rto.protocols", *FUNCTIONAL, *METHODS),
+    "rto.methods": (
+        *("torch", "rto.types", "rto.protocols", "rto.functional", "rto.methods"),
+        *SETTINGS,
+    ),
+    "rpo_ext.methods": (
+        *("torch", "rto.types", "rto.protocols", "rpo_ext.settings"),
+        *(*FUNCTIONAL, *METHODS),
+    ),
+    "rpo_ext.settings": ("rpo_ext.methods", "rto.protocols", *SETTINGS),
 }
 """Module or package -> what it may import beside the standard library."""
 
 ROOMS = {
     "api": "errors report runs sections",
     "batching": "errors types",
-    "builders": "methods protocols sections",
     "builds": "errors",
-    "cli": "builds cluster comparison data errors evaluation models protocols registry "
+    "card": "",
+    "cli": "builds cluster comparison data errors evaluation models registry "
     "report rollout runs scoring secrets sections text tracking training types",
     "cluster": "batching data errors models protocols rollout scoring sections tracking training "
     "types weights",
-    "comparison": "cluster data errors evaluation models protocols registry runs scoring sections "
+    "comparison": "card cluster data errors evaluation models registry runs scoring sections "
     "tracking types",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",
@@ -62,22 +74,22 @@ ROOMS = {
     "yaml_file",
     "functional": "types",
     "loop": "observe protocols types",
-    "methods": "functional protocols types",
+    "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
     "moved": "",
     "observe": "functional types",
-    "protocols": "types",
+    "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",
-    "registry": "errors protocols sections types",
+    "registry": "card errors protocols sections",
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
-    "runs": "cluster data errors functional loop methods models observe protocols registry rollout "
+    "runs": "card cluster data errors functional loop methods models observe protocols registry rollout "
     "scoring sections tracking training types weights",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
-    "sections": "errors resources secrets text yaml_file",
+    "sections": "card errors protocols resources secrets text yaml_file",
     "text": "",
     "tracking": "errors protocols secrets sections text types",
     "training": "batching data errors methods models protocols rollout sections types weights",

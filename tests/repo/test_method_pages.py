@@ -10,11 +10,14 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from rpo_ext.methods.dro import DRO
+from rpo_ext.methods.kto import KTO
+from rto.card import Mode
 from rto.cli.compare import parser
-from rto.protocols import Mode
-from rto.registry import GROUP, build, card
-from rto.sections.parse import ALIASES, known_fields
-from rto.sections.run_config import RunConfig
+from rto.registry import card
+from rto.sections.methods import GROUP
+from rto.sections.names import accepted, aliases, canonical, owners
+from rto.sections.parse import defaults
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 METHODS = (DOCS / "methods.md").read_text(encoding="utf-8")
@@ -31,10 +34,6 @@ SECTIONS: dict[str, tuple[Mode, ...]] = {
 }
 
 
-class NoTokenizer:
-    eos_token_id = None
-
-
 def section(heading: str) -> str:
     """The text under a heading, up to the next of its kind."""
     _, _, after = METHODS.partition(f"{heading}\n")
@@ -49,24 +48,25 @@ def rows(text: str) -> dict[str, str]:
     return dict(zip(found, lines, strict=True))
 
 
+BY_VARIANT = {
+    "algo.dro.reduction": DRO().logprob_reduction,
+    "algo.kto.beta": KTO().inverse_temperature,
+}
+"""Settings that are the variant's own where nobody sets them."""
 TABLES = {name: row for heading in SECTIONS for name, row in rows(section(heading)).items()}
 
 
 def resolved(flag: str) -> str:
     name = flag.removeprefix("--")
-    return ALIASES.get(name, name)
+    return aliases().get(name, name)
 
 
 def default(method: str, field: str) -> Any:
-    """Of a setting: the configuration's, or the method's own where that is unset."""
-    config: Any = RunConfig()
-    for part in field.split("."):
-        config = getattr(config, part)
-    if config is not None:
-        return config
-    built = vars(build(method, RunConfig(), NoTokenizer(), mode=card(method).modes[0]))  # pyright: ignore[reportArgumentType]
-    *_, section_name, name = field.split(".")
-    return built[name] if name in built else built[f"{section_name}_{name}"]
+    """Of a setting of the method, however it is spelled, or of a shared one."""
+    name = resolved(field)
+    owner = sorted(owners(name) or ())
+    setting = str(canonical(name, method if method in owner else next(iter(owner), None)))
+    return BY_VARIANT.get(setting, defaults()[setting])
 
 
 def test_every_method_has_one_row() -> None:
@@ -100,15 +100,15 @@ def test_the_defaults_in_the_text_are_those() -> None:
 @pytest.mark.parametrize("field", CHOICES)
 def test_every_choice_is_on_a_page(field: str) -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in (*PAGES, DOCS / "rto.md"))
-    choices = [x for x in get_args(known_fields()[field]) if isinstance(x, str)]
-    choices += [x for option in get_args(known_fields()[field]) for x in get_args(option)]
+    choices = [x for x in get_args(accepted()[field]) if isinstance(x, str)]
+    choices += [x for option in get_args(accepted()[field]) for x in get_args(option)]
     assert choices
     assert [x for x in choices if not re.search(rf"[` =]{x}\b", text)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_flag_exists(page: Path) -> None:
-    known = {"config", "dry_run", "json", *ALIASES, *known_fields()}
+    known = {"config", "dry_run", "json", *aliases(), *accepted()}
     known |= {option.removeprefix("--") for option in parser()._option_string_actions}
     pip = {"no-deps"}
     flags = set(re.findall(r"--([A-Za-z][\w.-]*)", page.read_text(encoding="utf-8")))

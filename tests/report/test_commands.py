@@ -103,11 +103,10 @@ class Tokens:
 def write(folder: Path, case: Case) -> Path:
     """A folder with what `execute` writes, and two rows of metrics."""
     config = parse_run(case.command, case.flags).config
-    name = case.command if case.command == "reward" else cli.method_name(case.command, config)
     method: Method = RewardModel()
-    if name != "reward":
+    if case.command != "reward":
         mode = "online" if case.command == "train" else "offline"
-        method = build(name, config, cast(Any, Tokens()), mode=mode)
+        method = build(config, cast(Any, Tokens()), mode=mode)
     folder.mkdir()
     (folder / "config.yaml").write_text(dump(config, case.command))
     about = {**cli._about(case.command, method.card, Intake()), "status": "running"}

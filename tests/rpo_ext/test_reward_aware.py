@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rpo_ext import builders
 from rpo_ext.functional.reward_aware import (
     best,
     concordance,
     kl_policy_target,
     kl_target_policy,
     observe,
-    parse_distance,
     sqloo,
     target_entropy,
 )
 from rpo_ext.methods.reward_aware import RewardAware
-from rto.sections.methods import RewardAwareSettings as Section
+from rpo_ext.settings import RewardAwareSettings
+from rto.registry import build
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role
 
@@ -207,32 +206,6 @@ def test_a_gap_of_200_and_ties_stay_finite_in_fp32(name: str) -> None:
         assert bool(gradient.isfinite().all())
 
 
-def test_names_of_distances() -> None:
-    assert [parse_distance(name) for name in (*MEASURES, "bwd", "bwd_kl", "fwd", "fwd_kl")] == [
-        *MEASURES,
-        *["kl_target_policy"] * 2,
-        *["kl_policy_target"] * 2,
-    ]
-    with pytest.raises(ValueError, match="expected one of kl_target_policy"):
-        parse_distance("reverse")
-    with pytest.raises(ValueError, match="alias 'bwd': give kl_target_policy"):
-        RewardAware(distance="bwd")  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.parametrize(
-    ("name", "replacement"),
-    [
-        ("rpo_bwd_kl", "algo=reward_aware distance=kl_target_policy"),
-        ("rpo_fwd_kl", "algo=reward_aware distance=kl_policy_target"),
-        ("rpo_sq", "algo=reward_aware distance=sqloo"),
-        ("rpo_alpha", "SFT term"),
-    ],
-)
-def test_nvidias_names_fail_with_the_replacement(name: str, replacement: str) -> None:
-    with pytest.raises(ValueError, match=replacement):
-        parse_distance(name)
-
-
 def test_concordance_by_hand() -> None:
     """Gaps of b: 0-1 0.5, 0-2 1.4, 1-2 0.9; a orders 0-1 alike, the other two not. Pair: no."""
     shares = concordance(implicit=A, target=B, group=GROUP)
@@ -329,9 +302,8 @@ def test_the_log_ratio_of_a_response_may_be_taken_per_token(
 
 
 def test_the_settings_of_the_section_are_the_methods() -> None:
-    section = Section(beta=0.3, eta=0.6, distance="sqloo", length_normalise=True, sft_weight=0.2)
-    algo = replace(RunConfig().algo, reward_aware=section)
-    built = builders.reward_aware(replace(RunConfig(), algo=algo), cast(Any, None))
-    assert built == RewardAware(
-        beta=0.3, eta=0.6, distance="sqloo", length_normalise=True, sft_weight=0.2
-    )
+    fields: dict[str, Any] = {"beta": 0.3, "eta": 0.6, "distance": "sqloo", "sft_weight": 0.2}
+    settings = RewardAwareSettings(**fields, length_normalise=True)
+    config = RunConfig(algo=Algo("reward_aware", settings))
+    built = build(config, cast(Any, None), mode="offline")
+    assert built == RewardAware(**fields, length_normalise=True)

@@ -151,11 +151,11 @@ def test_roles_outputs_and_groups() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: RPO(tau=0.0), "tau is 0.0: must be positive"),
-        (lambda: DRO(tau=-1.0), "tau is -1.0: must be positive"),
-        (lambda: KTO(beta=math.inf), "beta is inf: must be positive"),
+        (lambda: RPO(tau=0.0), "tau is 0.0: must be above 0"),
+        (lambda: DRO(tau=-1.0), "tau is -1.0: must be above 0"),
+        (lambda: KTO(beta=math.inf), "beta is inf: must be less than"),
         (lambda: KTO(undesirable_weight=-1.0), "undesirable_weight is -1.0"),
-        (lambda: RewardAware(eta=0.0), "eta is 0.0: must be positive"),
+        (lambda: RewardAware(eta=0.0), "eta is 0.0: must be above 0"),
         (lambda: RewardAware(sft_weight=-1.0), "sft_weight is -1.0"),
     ],
 )
@@ -164,22 +164,17 @@ def test_settings_without_meaning_are_refused(build, message) -> None:
         build()
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        (RPO(estimator="mc"), "estimator is 'mc'"),  # pyright: ignore[reportArgumentType]
-        (KTO(threshold="median"), "threshold is 'median'"),  # pyright: ignore[reportArgumentType]
-    ],
-)
-def test_unknown_choices_are_refused(method, message, rated) -> None:
-    with pytest.raises(ValueError, match=message):
-        method.targets(rated())
+def test_unknown_choices_are_refused() -> None:
+    with pytest.raises(ValueError, match="estimator is 'mc': must be uniform, ref, loo, batch_m"):
+        RPO(estimator="mc")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="threshold is 'median': must be global_mean, batch_mean"):
+        KTO(threshold="median")  # pyright: ignore[reportArgumentType]
 
 
 def test_unknown_variants_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected value, shared_head, policy, prompt_variance"):
+    with pytest.raises(ValueError, match="must be value, shared_head, policy or prompt_variance"):
         DRO(variant="v")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="expected mismatched or matched_mean"):
+    with pytest.raises(ValueError, match="must be mismatched or matched_mean"):
         KTO(variant="trl")  # pyright: ignore[reportArgumentType]
 
 

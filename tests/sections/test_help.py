@@ -14,7 +14,9 @@ from rto.cli.main import COMMANDS, main
 from rto.errors import UserError
 from rto.sections import reads
 from rto.sections.help import descriptions, help_text
-from rto.sections.parse import ALIASES, COMMON, known_fields, parse_run, readable
+from rto.sections.methods import methods_of
+from rto.sections.names import aliases, known_fields, shared_fields
+from rto.sections.parse import COMMON, parse_run, readable
 from rto.sections.runtime import Decoding
 
 RUNS = ("sft", "reward", "dpo", "fit", "train", "generate")
@@ -34,16 +36,25 @@ def test_every_setting_and_section_has_a_description() -> None:
 
 @pytest.mark.parametrize("command", RUNS)
 def test_help_lists_exactly_what_the_parser_accepts(command: str) -> None:
-    assert sorted(listed(help_text(command, None, None))) == sorted(readable(command))
+    """Those of a method stand in the help of the method."""
+    text = help_text(command, None, None)
+    shared = [name for name in readable(command) if not is_of_a_method(name)]
+    assert sorted(listed(text)) == sorted(shared)
+    has_methods = len(shared) < len(readable(command))
+    assert ("NAME --help` lists them" in " ".join(text.split())) == has_methods
+
+
+def is_of_a_method(name: str) -> bool:
+    return name in known_fields() and name not in shared_fields()
 
 
 @pytest.mark.parametrize("command", ["sft", "reward", "dpo", "fit", "train"])
 def test_help_of_a_method_lists_what_the_parser_takes_for_it(command: str) -> None:
-    for method in sorted(reads.methods_of(command)):
+    for method in sorted(methods_of(command)):
         text = help_text(command, method, None)
-        values = {reads.TOKEN_REWARD: "given"}
+        values = {"dpo.model_name_or_path": "given"}
         taken = [n for n in known_fields() if reads.reads(command, method, n, values)]
-        short = [s for s, name in ALIASES.items() if name in taken]
+        short = [s for s, name in aliases().items() if reads.reads(command, method, name, values)]
         assert sorted(listed(text)) == sorted([*taken, *short, *COMMON])
 
 
@@ -54,7 +65,10 @@ def test_short_flags_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert listed(text)[:5] == ["config", "dry_run", "algo", "dpo_reward_scale", "dpo_reward_clip"]
     assert "Settings that rto train with rto reads" in text
-    assert "--algo.rpo_beta" not in text
+    assert "--algo.rpo" not in text
+    first = text[text.index("algo.rto: Reinforced Token Optimization (arXiv 2404.18922)") :]
+    assert listed(first)[0] == "algo.rto.dpo_reward_scale"
+    assert "beta_1 of the RTO paper (equation 4.7)" in " ".join(first.split())
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -91,7 +105,9 @@ def test_one_section_is_printed_whole() -> None:
     text = help_text("train", None, "rollout")
     assert {name.split(".")[0] for name in listed(text)} == {"rollout"}
     assert "Takes a whole number, 1 or more." in text
-    assert listed(help_text("train", "rto", "algo.kl"))[0] == "algo.kl.init_coef"
+    own = " ".join(help_text("train", "rto", "algo.rto").split())
+    assert "Takes a number, 0 or more. Also --algo.kl.init_coef." in own
+    assert "Also --dpo_reward_scale, --algo.dpo_reward_scale." in own
     with pytest.raises(UserError, match="--help rolout: .* did you mean rollout"):
         help_text("train", None, "rolout")
     with pytest.raises(UserError, match="no such section of `rto sft`"):

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from rto.errors import UserError
-from rto.sections.parse import ALIASES, dump, known_fields, parse_run
+from rto.sections.names import accepted, aliases, known_fields
+from rto.sections.parse import dump, parse_run
 from rto.sections.run_config import RunConfig
 
 OPENRLHF = """
@@ -51,7 +52,7 @@ def test_no_arguments_give_the_defaults() -> None:
 
 
 def test_names_of_openrlhf_are_known() -> None:
-    assert set(OPENRLHF.split()) - set(known_fields()) == set()
+    assert set(OPENRLHF.split()) - set(accepted()) == set()
 
 
 def test_both_ways_of_giving_a_value() -> None:
@@ -76,13 +77,13 @@ def test_short_spellings(short: str, value: str) -> None:
     algo = {"rpo_beta": ["--algo", "rpo"], "dpo_reward_scale": RTO, "dpo_reward_clip": RTO}
     flags = algo.get(short, [])
     changed = parse_run(command, [*flags, f"--{short}", value]).config
-    assert changed == parse_run(command, [*flags, f"--{ALIASES[short]}", value]).config
+    assert changed == parse_run(command, [*flags, f"--{aliases()[short]}", value]).config
     assert changed != RunConfig()
 
 
 def test_every_short_spelling_stands_for_a_field() -> None:
-    assert set(ALIASES.values()) <= set(known_fields())
-    assert set(ALIASES) & set(known_fields()) == set()
+    assert set(aliases().values()) <= set(accepted())
+    assert set(aliases()) & set(known_fields()) == set()
 
 
 @pytest.mark.parametrize(
@@ -111,11 +112,11 @@ def test_lists_of_text(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("argv", [["0.1,0.3"], ["0.1", "0.3"], ["[0.1, 0.3]"]])
 def test_pairs_of_numbers(argv: list[str]) -> None:
-    assert config("--actor.eps_clip_low_high", *argv).actor.eps_clip_low_high == (0.1, 0.3)
+    assert config("--actor.eps_clip_low_high", *argv).algo.settings.eps_clip_low_high == (0.1, 0.3)
 
 
 def test_negative_numbers_are_values() -> None:
-    assert config("--reward.clip_range", "-5", "5").reward.clip_range == (-5, 5)
+    assert config("--reward.clip_range", "-5", "5").algo.settings.reward_clip_range == (-5, 5)
     assert config("--critic.freezing_steps", "-1").critic.freezing_steps == -1
 
 
@@ -222,7 +223,10 @@ def test_a_file_whose_name_has_a_comma_or_brackets_is_one_item(tmp_path: Path) -
     [
         ("train --critic.lr_warmup_ratio 2", "critic.lr_warmup_ratio is 2.0: must be at least 0"),
         ("train --actor.eps_clip 1", "actor.eps_clip is 1.0: must be above 0 and below 1"),
-        ("train --reward.clip_range 1 1", "reward.clip_range is 1, 1: the first must be lower"),
+        (
+            "train --reward.clip_range 1 1",
+            "algo.ppo.reward_clip_range is 1, 1: the first must be lower",
+        ),
         ("train --reward.weights 1,2 --reward.func_path f.py", "2 entries for 1 sources: give one"),
         ("dpo --preference.label_smoothing 0.5", "is 0.5: must be at least 0 and below 0.5"),
         ("train --rollout.batch_size 0", "--rollout.batch_size is 0: must be 1 or more"),

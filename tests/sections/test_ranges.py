@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
+from rpo_ext.settings import KTOSettings
 from rto.errors import UserError
+from rto.methods.settings.policy_gradient import PPOSettings
 from rto.sections.data import Data
-from rto.sections.methods import Advantage, Algo, KTOSettings
+from rto.sections.methods import Algo, installed
 from rto.sections.ranges import Range, bare, check_value, choices, hints, options, show
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed, Lora, WandB
@@ -29,12 +31,19 @@ def leaves(section: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, hint
 
 
-SETTINGS = dict(leaves(RunConfig))
+SETTINGS = dict(leaves(RunConfig)) | {
+    f"algo.{method}.{name}": hint
+    for method, settings in installed().methods.items()
+    for name, hint in hints(type(settings)).items()
+}
 
 
 def changed(tree: Any, name: str, value: Any) -> Any:
     """The tree with one setting replaced, as a Python program would."""
     head, _, rest = name.partition(".")
+    if isinstance(tree, Algo) and rest:
+        settings = changed(installed().methods[head], rest, value)
+        return Algo(head, settings)
     inner = changed(getattr(tree, head), rest, value) if rest else value
     return dataclasses.replace(tree, **{head: inner})
 
@@ -67,7 +76,7 @@ NUMERIC = {name: list(numbers(hint)) for name, hint in SETTINGS.items() if list(
 def test_there_are_as_many_numbers_as_expected() -> None:
     """The walk sees lists, pairs and members of unions."""
     assert len(NUMERIC) > 80
-    assert {"reward.weights", "actor.adam.betas", "actor.dual_clip"} < set(NUMERIC)
+    assert {"reward.weights", "actor.adam.betas", "algo.grpo.dual_clip"} < set(NUMERIC)
 
 
 @pytest.mark.parametrize("name", NUMERIC)
@@ -122,7 +131,7 @@ def test_a_choice_is_among_those_that_exist() -> None:
         ("actor.adam.lr", "abc", "actor.adam.lr is 'abc': must be a number above 0 and at most 1"),
         ("actor.adam.lr", float("nan"), "is nan: must be a number above 0"),
         ("critic.adam.lr", 0, "critic.adam.lr is 0: must be above 0 and at most 1"),
-        ("algo.kl.init_coef", float("inf"), "is inf: must be less than 3.4e+38"),
+        ("algo.ppo.kl_coef", float("inf"), "is inf: must be less than 3.4e+38"),
         ("train.max_steps", "x", "must be a whole number, 1 or more; or null"),
         ("ckpt.save_steps", 0, "ckpt.save_steps is 0: must be -1, or 1 or more"),
         ("actor.adam.betas", (0.9,), "must be 2 numbers, each at least 0 and below 1"),
@@ -141,9 +150,8 @@ def test_what_a_refusal_says(name: str, value: Any, said: str) -> None:
 
 def test_the_borders_belong_to_their_ranges() -> None:
     RunConfig(
-        actor=Actor(
-            adam=Adam(lr=1, betas=(0, 0), weight_decay=0), max_norm=0, eps_clip_low_high=(0.1, 7.0)
-        ),
+        actor=Actor(adam=Adam(lr=1, betas=(0, 0), weight_decay=0), max_norm=0),
+        algo=Algo("ppo", PPOSettings(eps_clip_low_high=(0.1, 7.0))),
         rollout=RolloutSection(top_p=1.0, max_new_tokens=None),
         train=Train(seed=2**32 - 1),
         ds=DeepSpeed(lora=Lora(rank=0, dropout=0.0)),
@@ -153,16 +161,21 @@ def test_the_borders_belong_to_their_ranges() -> None:
 @pytest.mark.parametrize(
     ("section", "value", "said"),
     [
-        ("reward", Reward(clip_range=(1, 1)), "reward.clip_range is 1, 1: the first must be lower"),
+        ("reward", Reward(func_path="r.py", weights=[1, 2]), "reward.weights has 2 entries for 1"),
         (
             "algo",
-            Algo(advantage=Advantage(is_correction_threshold=(5, 1))),
-            "algo.advantage.is_cor",
+            Algo("ppo", PPOSettings(reward_clip_range=(1, 1))),
+            "algo.ppo.reward_clip_range is 1, 1: the first must be lower",
         ),
         (
             "algo",
-            Algo(kto=KTOSettings(desirable_weight=0, undesirable_weight=0)),
-            "nothing to learn",
+            Algo("ppo", PPOSettings(is_correction_threshold=(5, 1))),
+            "algo.ppo.is_correction_threshold is 5, 1: the first must be lower",
+        ),
+        (
+            "algo",
+            Algo("kto", KTOSettings(desirable_weight=0, undesirable_weight=0)),
+            "algo.kto.desirable_weight and undesirable_weight are 0: nothing to learn",
         ),
         ("data", Data(dataset=["a"], dataset_probs=[0.0]), "data.dataset_probs are all 0"),
     ],

@@ -2,84 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from recorded import recorded
 
 from rto.errors import UserError
-from rto.registry import GROUP, build
 from rto.sections import reads
-from rto.sections.parse import build as build_config
-from rto.sections.parse import dump, known_fields, narrow, parse_run
+from rto.sections.methods import Algo, methods_of
+from rto.sections.names import canonical, known_fields, shared_fields, spellings
+from rto.sections.parse import dump, narrow, parse_run
 from rto.sections.run_config import RunConfig
 
-
-class Tokens:
-    """A tokenizer with a sentence's end, which is all that builders look at."""
-
-    eos_token_id = 0
-
-    def __len__(self) -> int:
-        return 1
-
-    def decode(self, token_id: int) -> str:
-        return "."
-
-
-OWN = ("algo", "preference", "actor.eps_clip", "actor.dual_clip", "actor.entropy_coef")
-"""What methods are built from, and nothing else in the pipeline reads."""
-LEFT = {"algo.name", "algo.ptx_coef", "algo.authors_code", "preference.loss"}
-"""What other code reads: the choice of the method, the mix of texts, the authors' settings."""
-MODES = {"offline": ("dpo", "fit"), "online": ("train",)}
-
-
-def own(name: str) -> bool:
-    return name not in LEFT and any(name.startswith(part) for part in OWN)
-
-
-@pytest.mark.parametrize("method", sorted(reads.KNOWN - {"reward"}))
-@pytest.mark.parametrize("dpo_model", [None, "dpo"])
-def test_the_table_says_what_a_method_is_built_from(method: str, dpo_model: str | None) -> None:
-    given: dict[str, Any] = {
-        reads.TOKEN_REWARD: dpo_model,
-        "rollout.n_samples_per_prompt": 2,
-        "algo.advantage.is_correction_enable": True,
-    }
-    config = build_config({key: value for key, value in given.items() if value is not None})
-    seen: set[str] = set()
-    mode = "online" if method in reads.POLICY_GRADIENT else "offline"
-    built = build(
-        method, recorded(config, seen), typing.cast(Any, Tokens()), mode=typing.cast(Any, mode)
-    )
-    assert built.card.name == method
-    command = "train" if mode == "online" else "dpo" if method in reads.PAIRS else "fit"
-    claimed = {name for name in known_fields() if reads.reads(command, method, name, given)}
-    assert {name for name in seen if own(name)} == {name for name in claimed if own(name)}
-
-
-def test_every_method_of_this_package_is_in_the_table() -> None:
-    from importlib.metadata import entry_points
-
-    own_points = [p for p in entry_points(group=GROUP) if p.value.startswith(("rto.", "rpo_ext."))]
-    assert {point.name for point in own_points} | {"reward"} == reads.KNOWN
+TOKEN_REWARD = "dpo.model_name_or_path"
 
 
 def test_every_entry_names_what_exists_and_every_setting_has_a_reader() -> None:
     names = known_fields()
-    for table in (reads.COMMANDS, reads.METHODS):
-        for part in table:
-            assert any(reads.covers(part, name) for name in names), part
+    for part in (*reads.COMMANDS, *reads.METHODS):
+        assert any(reads.covers(part, name) for name in names), part
     for name in names:
         assert any(reads.covers(part, name) for part in reads.COMMANDS), f"{name}: who reads it?"
         assert any(
-            reads.reads(command, None, name, {reads.TOKEN_REWARD: "given"})
-            for command in reads.ORDER
+            reads.reads(command, None, name, {TOKEN_REWARD: "given"}) for command in reads.ORDER
         ), name
+
+
+def test_a_method_reads_its_own_settings_and_no_other_does() -> None:
+    names = [name for name in known_fields() if name not in shared_fields()]
+    for name in names:
+        owner = name.split(".")[1]
+        for command in ("sft", "dpo", "fit", "train"):
+            for method in methods_of(command):
+                acts = reads.reads(command, method, name, {TOKEN_REWARD: "given"})
+                assert acts == (method == owner), (command, method, name)
+
+
+@pytest.mark.parametrize("spelling", sorted(spellings()))
+def test_a_spelling_means_a_field_of_one_type(spelling: str) -> None:
+    """A value is read before it is known which method it is for."""
+    fields = [known_fields()[name] for name in spellings()[spelling].values()]
+    assert all(kind == fields[0] for kind in fields)
+    for method, name in spellings()[spelling].items():
+        assert canonical(spelling, method) == name
+        assert name.startswith(f"algo.{method}.")
 
 
 @pytest.mark.parametrize(
@@ -123,14 +89,13 @@ def test_all_flags_that_change_nothing_are_in_one_message() -> None:
 
 def test_the_token_reward_is_read_where_a_dpo_policy_is_given() -> None:
     flags = ["--algo", "grpo", "--dpo.model_name_or_path", "dpo", "--dpo_reward_scale", "0.3"]
-    assert parse_run("train", flags).config.algo.dpo_reward_scale == 0.3
+    assert parse_run("train", flags).config.algo.settings.dpo_reward_scale == 0.3
 
 
-def test_a_method_of_another_package_reads_everything() -> None:
-    flags = ["--algo", "theirs", "--rpo_beta", "3", "--dpo_reward_scale", "0.3"]
-    assert parse_run("train", flags).config.algo.rpo_beta == 3
-    with pytest.raises(UserError, match="`rto train` does not read it"):
-        parse_run("train", [*flags, "--data.eval_ratio", "0.1"])
+@pytest.mark.parametrize("name", ["xyz", "gpro", "rpo_sq"])
+def test_a_method_that_is_not_installed_is_refused_before_its_settings(name: str) -> None:
+    with pytest.raises(UserError, match=f"algo.name is '{name}': "):
+        parse_run("train", ["--algo", name, "--rpo_beta", "3"])
 
 
 SHARED = """
@@ -152,13 +117,47 @@ def test_a_file_may_serve_several_commands(
         "algo.dpo_reward_scale, preference.beta\n"
     )
     assert config.rollout.batch_size == 4
-    assert config.preference.beta is None
-    assert config.algo.dpo_reward_scale == RunConfig().algo.dpo_reward_scale
+    assert config.algo == RunConfig().algo
     config = parse_run("dpo", ["--config", str(file)]).config
     assert "algo.name, rollout.batch_size" in capsys.readouterr().out.replace(
         "algo.dpo_reward_scale, ", ""
     )
-    assert (config.preference.beta, config.train.batch_size) == (0.7, 2)
+    assert (config.algo.name, config.algo.settings.beta, config.train.batch_size) == ("dpo", 0.7, 2)
+
+
+def test_a_file_may_name_the_methods_of_two_commands(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("algo: {name: rto}\npreference: {loss: ipo, beta: 0.7}\n")
+    dpo, train = (parse_run(x, ["--config", str(file)]).config.algo for x in ("dpo", "train"))
+    assert (dpo.name, dpo.settings.beta, train.name) == ("ipo", 0.7, "rto")
+    file.write_text("algo: {name: ipo, ipo: {beta: 0.7}}\n")
+    assert parse_run("dpo", ["--config", str(file)]).config.algo == dpo
+    with pytest.raises(UserError, match="--loss is 'rpo': did you mean rdpo"):
+        parse_run("dpo", ["--loss", "rpo"])
+
+
+def test_null_in_a_former_spelling_is_the_methods_own(tmp_path: Path) -> None:
+    """Files that earlier versions wrote hold it."""
+    file = tmp_path / "config.yaml"
+    file.write_text("algo: {name: grpo, loss_reduction: null, kl: {estimator: null, target: null}}")
+    assert parse_run("train", ["--config", str(file)]).config.algo == Algo("grpo")
+    file.write_text("algo: {name: grpo, grpo: {kl_estimator: null}}")
+    with pytest.raises(UserError, match="algo.grpo.kl_estimator is null: must be k1, k2 or k3"):
+        parse_run("train", ["--config", str(file)])
+
+
+def test_two_spellings_of_a_setting_are_one_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("algo: {kl: {init_coef: 0.5}}\n")
+    flags = ["--config", str(file), "--algo.ppo.kl_coef", "0.25", "--algo.kl.init_coef", "0.125"]
+    assert parse_run("train", flags).config.algo.settings.kl_coef == 0.125
+    assert capsys.readouterr().out == (
+        "given 2 times, the last counts: --algo.ppo.kl_coef 0.25, --algo.kl.init_coef 0.125\n"
+    )
+    assert parse_run("train", flags[:4]).config.algo.settings.kl_coef == 0.25
+    assert parse_run("train", flags[:2]).config.algo.settings.kl_coef == 0.5
 
 
 def test_config_yaml_holds_what_is_read_and_loads_again(tmp_path: Path) -> None:
@@ -168,22 +167,16 @@ def test_config_yaml_holds_what_is_read_and_loads_again(tmp_path: Path) -> None:
         file.write_text(dump(config, command))
         assert parse_run(command, ["--config", str(file)]).config == config
         sections = set(yaml.safe_load(file.read_text()))
-        assert ("rollout" in sections, "algo" in sections) == (True, command == "train")
+        assert ("rollout" in sections, "algo" in sections) == (True, command != "sft")
         assert "generate" not in sections
     assert set(yaml.safe_load(dump(config, "sft"))["rollout"]) == {"max_tokens_per_gpu"}
 
 
 def test_a_configuration_for_several_methods_is_narrowed_to_one() -> None:
     flags = ["--dpo.model_name_or_path", "dpo", "--rpo_beta", "3", "--critic.value_clip", "1"]
-    both = parse_run("compare", flags).config
-    assert both.algo.rpo_beta == 3
-    as_rpo = narrow(
-        "train", dataclasses.replace(both, algo=dataclasses.replace(both.algo, name="rpo"))
-    )
-    assert (as_rpo.algo.rpo_beta, as_rpo.critic, as_rpo.dpo) == (
-        3,
-        RunConfig().critic,
-        RunConfig().dpo,
-    )
-    as_ppo = narrow("train", both)
-    assert (as_ppo.algo.rpo_beta, as_ppo.critic.value_clip) == (1, 1)
+    rpo, ppo = (parse_run("compare", flags, method=name).config for name in ("rpo", "ppo"))
+    assert (rpo.algo.name, rpo.algo.settings.tau) == ("rpo", 3)
+    assert (ppo.algo.name, ppo.algo.settings.value_clip) == ("ppo", 1)
+    assert rpo.dpo.model_name_or_path == "dpo"
+    assert narrow("train", rpo).dpo == RunConfig().dpo
+    assert narrow("train", rpo).algo == rpo.algo

@@ -112,5 +112,3 @@ def test_a_limit_of_its_own_for_prompts() -> None:
 def test_sequences_and_ranks_multiply() -> None:
     assert RolloutSection(batch_size=4, n_samples_per_prompt=3).num_sequences == 12
     assert Actor(num_nodes=2, num_gpus_per_node=8).num_ranks == 16
-    assert Actor(eps_clip_low_high=(0.1, 0.3)).clip_low_high == (0.1, 0.3)
-    assert Actor(eps_clip=0.25).clip_low_high == (0.25, 0.25)

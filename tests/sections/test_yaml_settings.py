@@ -121,7 +121,7 @@ ds: {zero_stage: 3, lora: {rank: 4}}
     )
     assert config.actor.adam.lr == 1e-5
     assert config.actor.adam.betas == (0.0, 0.5)
-    assert config.actor.dual_clip == 3.0
+    assert config.algo.settings.dual_clip == 3.0
     assert (config.data.input_key, config.data.prompt_dataset) == ("yes", ["1", "null.jsonl"])
     assert config.data.input_template == "{}\n: {}"
     assert (config.train.max_steps, config.train.seed, config.train.batch_size) == (None, 10, 8)

@@ -22,6 +22,7 @@ from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.registry import build
 from rto.sections.data import Data
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 
 EOS = 2
@@ -219,7 +220,7 @@ def test_duplicates_are_merged_and_counted(template: Template, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["kto", "dro"])
 def test_the_methods_named_for_one_response_take_one(template: Template, name: str) -> None:
     assert f"--algo {name}" in ONE_RESPONSE
-    assert build(name, RunConfig(), template.tokenizer, mode="offline").min_responses == 1
+    assert build(RunConfig(algo=Algo(name)), template.tokenizer, mode="offline").min_responses == 1
 
 
 def test_pairs_need_no_rewards(template: Template, tmp_path: Path) -> None:
