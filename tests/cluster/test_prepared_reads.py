@@ -16,12 +16,13 @@ from rto.sections import reads
 from rto.sections.parse import flat, parse_run
 
 LOOKED_AT = {
+    "algo.name",
     "critic.model_name_or_path",
     "ref.model_name_or_path",
     "dpo.model_name_or_path",
     "dpo.ref_model_name_or_path",
 }
-"""Paths that are looked at, whatever the method reads: tokenizers are compared, roles picked."""
+"""Looked at, whatever the method reads: tokenizers are compared, roles picked, the method built."""
 
 
 def rows(path: Path, *, pairs: bool) -> str:

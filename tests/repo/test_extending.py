@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from rto.errors import UserError
@@ -26,8 +27,8 @@ from rto.quickstart.tokenizer import build_base_model
 from rto.registry import build
 from rto.runs.online import OnlineRun
 from rto.runs.prepare import prepare_online
-from rto.sections.methods import Algo
-from rto.sections.parse import parse_run
+from rto.sections.methods import Algo, methods_of
+from rto.sections.parse import dump, parse_run
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TokenBatch
 
@@ -125,21 +126,117 @@ def test_the_method_is_listed(installed: Path) -> None:
 
 
 def test_it_fits_by_name(installed: Path, flags: dict[str, list[str]]) -> None:
-    done = rto(installed, "fit", "--algo", "rwr", "--dry_run", *flags["fit"])
+    chosen = ["fit", "--algo", "rwr", "--algo.rwr.beta", "0.3", "--dry_run"]
+    done = rto(installed, *chosen, *flags["fit"])
     assert done.returncode == 0, done.stderr
     assert "Reward-weighted regression (ICML 2007)" in done.stdout
 
 
+def test_its_settings_are_in_the_help(installed: Path) -> None:
+    done = rto(installed, "fit", "--algo", "rwr", "--help", "algo.rwr")
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert text == (
+        "algo.rwr: Reward-weighted regression (ICML 2007). Imitates each response with its weight, "
+        "softmax(r / beta) over its prompt's responses. --algo.rwr.beta 1 Temperature of the "
+        "weights: the smaller, the more the best response counts. Takes a number above 0."
+    )
+    assert "rwr" in rto(installed, "fit", "--help").stdout
+
+
+def test_its_settings_come_from_flags_and_files(package: ModuleType, tmp_path: Path) -> None:
+    def algo(*argv: str) -> Algo:
+        return parse_run("fit", ["--algo", "rwr", *argv]).config.algo
+
+    assert algo() == Algo("rwr", package.RWR(beta=1.0))
+    assert algo("--algo.rwr.beta", "0.5") == Algo("rwr", package.RWR(beta=0.5))
+    file = tmp_path / "run.yaml"
+    file.write_text("algo: {name: rwr, rwr: {beta: 0.25}}\n")
+    assert algo("--config", str(file)).settings.beta == 0.25
+    assert algo("--config", str(file), "--algo.rwr.beta", "2").settings.beta == 2
+    written = dump(parse_run("fit", ["--config", str(file)]).config, "fit")
+    assert yaml.safe_load(written)["algo"] == {"name": "rwr", "rwr": {"beta": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("fit --algo rwr --algo.rwr.beta 0", "--algo.rwr.beta is 0.0: must be above 0"),
+        ("fit --algo rwr --algo.rwr.bet 1", "did you mean --algo.rwr.beta?"),
+        ("fit --algo rpo --algo.rwr.beta 1", "is read by --algo rwr; --algo rpo does not read it"),
+        ("dpo --algo.rwr.beta 1", "is read by `rto fit` and `rto train`; `rto dpo` does not"),
+        ("fit --algo rwr --rpo_beta 1", "is read by --algo rpo; --algo rwr does not read it"),
+    ],
+)
+@pytest.mark.usefixtures("package")
+def test_its_settings_are_refused_like_those_of_any_method(argv: str, said: str) -> None:
+    command, *flags = argv.split()
+    with pytest.raises(UserError) as caught:
+        parse_run(command, flags)
+    assert said in str(caught.value)
+
+
 def test_it_trains_by_name(package: ModuleType, flags: dict[str, list[str]]) -> None:
     def prepared(responses: str) -> OnlineRun:
-        more = ["--rollout.n_samples_per_prompt", responses]
+        more = [
+            "--algo",
+            "rwr",
+            "--algo.rwr.beta",
+            "3",
+            "--rollout.n_samples_per_prompt",
+            responses,
+        ]
         config = parse_run("train", [*flags["train"], *more]).config
         return prepare_online(config, partial(build, mode="online"))
 
     run = prepared("2")
-    assert run.method == package.RWR()
+    assert run.method == package.RWR(beta=3)
     with pytest.raises(UserError, match="set rollout.n_samples_per_prompt to 2 or more"):
         prepared("1")
+
+
+BROKEN = {
+    "fails": ("raise RuntimeError('no such chip')", "RWR", "RuntimeError: no such chip; mend or"),
+    "function": ("def RWR(config, tokenizer): ...", "RWR", "is no frozen dataclass: see docs/ext"),
+    "absent": ("", "RWR", "cannot be loaded: AttributeError"),
+    "default": (
+        "from dataclasses import dataclass\nfrom rto.card import Card\n"
+        "from rto.sections.ranges import Positive\n"
+        "@dataclass(frozen=True)\nclass RWR:\n    beta: Positive = -1.0\n"
+        "    card = Card('rwr', 't', 'p', 'rewards', ('offline',))\n",
+        "RWR",
+        "algo.rwr.beta is -1.0: must be above 0",
+    ),
+    "name": (
+        "from dataclasses import dataclass\nfrom rto.card import Card\n"
+        "@dataclass(frozen=True)\nclass RWR:\n"
+        "    card = Card('other', 't', 'p', 'rewards', ('offline',))\n",
+        "RWR",
+        "calls itself other: give card that name",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_package_that_cannot_be_loaded_is_one_line_and_harms_no_other_method(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, name, said = BROKEN[kind]
+    module = f"rto_broken_{kind}"
+    (tmp_path / f"{module}.py").write_text(source)
+    about = tmp_path / "rto_broken-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rto-broken\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[rto.methods]\nrwr = {module}:{name}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        parse_run("fit", ["--algo", "rwr"])
+    text = str(caught.value)
+    assert text.startswith("algo.name is 'rwr': ")
+    assert said in text
+    assert "\n" not in text
+    assert parse_run("fit", ["--algo", "rpo"]).config.algo.name == "rpo"
+    assert "rwr" not in methods_of("fit")
 
 
 def scored(fill: float) -> tuple[ScoredBatch, Tensor]:
@@ -195,8 +292,9 @@ def test_shards_add_up_and_padding_has_no_gradient(package: ModuleType) -> None:
     assert gradient[3:][mask[3:]].tolist() == pytest.approx([-0.25] * 5)
 
 
-def test_it_is_a_value_that_its_builder_makes(package: ModuleType) -> None:
-    method = package.rwr(RunConfig(algo=Algo(rpo_beta=0.3)), None)
+def test_it_is_a_value_with_the_settings_of_the_configuration(package: ModuleType) -> None:
+    config = RunConfig(algo=Algo("rwr", package.RWR(beta=0.3)))
+    method: Any = build(config, Any, mode="offline")  # pyright: ignore[reportArgumentType]
     assert method == package.RWR(beta=0.3)
     assert isinstance(method, PolicyMethod)
     assert pickle.loads(pickle.dumps(method)) == method

@@ -85,8 +85,8 @@ ROOMS = {
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
-    "runs": "card cluster data errors functional loop methods models observe protocols registry rollout "
-    "scoring sections tracking training types weights",
+    "runs": "card cluster data errors functional loop methods models observe protocols registry "
+    "rollout scoring sections tracking training types weights",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",

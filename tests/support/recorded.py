@@ -33,6 +33,7 @@ def recorded(tree: Any, seen: set[str], prefix: str = "") -> Any:
         "Noting", (type(tree),), {"__getattribute__": read, "__post_init__": unchecked}
     )
     found = object.__new__(noting)
-    for name, value in inner.items():
+    rest = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    for name, value in {**rest, **inner}.items():
         object.__setattr__(found, name, value)
     return found
