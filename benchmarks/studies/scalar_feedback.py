@@ -67,7 +67,8 @@ and {settings.train_prompts} prompts. The reference has {settings.layers} layers
 encoder and decoder) and width {settings.width}, and SFT trained it from scratch. Each prompt has
 {settings.responses} of the reference's answers, unless a table says otherwise. Rewards are in
 standard deviations over the reference's answers. They are measured on
-{settings.test_prompts * settings.test_samples} answers to {settings.test_prompts} held-out prompts, sampled at temperature 1.
+{settings.test_prompts * settings.test_samples} answers to {settings.test_prompts} held-out
+prompts, sampled at temperature 1.
 
 All arms train with AdamW for {settings.updates} updates of {settings.rows} rows (warm-up, then
 linear decay), without dropout and without clipping. Each arm has the learning rate, out of {lrs},
