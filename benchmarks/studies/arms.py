@@ -82,7 +82,7 @@ def summary(curves: Curves, *, rollouts: int) -> list[dict[str, object]]:
 
 
 HEAD = (
-    "| arm | 25% | 50% | final +- s.d. | final less PPO's | area less PPO's | reach | KL |",
+    "| arm | 25% | 50% | final +- s.d. | final minus PPO's | area minus PPO's | reach | KL |",
     "|---|---|---|---|---|---|---|---|",
 )
 

@@ -242,7 +242,7 @@ def table(betas: Sequence[float], matched: float, rows: Sequence[Mapping[str, An
     out = [
         "| arm | "
         + " | ".join(f"beta {beta:g}: score, KL, length" for beta in betas)
-        + f" | score at KL {matched:.1f} | less {rows[0]['arm']}'s |",
+        + f" | score at KL {matched:.1f} | minus {rows[0]['arm']}'s |",
         "|---" * (len(betas) + 3) + "|",
     ]
     for row in rows:
@@ -259,19 +259,24 @@ def page(
     return [
         "# Reward-aware Preference Optimization, online and offline, in a tiny transformer",
         "",
-        f"`python -m benchmarks.studies.reward_aware --seeds {seeds}` writes this page: the model "
-        "and the task of [token_reward_transformer](token_reward_transformer.md), with the true "
-        f"reward. Offline every arm reads {settings.responses:,} stored responses of the reference "
-        f"{settings.passes} time(s), K to a prompt, DPO the best and the worst of each K; online "
-        f"there are {settings.iterations} steps of {settings.rows} sampled responses, "
-        f"{settings.online_per_prompt} to a prompt. eta is 1, so beta is the temperature of the "
-        "optimum; it is RLOO's KL coefficient and DPO's beta too. Score 0 is the reference's mean "
-        "true reward, 1 the best responses'. The scores at one KL are interpolated between the "
-        "start and the three endings of an arm; the intervals are of paired differences over "
-        "seeds.",
+        "This page compares the three distances of reward-aware preference optimisation with DPO "
+        "offline and with RLOO online. "
+        f"`python -m benchmarks.studies.reward_aware --seeds {seeds}` writes it. Model and task "
+        "are those of [token_reward_transformer](token_reward_transformer.md), and the methods "
+        "learn from the true reward.",
         "",
-        "The learning rates are those of the baselines, which on a seed outside of the study ended "
-        f"at: DPO {_by_rate(dpo)}; RLOO {_by_rate(rloo)}.",
+        f"Offline every arm reads {settings.responses:,} stored responses of the reference "
+        f"{settings.passes} time(s), K to a prompt; DPO reads the best and the worst of each K. "
+        f"Online there are {settings.iterations} steps of {settings.rows} sampled responses, "
+        f"{settings.online_per_prompt} to a prompt. eta is 1, so beta is the temperature of the "
+        "optimum. It is also RLOO's KL coefficient and DPO's beta.",
+        "",
+        "Score 0 is the reference's mean true reward and score 1 that of the best responses. The "
+        "scores at one KL are interpolated between the start and the three endings of an arm. The "
+        "intervals are of paired differences over seeds.",
+        "",
+        "The learning rates are those that suited the baselines best. On a seed outside of the "
+        f"study these ended at: DPO {_by_rate(dpo)}; RLOO {_by_rate(rloo)}.",
     ]
 
 

@@ -57,25 +57,32 @@ def _set_up(settings: Settings, *, seeds: int) -> str:
     lrs = " and ".join(f"{lr:g}" for lr in settings.lrs)
     paragraphs = f"""# Reward Partitioning against DRO, KTO and SFT on the best answer
 
-`python -m benchmarks.studies.scalar_feedback --seeds {seeds}` writes this page. A prompt of four
-tokens names a class of words, a length and two topics; an answer of at most 12 tokens is paid for
-words of the class, for the length and for avoiding unwanted words, and the pair of topics adds an
-offset to all answers of a prompt. Each seed has its own offsets, a reference of {settings.layers}
-layers (T5: as many in encoder and decoder) and width {settings.width} trained from scratch by SFT,
-and {settings.train_prompts} prompts with {settings.responses} of its answers, where nothing else is
-said. Rewards are in standard deviations over its answers. Measured on
-{settings.test_prompts * settings.test_samples} answers to {settings.test_prompts} held-out prompts,
-sampled at temperature 1.
+This page compares methods that learn from one number per answer, at equal KL and on the same data.
+`python -m benchmarks.studies.scalar_feedback --seeds {seeds}` writes it.
 
-All arms: AdamW, {settings.updates} updates of {settings.rows} rows (warm-up, then linear decay), no
-dropout, no clipping. Of the learning rates {lrs} an arm has that which reached the most reward
-within KL {TUNING_KL:g} at strength 1 in one more world, of which no number below is. The frontier
-of an arm is the concave hull of its points and of the reference, since mixtures of policies can be
-had: below its nearest point it is a straight line to the reference, a lower bound. `-` stands where
-some seed has no point as far away. Intervals are 95% bootstrap intervals over {seeds} seeds, which
-with so few is hardly more than their range. SNR is the squared norm of the mean mini-batch gradient
-over the trace of the covariance, at fixed parameters; what all rows pull alike counts as signal,
-whether it is of the reward or not. The V error is the root mean square against V* at tau = 1 from
+A prompt of four tokens names a class of words, a length and two topics. An answer of at most 12
+tokens is paid for words of the class, for the length and for avoiding unwanted words. The pair of
+topics adds an offset to all answers of a prompt. Each seed has its own offsets, its own reference
+and {settings.train_prompts} prompts. The reference has {settings.layers} layers (T5: as many in
+encoder and decoder) and width {settings.width}, and SFT trained it from scratch. Each prompt has
+{settings.responses} of the reference's answers, unless a table says otherwise. Rewards are in
+standard deviations over the reference's answers. They are measured on
+{settings.test_prompts * settings.test_samples} answers to {settings.test_prompts} held-out
+prompts, sampled at temperature 1.
+
+All arms train with AdamW for {settings.updates} updates of {settings.rows} rows (warm-up, then
+linear decay), without dropout and without clipping. Each arm has the learning rate, out of {lrs},
+that reached the most reward within KL {TUNING_KL:g} at strength 1 in one more world, which gives
+none of the numbers below.
+
+The frontier of an arm is the concave hull of its points and of the reference, because a mixture of
+two policies is a policy too. Below the arm's nearest point the frontier is a straight line to the
+reference, which is a lower bound. `-` means that some seed has no point as far away. Intervals are
+95% bootstrap intervals over {seeds} seeds; with so few seeds they are hardly more than the range.
+
+SNR is the squared norm of the mean mini-batch gradient over the trace of the covariance, at fixed
+parameters. If all rows pull in one direction, that counts as signal, whether it comes from the
+reward or not. The V error is the root mean square against V* at tau = 1, which is computed from
 {settings.value_samples} answers to each of {settings.value_prompts} training prompts. `ms` is CPU
 time per update."""
     return "\n\n".join(

@@ -166,13 +166,17 @@ def main() -> None:
     lines = [
         "# RTO's token reward against PPO, in tables",
         "",
-        f"`python -m benchmarks.studies.token_reward --seeds {given.seeds}` writes this page: "
-        f"responses of {settings.length} tokens over {settings.vocabulary}, no prompt, no EoS, "
-        f"{settings.pairs:,} pairs, {settings.iterations} iterations of {settings.rollouts} "
-        "rollouts. Score 0 is the reference, 1 the best response. The intervals are of paired "
-        "differences over seeds; `reach` is the number of rollouts until the mean score is what "
-        "PPO ends with. The sum of DPO's log-ratios correlates with the true reward by "
-        f"{np.mean(correlations):.2f} on the reference's responses.",
+        "This page compares RTO's token reward with PPO on a task so small that policy and reward "
+        "are tables. "
+        f"`python -m benchmarks.studies.token_reward --seeds {given.seeds}` writes it. Responses "
+        f"have {settings.length} tokens out of a vocabulary of {settings.vocabulary}; there is no "
+        f"prompt and no EoS. There are {settings.pairs:,} pairs and {settings.iterations} "
+        f"iterations of {settings.rollouts} rollouts.",
+        "",
+        "Score 0 is the reference and score 1 is the best response. The intervals are of paired "
+        "differences over seeds. `reach` is the number of rollouts until the mean score is what "
+        "PPO ends with. On the reference's responses the sum of DPO's log-ratios correlates with "
+        f"the true reward by {np.mean(correlations):.2f}.",
     ]
     for name, rows in tables.items():
         lines += ["", f"## {name}", "", *table(rows)]

@@ -182,17 +182,21 @@ def page(
     return [
         "# RTO's token reward against PPO, in a tiny transformer with EoS",
         "",
-        f"`python -m benchmarks.studies.token_reward_transformer --seeds {seeds}` writes this "
-        f"page: a GPT-2 of two layers, {sizes.width} wide, over {sizes.words} words and EoS, "
-        f"responses of at most {sizes.max_length} tokens, {settings.feedback.pairs:,} pairs, "
-        f"{settings.iterations} iterations of {settings.rollouts} rollouts. A word's true reward "
-        "depends on the prompt, on the token before it and on its position, whose price grows. "
-        "Score 0 is the reference's mean true reward, 1 the best responses'. The intervals are of "
-        "paired differences over seeds; `reach` is the number of rollouts until the mean score is "
-        "what PPO ends with. Scores but the last are those of the rollouts themselves.",
+        "This page compares RTO's token reward with PPO in a tiny transformer. "
+        f"`python -m benchmarks.studies.token_reward_transformer --seeds {seeds}` writes it. The "
+        f"model is a GPT-2 of two layers, {sizes.width} wide, over {sizes.words} words and EoS. "
+        f"Responses have at most {sizes.max_length} tokens. There are {settings.feedback.pairs:,} "
+        f"pairs and {settings.iterations} iterations of {settings.rollouts} rollouts. A word's "
+        "true reward depends on the prompt, on the token before it and on its position: each word "
+        "has a price, which grows with the position.",
         "",
-        f"The learning rate of all is {lr:g}: PPO (lambda {LAMBDAS[0]}) on a seed outside of the "
-        "study ended at "
+        "Score 0 is the reference's mean true reward and score 1 that of the best responses. All "
+        "scores except the last are those of the rollouts themselves. The intervals are of paired "
+        "differences over seeds. `reach` is the number of rollouts until the mean score is what "
+        "PPO ends with.",
+        "",
+        f"All arms have the learning rate {lr:g}: on a seed outside of the study PPO (lambda "
+        f"{LAMBDAS[0]}) ended at "
         + ", ".join(f"{end:.3f} with {rate:g}" for rate, end in sorted(rates.items()))
         + f". On the reference's responses the true reward correlates by {of_dpo:.2f} with the sum "
         f"of DPO's log-ratios and by {of_model:.2f} with the reward model.",

@@ -1,4 +1,4 @@
-"""What became of the rows of a data set: used, or left out for a named reason."""
+"""Count the rows of a data set that are used and those left out, by reason."""
 
 from __future__ import annotations
 

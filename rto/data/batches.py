@@ -1,4 +1,4 @@
-"""Stored rows in place of rollout and reward: the scored batch of each optimizer step."""
+"""The batches of offline training: stored rows as the scored batch of each optimizer step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: foreign code, whose rendering is compared with what went in."""
+"""Render messages with a tokenizer's chat template, and check that no turn is lost or changed."""
 
 from __future__ import annotations
 

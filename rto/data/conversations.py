@@ -1,6 +1,6 @@
-"""A prompt, and a response to it that may be a conversation: what was asked, what was answered.
+"""Split a prompt and a response that may be a conversation into prompt and answer.
 
-Turns between the prompt and the last answer are part of what was asked.
+Turns between the prompt and the last answer become part of the prompt.
 """
 
 from __future__ import annotations

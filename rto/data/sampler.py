@@ -1,4 +1,4 @@
-"""Which rows an iteration sees: a function of (seed, iteration) alone, so a run can resume."""
+"""Choose the rows of an iteration by (seed, iteration) alone, so that a run can resume."""
 
 from __future__ import annotations
 

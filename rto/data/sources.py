@@ -1,4 +1,4 @@
-"""Rows from a hub id, a local file or a saved dataset, and mixtures of several."""
+"""Read rows from a hub id, a local file or a saved dataset, and mix several sources."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def mix(sizes: Sequence[int], *, probs: Sequence[float] | None, seed: int) -> np
 
 
 def label_text(value: object, *, where: str = "a label") -> str | None:
-    """A label as a reward function is given it: text as it stands, else the JSON of the value.
+    """A label as a reward function gets it: text unchanged, any other value as JSON.
 
     Raises:
         UserError: it holds bytes, which are no text and no JSON.

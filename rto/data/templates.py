@@ -1,4 +1,4 @@
-"""How a prompt and its response become text, and then token ids."""
+"""Turn a prompt and its response into text, and the text into token ids."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class Template:
         return ids
 
     def demand_prompt(self, where: Where, remedy: str) -> None:
-        """Refuse a row whose prompt is not told apart, where the model or the template needs it."""
+        """Refuse a row without a prompt of its own if the model or the template needs one."""
         if self.apply_chat_template:
             raise where.error(f"is text without a prompt: {remedy} for the chat template")
         if self.encoder_decoder:
@@ -206,7 +206,7 @@ class Template:
 
     @functools.cached_property
     def continuation(self) -> Continuation:
-        """Of the tokenizer, for a text that goes on from a prompt."""
+        """The tokenizer's ``Continuation``, for a text that continues a prompt."""
         return Continuation(self.tokenizer)
 
     @functools.cached_property

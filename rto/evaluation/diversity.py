@@ -1,4 +1,4 @@
-"""How different the responses of one policy are from each other."""
+"""Metrics of how much the responses of one policy differ from each other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A chat model behind an OpenAI-compatible endpoint, asked many things at once.
+"""Client of a chat model behind an OpenAI-compatible endpoint, with concurrent requests.
 
-Faults that pass are retried. What was answered is kept in a file, so that a run that ends early
-pays for no answer twice.
+Temporary errors are retried. Answers are kept in a file, so that a run that ended early does not
+pay for an answer twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Answers of a policy in the formats of the benchmarks' own tools.
+"""Write and read a policy's answers in the formats of the benchmarks' own tools.
 
-AlpacaEval 2 reads ``model_outputs.json``, Arena-Hard and MT-Bench a JSON line per question in
-their ``model_answer`` folder. Read back are ``model_outputs.json``, lines of any of them, and those
-of `rto generate --out`.
+AlpacaEval 2 reads ``model_outputs.json``; Arena-Hard and MT-Bench read a JSON line per question in
+their ``model_answer`` folder. This module reads all of these, and the lines of
+`rto generate --out`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Answers:
 
 
 Key = Literal["turn", "id"]
-"""What tells the question of a stored answer: its first turn, or its id."""
+"""What identifies the question of a stored answer: its first turn, or its id."""
 
 
 @dataclass(frozen=True)

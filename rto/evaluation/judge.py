@@ -1,4 +1,4 @@
-"""Win rate by a pairwise judge: both orders, ties half, nothing guessed."""
+"""Win rate by a pairwise judge: both orders are judged, ties count half, no verdict is guessed."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def bertscore_f1(texts: Texts, models: MetricModels) -> Measured:
 
 
 def toxicity(texts: Texts, models: MetricModels) -> Measured:
-    """Mean probability of toxicity: of a classifier's label, else of an offline stand-in.
+    """Mean probability of toxicity by a classifier's label, or else by a small offline classifier.
 
     The authors' classifier is facebook/roberta-hate-speech-dynabench-r4-target, label ``hate``.
     """

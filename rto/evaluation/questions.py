@@ -1,4 +1,4 @@
-"""Prompts to answer, with their references: AlpacaEval, Arena-Hard, MT-Bench, feedback, plain."""
+"""Read the prompts of an evaluation and their references, in the formats of several benchmarks."""
 
 from __future__ import annotations
 

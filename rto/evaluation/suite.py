@@ -1,4 +1,4 @@
-"""All figures of one policy, and how they are shown."""
+"""Compute all figures of one policy and lay them out as tables."""
 
 from __future__ import annotations
 

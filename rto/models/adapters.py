@@ -1,4 +1,4 @@
-"""LoRA adapters on a model (peft), and what their targets are called."""
+"""Add LoRA adapters to a model (peft) and resolve the names of their target modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which chat template a tokenizer is used with."""
+"""Choose the chat template of a tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of a config.json that no model has, though transformers builds one from them."""
+"""Refuse numbers in a config.json that make no sense but that transformers accepts."""
 
 from __future__ import annotations
 

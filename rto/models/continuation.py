@@ -1,7 +1,7 @@
-"""Texts that go on from another one.
+"""Tokenise a text that continues another one, without adding or losing a space between them.
 
-Tokenizers of the SentencePiece kind put a space before every text and take it away again. Between
-a prompt and its response that would be a space which nobody wrote, or the loss of one.
+Tokenizers of the SentencePiece kind put a space before every text and remove it when they decode.
+Between a prompt and its response that would add a space which nobody wrote, or lose one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Continuation:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text as it stands behind what comes before it; special tokens are left out."""
+        """The text as a continuation of what comes before it; special tokens are left out."""
         if self._unprefixed is not None:
             return self._unprefixed.decode(list(ids), skip_special_tokens=True)
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -1,4 +1,4 @@
-"""How a decoder reads a batch: without padding where it can, else with padding on the right.
+"""Run a decoder on a batch: without padding if the model allows it, else padded on the right.
 
 Packed tokens go through all layers as one row; only the attention takes them apart again. So no
 layer spends time on padding, and rows of one group read their common prompt once.

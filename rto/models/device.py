@@ -1,4 +1,4 @@
-"""The one place that asks torch about devices; everything else is handed a ``torch.device``."""
+"""Choose the device. Only this module asks torch about devices; others get a ``torch.device``."""
 
 from __future__ import annotations
 

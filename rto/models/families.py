@@ -1,4 +1,4 @@
-"""Checkpoint -> the module of its family: decoder-only or encoder-decoder."""
+"""Choose the module for a checkpoint by its family: decoder-only or encoder-decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows without left padding: what the models read in place of a padded TokenBatch."""
+"""Pack a padded TokenBatch into rows without left padding, which the models read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a model's positions reach, and rotary frequencies that no other row decides.
+"""Limits of a model's positions, and rotary frequencies that do not depend on other rows.
 
 transformers chooses the frequencies of two types of rotary embedding anew in each forward, by the
 longest position in it: "dynamic" (NTK) and "longrope" (Phi-3, Phi-4-mini). A row's log-probs then

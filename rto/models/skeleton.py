@@ -1,4 +1,4 @@
-"""What can be said of a model before its weights are read: from config.json and their headers."""
+"""Check a model and count its parameters, from config.json and the headers of its weights."""
 
 from __future__ import annotations
 

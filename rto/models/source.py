@@ -1,4 +1,4 @@
-"""Where a model is read from: a directory or the hub, and what a folder can be instead of one."""
+"""Find a model in a directory or on the hub, and name what a folder holds if it is no model."""
 
 from __future__ import annotations
 

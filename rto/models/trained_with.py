@@ -1,4 +1,4 @@
-"""What a reward model was trained with that decides its scores: kept in its config.json."""
+"""The training settings on which a reward model's scores depend, kept in its config.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rto.sections.data import Data
 
 @dataclass(frozen=True)
 class TrainedWith:
-    """``data``'s settings of its training, by their names; None where config.json tells none."""
+    """Settings of ``data`` of a model's training; None if config.json does not have them."""
 
     apply_chat_template: bool | None = None
     max_len: int | None = None

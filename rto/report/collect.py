@@ -1,4 +1,4 @@
-"""A run folder as plain values. What a run has not written is absent here, never made up."""
+"""Read a run folder as plain values. If a run has not written a value, it is absent here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RunRecord:
 
     @property
     def kind(self) -> str:
-        """The method; of a folder without ``run.json``, told by config and names of metrics."""
+        """The method; without ``run.json`` it is inferred from config and names of metrics."""
         if "method" in self.about:
             return str(self.about["method"])
         named = self.config.get("algo.name", "")
@@ -108,7 +108,7 @@ class RunRecord:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders that the paths name; a folder of run folders stands for them, oldest first.
+    """The run folders that the paths name; a folder of run folders gives all of them, oldest first.
 
     Raises:
         UserError: a path is neither, or not there.
@@ -136,7 +136,7 @@ def _began(path: Path) -> float:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """Every run, under the shortest name that tells it from the others."""
+    """Every run, under the shortest name that distinguishes it from the others."""
     return [read_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
 

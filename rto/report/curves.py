@@ -1,4 +1,4 @@
-"""Curves of metrics as the geometry of small charts, and the stages of an iteration as bars."""
+"""Geometry of the charts: metrics as curves, and the stages of an iteration as bars."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ChartSection:
 
 
 def sections(runs: Sequence[RunRecord], *, points: int) -> list[ChartSection]:
-    """Every metric of the runs once, by what it tells; ``points`` bounds those of a line."""
+    """Every metric of the runs once, by subject; ``points`` bounds the points of a line."""
     keys = list({key: None for run in runs for key in run.keys})
     parts: dict[str, list[str]] = {
         "Progress": [key for key in PROGRESS if key in keys],
@@ -170,7 +170,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def labelled(values: Sequence[float]) -> list[tuple[float, str]]:
-    """Tick values and labels, as short as tells neighbours apart."""
+    """Tick values and labels; the labels are as short as possible and differ from each other."""
     largest = max((abs(value) for value in values), default=0.0)
     if len(values) > 1 and 1e-3 <= largest < 1e5:
         step = min(b - a for a, b in pairwise(values))

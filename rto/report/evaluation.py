@@ -1,4 +1,4 @@
-"""Evaluations that lie beside runs: the quickstart's summary.json, rto compare's compare.json."""
+"""Read the evaluations beside runs: the quickstart's summary.json, rto compare's compare.json."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rto.report.files import is_number, read_json
 FILES = {"summary.json": "stages", "compare.json": "methods"}
 """File -> its table of figures by policy."""
 DISTANCE = "kl"
-"""The column that tells how far a policy has moved."""
+"""The column that says how far a policy has moved."""
 WIDTH, HEIGHT, RIGHT = 560, 280, 100
-"""Of the plot; names of policies stand in its right margin."""
+"""Size of the plot, whose right margin holds the names of policies."""
 DEPTH = 3
 """A run's folder, the one it lies in (quickstart), and the next (rto compare)."""
 

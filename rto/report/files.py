@@ -1,5 +1,6 @@
-"""Files of a run folder, read as what they are: written by a run that may have been killed, or by
-somebody else. Each reader ends in values of the right types or in one line."""
+"""Read the files of a run folder, which may be cut off or come from somebody else.
+
+Each reader returns values of the right types or ends in one line."""
 
 from __future__ import annotations
 

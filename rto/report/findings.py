@@ -1,4 +1,4 @@
-"""What a reader of a run should know before its curves: accounting of samples, and warnings."""
+"""The warnings of a report, and its accounting of samples."""
 
 from __future__ import annotations
 

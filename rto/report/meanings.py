@@ -1,5 +1,4 @@
-"""What each metric says, in one sentence. ``tests/report/test_meanings.py`` holds that none lacks
-one."""
+"""A sentence on each metric. ``tests/report/test_meanings.py`` checks that every metric has one."""
 
 from __future__ import annotations
 
@@ -132,6 +131,6 @@ PREFIXES = {
 
 
 def meaning(key: str) -> str:
-    """What the metric says; empty for one of another package whose name tells nothing."""
+    """What the metric means; empty if another package logs it and its name is unknown."""
     begin = f"{key.split('/')[0]}/"
     return MEANING.get(key) or PREFIXES.get(begin, "")

@@ -1,4 +1,4 @@
-"""Runs as one HTML file that needs nothing else: no request leaves it."""
+"""Write runs as one HTML file that makes no requests and needs no other file."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def sample_values(
 
 
 def response_values(response: samples.Response, tokenizer: Any) -> dict[str, Any]:
-    """Token texts where the tokenizer is there, else the plain text."""
+    """Values of a response: token texts if there is a tokenizer, else the plain text."""
     values: dict[str, Any] = {
         "iteration": response.iteration,
         "length": response.length,

@@ -1,4 +1,4 @@
-"""Responses worth reading: a prompt's first beside its last, with scores of every token."""
+"""Choose the responses that a report shows: a prompt's first beside its last, with token scores."""
 
 from __future__ import annotations
 

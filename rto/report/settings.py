@@ -1,4 +1,4 @@
-"""Settings of a run that act, and what they are where nobody sets them."""
+"""The settings that have an effect in a run, and their defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder in one line: its state and the last of its figures, read at little cost."""
+"""Summarise a run folder in one line: its state and its last figures, without reading it all."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Which library samples from a model: vLLM where it is and can, else transformers. What an engine
-does whichever it is, and where it is built."""
+"""Build the engine that samples from a model: vLLM if it is installed and serves the model, else
+transformers. ``Engine`` is the protocol of both."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EngineName = Literal["auto", "vllm", "transformers"]
 Door = Literal["object_store", "nccl", "ipc"]
 """How new weights reach an engine."""
 BATCH_TOKENS = 16384
-"""Of a batch of transformers' sampling, where nothing else is said."""
+"""Tokens in a batch of transformers' sampling, by default."""
 
 
 class Engine(Protocol):
-    """Samples from weights that somebody has vouched for, and from no others."""
+    """Samples only from weights that its caller has accepted as a policy version."""
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
@@ -52,7 +52,7 @@ class Engine(Protocol):
         ...
 
     def accept(self, version: int) -> None:
-        """The caller vouches that the weights held now are policy ``version``."""
+        """Accept the weights held now as policy ``version``; the caller has verified them."""
         ...
 
     def sleep(self) -> None:

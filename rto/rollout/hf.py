@@ -1,8 +1,8 @@
-"""Sampling by transformers: for encoder-decoder models, which vLLM does not serve, and without it.
+"""An engine that samples with transformers: for encoder-decoder models, and if vLLM is missing.
 
-The same interface and the same proofs as ``rto.rollout.vllm``: an engine samples only from weights
-that somebody has vouched for. Here the weights can be read back, so the receipt tells the digests
-of what the engine holds after an update.
+It has the interface and the checks of ``rto.rollout.vllm``: it samples only from weights that were
+accepted. Its weights can be read back, so the receipt of an update holds the digests of what the
+engine has.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class HfEngine:
         return self._receipt
 
     def accept(self, version: int) -> None:
-        """The caller vouches that the weights held now are policy ``version`` (ProvenVersion)."""
+        """Accept the weights held now as policy ``version``, which the caller has verified."""
         self._proven.accept(version)
 
     def sleep(self) -> None:

@@ -1,4 +1,4 @@
-"""What goes to an engine and what comes back: plain values that cross process borders."""
+"""The requests and answers of an engine: plain values that are sent between processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the responses of one call are drawn; what each setting means is told by ``Decoding``."""
+    """How the responses of one call are drawn; ``Decoding`` explains each setting."""
 
     max_new_tokens: int
     temperature: float = 1.0

@@ -1,4 +1,4 @@
-"""One seed per request: what is sampled does not depend on the batch it was sampled in."""
+"""Seeds of requests, one each, so that a sample does not depend on its batch."""
 
 from __future__ import annotations
 

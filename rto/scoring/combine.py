@@ -1,4 +1,4 @@
-"""What every reward source must give, finite numbers, and how several sources add up."""
+"""Check that every reward source gives finite numbers, and add up several sources."""
 
 from __future__ import annotations
 

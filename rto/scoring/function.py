@@ -29,7 +29,7 @@ from rto.secrets import shown_url
 
 
 class RewardFunction:
-    """A reward_func.py, loaded; ``str()`` tells its absolute path and SHA-256."""
+    """A reward_func.py that was loaded; ``str()`` gives its absolute path and SHA-256."""
 
     def __init__(self, path: str) -> None:
         self.path = _checked_path(path)

@@ -1,7 +1,7 @@
 """Rewards from a server: OpenRLHF's remote reward protocol, with deadlines and strict answers.
 
 A request is ``{"query": [...], "prompts": [...], "labels": [...]}``, an answer
-``{"rewards": [...]}``. Faults that pass are retried; an answer that breaks the protocol ends the
+``{"rewards": [...]}``. Temporary errors are retried; an answer that breaks the protocol ends the
 run. No reward is ever made up.
 """
 
@@ -291,7 +291,7 @@ def _values(url: str) -> list[str]:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads``: an object in which a key stands twice means two things.
+    """For ``json.loads``: refuse an object that has a key twice, because its meaning is ambiguous.
 
     Raises:
         ValueError: names the key.

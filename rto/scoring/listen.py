@@ -1,4 +1,4 @@
-"""Where a reward server listens and who may ask it. Imports nothing heavy: checked at once."""
+"""Host, port and token of a reward server. Imports nothing heavy, so errors show at once."""
 
 from __future__ import annotations
 

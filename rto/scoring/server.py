@@ -1,4 +1,4 @@
-"""A reward server: what ``rto.scoring.http`` asks, answered by a reward model or a function.
+"""A reward server for ``rto.scoring.http``, backed by a reward model or a function.
 
 ``POST /`` or ``/get_reward`` with ``{"query", "prompts", "labels"}`` -> ``{"rewards"}``;
 ``GET /health``. Requests are scored one after another, each in length-sorted batches.
@@ -91,8 +91,8 @@ class ServedRewardModel:
 
     @property
     def about(self) -> str:
-        """How a query is to be rendered, where the model's folder tells it, and what it does not
-        tell and a score depends on."""
+        """How a query must be rendered, if the model's folder says so, and what else a score
+        depends on."""
         told = str(self)
         if self._short is not None:
             told += (

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live display on a terminal, plain lines anywhere else."""
+"""Progress of a run on the screen: a live display on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TRENDS = ("reward", "loss")
 TREND_WIDTH = 24
 BARS = "▁▂▃▄▅▆▇█"
 HEARTBEAT = 60.0
-"""Where the output is no terminal, a step that takes longer than these seconds is told of."""
+"""If the output is not a terminal, a step that takes longer than these seconds gets a line."""
 LOOK = 1.0
 """Seconds between two looks at whether that is so."""
 
@@ -99,7 +99,7 @@ class LiveConsole:
             self._live.stop()
 
     def begin(self) -> None:
-        """Start-up is over: the time left is told from here on."""
+        """Start-up is over: from here on the time left is shown."""
         self.stage("first step")
         self._began = self._clock()
         self._stepping = True
@@ -204,7 +204,7 @@ def sparkline(values: Iterable[float]) -> str:
 
 
 def where_to_look(folder: Path, *, tensorboard: bool) -> str:
-    """Where the curves of a run are while it goes on."""
+    """The commands that show the curves of a running run."""
     path = shlex.quote(str(folder))
     board = f"tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}, "
     return f"curves: {board if tensorboard else ''}rto report --watch {path}"

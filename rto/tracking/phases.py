@@ -1,6 +1,6 @@
-"""What a run waits for before its first step: a line each, with the seconds so far.
+"""Print each phase before a run's first step as one line, with the seconds since the start.
 
-On stdout, as all that a run says of itself: stderr holds the one line of an error.
+The lines go to stdout, like all output of a run; stderr holds only the line of an error.
 """
 
 from __future__ import annotations

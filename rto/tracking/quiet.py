@@ -1,4 +1,4 @@
-"""Third-party chatter: into files under ``logs/``, off the console."""
+"""Send the output of libraries to files under ``logs/`` instead of the console."""
 
 from __future__ import annotations
 

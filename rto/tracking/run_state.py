@@ -1,4 +1,4 @@
-"""How a run ends, in ``run.json`` and on the screen, whichever way it ends."""
+"""Record how a run ended in ``run.json``, and say it on the screen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, as an exception: what is open gets closed."""
+"""Raise an exception for signals that ask a process to end, so that open resources are closed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Stage timers that wrap the loop's protocol objects, so that the loop holds none.
+"""Timers of the stages, which wrap the loop's protocol objects so that the loop needs no timers.
 
 Each wrapper has the type of what it wraps. The stages of one iteration are generate, score,
-update and sync; all else (targets, tracking, checkpoints) is ``time/other_share``.
+update and sync; everything else (targets, tracking, checkpoints) is ``time/other_share``.
 """
 
 from __future__ import annotations

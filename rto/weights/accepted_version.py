@@ -1,5 +1,5 @@
-"""Which policy version an engine may sample from: none between a change of its weights and the
-proof of what it holds."""
+"""The policy version that an engine may sample from: none after a change of its weights, until the
+new weights are verified."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rto.errors import ProofError
 
 
 class ProvenVersion:
-    """Weights change, their receipt is read, the caller accepts them as a version."""
+    """The state of an engine's weights: changed, receipt read, accepted as a version."""
 
     def __init__(self) -> None:
         self._accepted: int | None = None
@@ -20,7 +20,7 @@ class ProvenVersion:
         self._receipt_due = False
 
     def accept(self, version: int) -> None:
-        """The caller vouches that the weights held now are policy ``version``.
+        """Accept the weights held now as policy ``version``; the caller has verified them.
 
         Raises:
             ProofError: nobody has looked at the receipt of the last update.

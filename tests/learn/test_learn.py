@@ -67,11 +67,12 @@ def write(rows: Mapping[str, ComparedRow]) -> None:
     lines = [
         "# Every method on the quickstart's toy",
         "",
-        "`make test-learn` writes this page. Gold reward of held-out prompts; three seeds per "
-        "method; the interval resamples seeds and prompts. Offline runs train on "
-        f"{BUDGET['offline']} stored sequences, online runs on {BUDGET['online']} sampled ones, "
-        "all with the settings of `examples/configs/quickstart-compare.yaml`, which were not "
-        "tuned per method: this shows that each learns, not which is best.",
+        "This page shows that each method learns; it does not show which one is best. "
+        "`make test-learn` writes it. The reward is the gold reward on held-out prompts. Each "
+        "method has three seeds, and the interval resamples seeds and prompts. Offline runs train "
+        f"on {BUDGET['offline']} stored sequences and online runs on {BUDGET['online']} sampled "
+        "ones. All have the settings of `examples/configs/quickstart-compare.yaml`, which were not "
+        "tuned for each method.",
         "",
         "Versions: " + ", ".join(f"{name} {value}" for name, value in versions().items()) + ".",
     ]

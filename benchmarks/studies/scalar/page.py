@@ -79,7 +79,7 @@ def _matched(results: Results, settings: Settings) -> Iterator[str]:
         cells = ("-" if x is None else f"{x.mean():.3f}" for x in found)
         yield _row(arm, f"KL {nearest:.2f}", *cells)
     for rival in RIVALS:
-        yield f"\nThe same less `{rival}`'s, paired by seed, with the bootstrap interval."
+        yield f"\nThe same minus `{rival}`'s, paired by seed, with the bootstrap interval."
         yield _header("arm", *names)
         for arm in ARMS:
             if arm != rival:
@@ -139,7 +139,7 @@ def _off_policy(results: Results, settings: Settings) -> Iterator[str]:
 def _shuffled(results: Results, settings: Settings) -> Iterator[str]:
     yield "\n### Control: rewards shuffled within each prompt, at strength 1\n"
     yield "Mean reward above the reference's / KL; the difference is to `sft_all`, paired by seed."
-    yield _header("arm", "rewards as they are", "shuffled", "shuffled less SFT on all")
+    yield _header("arm", "rewards as they are", "shuffled", "shuffled minus SFT on all")
     sft = gains(results, Run("sft_all", 1.0, settings.responses))
     for arm in SHUFFLED:
         shuffled = Run(arm, 1.0, settings.responses, "shuffled")

@@ -1,6 +1,6 @@
-"""What a data set of feedback holds, and what is wrong with it, before a run finds out.
+"""Check a data set of feedback: what it holds and what is wrong with it.
 
-Rows are read one by one; kept are findings, numbers and digests. A bad row is a finding.
+Rows are read one by one, and only findings, numbers and digests are kept. A bad row is a finding.
 """
 
 from __future__ import annotations

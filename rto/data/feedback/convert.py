@@ -1,4 +1,4 @@
-"""Feedback of one layout as rows of another, its rewards rescaled or made labels on the way."""
+"""Convert feedback from one layout to another; rewards may be rescaled or turned into labels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Layouts of stored feedback: the columns each one has, and the responses that a row holds.
 
-A prompt stands in the column "prompt" or "instruction", as text or as a list of messages. A
-response may be a list of messages too: its last message is the answer, those before it are asked.
+A prompt is in the column "prompt" or "instruction", as text or as a list of messages. A response
+may be a list of messages too: the last message is the answer, the others belong to the prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_REWARD = 3.4028234663852886e38
 
 @dataclass(frozen=True)
 class Answer:
-    """A response and its reward as a row stores them, unchecked, and the fields they stand in.
+    """A response and its reward as a row stores them, unchecked, with the names of their fields.
 
     ``problem`` says why the row could not be taken apart here. ``corrected`` is True where the
     stored reward is a known mistake and ``reward`` is not the stored one.
@@ -70,7 +70,7 @@ class Layout:
     classes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def prompt_column(self, rows: Dataset) -> str:
-        """The column that tells which prompt a row answers."""
+        """The column that holds the prompt of a row."""
         if not self.prompted:
             return self.columns[0]
         return next(name for name in PROMPT_COLUMNS if name in rows.column_names)
@@ -87,7 +87,7 @@ class Layout:
         return prompt + [name for name in self.columns if name not in have]
 
     def of(self, rows: Dataset) -> Layout:
-        """This layout as these rows have it: their first reward tells whether it is a verdict."""
+        """This layout for these rows: their first reward decides whether rewards are verdicts."""
         found = dataclasses.replace(self, texts=holds_texts(rows), classes=class_names(rows))
         if self.verdicts is None:
             return found

@@ -1,4 +1,4 @@
-"""Rated responses by prompt, whatever layout they are stored in (see rto.data.feedback.layouts)."""
+"""Read rated responses, grouped by prompt, from any layout of rto.data.feedback.layouts."""
 
 from __future__ import annotations
 

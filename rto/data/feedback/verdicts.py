@@ -1,4 +1,4 @@
-"""Thumbs up or down, in the words of logs."""
+"""Read verdicts such as "up" and "down" or "good" and "bad" as labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rated responses as token ids, and what a training set's rewards are put through."""
+"""Rated responses as token ids, and the rescaling of a training set's rewards."""
 
 from __future__ import annotations
 

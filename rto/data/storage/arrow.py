@@ -1,4 +1,4 @@
-"""Rows on disk: Arrow files that are mapped into memory and decoded row by row."""
+"""Rows in Arrow files on disk, which are mapped into memory and decoded row by row."""
 
 from __future__ import annotations
 

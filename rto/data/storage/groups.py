@@ -1,4 +1,4 @@
-"""Stored groups of examples: the responses to one prompt, or a pair of them, on disk."""
+"""Groups of examples on disk: the responses to one prompt, or a pair of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         ("rewards", pa.list_(pa.float64())),
     ]
 )
-"""Of a group. One without responses stands for a row whose prompt leaves them no room."""
+"""Columns of a group. A prompt that leaves no room for responses gives a group without any."""
 
 Group = TypeVar("Group", bound=Sequence[Example])
 

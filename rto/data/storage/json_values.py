@@ -1,4 +1,4 @@
-"""JSON values one after another, decoded as they stand, from a file larger than memory."""
+"""Decode JSON values one after another from a file that may be larger than memory."""
 
 from __future__ import annotations
 

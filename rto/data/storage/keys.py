@@ -1,4 +1,4 @@
-"""Digests of values, and equal ones found without keeping the values."""
+"""Find equal values by their digests, without keeping the values."""
 
 from __future__ import annotations
 

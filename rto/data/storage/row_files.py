@@ -1,8 +1,8 @@
-"""Files of rows, read as they stand: no cell's type is guessed.
+"""Read files of rows without guessing the type of any cell.
 
-The values of a .jsonl or .json file are those of its JSON, the cells of a .csv file are texts, the
-columns of a .parquet file have the file's types. The rows go to an Arrow file on disk as they are
-read. Where a column may hold several types, its cells are stored as JSON and come back as values.
+The values of a .jsonl or .json file are those of its JSON, the cells of a .csv file are text, and
+the columns of a .parquet file have the file's types. The rows go to an Arrow file on disk as they
+are read. If a column may hold several types, its cells are stored as JSON and come back as values.
 """
 
 from __future__ import annotations

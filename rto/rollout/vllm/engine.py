@@ -1,9 +1,9 @@
-"""The only door to vLLM: sampling, prompt log-probs, and weight updates that leave a proof.
+"""The vLLM engine: sampling, prompt log-probs, and weight updates that can be checked.
 
-The engine runs in the process that builds it. Weights arrive through Ray's object store
-(``load_weights``) or through vLLM's own weight transfer over NCCL or CUDA IPC (the four methods
-that vLLM's ``RayVLLMWeightSyncClient`` calls). Whatever the door, ``WeightProof`` records inside
-each worker what came and what it was assigned to.
+Only ``rto.rollout.vllm`` imports vLLM. The engine runs in the process that builds it. Weights
+arrive through Ray's object store (``load_weights``) or through vLLM's own weight transfer over NCCL
+or CUDA IPC (the four methods that vLLM's ``RayVLLMWeightSyncClient`` calls). On each path
+``WeightProof`` records inside each worker what arrived and where it was assigned.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 class VllmEngine:
-    """An in-process vLLM engine that samples only from weights somebody has vouched for.
+    """An in-process vLLM engine that samples only from weights that its caller has accepted.
 
-    A weight update leaves the engine without a version; ``receipt`` tells what arrived, and
-    ``accept`` names the version once the caller has compared. Before the first update the caller
-    vouches for what vLLM read from ``model_path`` by ``accept`` alone.
+    A weight update leaves the engine without a version. ``receipt`` says what arrived. Once the
+    caller has compared it, ``accept`` sets the version. Before the first update the caller accepts
+    what vLLM read from ``model_path`` without a receipt.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class VllmEngine:
         return WeightReceipt(receipts[0].digests, tuple(sorted(unassigned)))
 
     def accept(self, version: int) -> None:
-        """The caller vouches that the weights held now are policy ``version`` (ProvenVersion)."""
+        """Accept the weights held now as policy ``version``, which the caller has verified."""
         self._proven.accept(version)
 
     def sleep(self) -> None:

@@ -1,4 +1,4 @@
-"""How weights get into a vLLM engine, and the record of what arrived.
+"""Transfer weights into a vLLM engine and record what arrived.
 
 ``WeightProof`` runs inside each worker. ``WeightSender`` is the trainer's side of vLLM's own
 weight transfer over NCCL or CUDA IPC.
@@ -102,7 +102,7 @@ def _partly_loaded(model: nn.Module) -> Iterator[str]:
 
 
 def _repack_heads(model: nn.Module) -> None:
-    """Pack the output head anew from its weight.
+    """Pack the output head again from its weight.
 
     On CPU vLLM computes with a packed copy. A head tied to the embedding is given no tensor of
     its own in a reload, so its copy would stay that of the old weights.
