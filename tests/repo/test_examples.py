@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from example_configs import CONFIGS, STAGES, command_of
+from example_package import write_example
 
 from rto.cli.compare import parser as compare_parser
 from rto.cli.eval_flags import parse as parse_eval
@@ -20,8 +21,15 @@ from rto.cli.main import COMMANDS
 from rto.cli.report import parse as parse_report
 from rto.cli.serve import parse as parse_serve
 from rto.comparison.run import entries
-from rto.sections.methods import Preference
-from rto.sections.parse import dump, known_fields, parse_run
+from rto.methods.settings.preference import (
+    DPOSettings,
+    RDPOSettings,
+    SimPOSettings,
+    TDPO2Settings,
+)
+from rto.sections.methods import Algo, MethodSettings
+from rto.sections.names import accepted
+from rto.sections.parse import dump, parse_run
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Adam
 
@@ -31,8 +39,6 @@ SCRIPTS = sorted((ROOT / "examples" / "scripts").glob("*.sh"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted((ROOT / "ray_jobs").glob("*.yaml"))
 MAX_SCRIPT_LINES = 15
-EXAMPLE_METHODS = ("rwr",)
-"""Of packages that a page shows and no one has installed."""
 PLACEHOLDERS = {
     '"$@"': "",
     '"${data[@]}"': "--data.feedback feedback.jsonl",
@@ -101,8 +107,7 @@ def check_rto(command: str, arguments: list[str]) -> None:
 
 def check_compare(arguments: list[str]) -> None:
     own, rest = compare_parser().parse_known_args(arguments)
-    known = [name for name in own.algos.split(",") if name not in EXAMPLE_METHODS]
-    assert entries(",".join(known))
+    assert entries(own.algos)
     searched = [f"--{axis}".split(",")[0] for axis in own.grid]
     parse_run("compare", [*rest, *searched])
 
@@ -113,9 +118,16 @@ def run_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def example_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_example(tmp_path_factory.mktemp("rwr"))
+
+
 @pytest.fixture(autouse=True)
-def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+def checkout(monkeypatch: pytest.MonkeyPatch, example_package: Path) -> None:
+    """The pages speak to someone who has installed the package of docs/extending.md, too."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(example_package)
 
 
 def test_command_lines_are_found_wherever_they_stand() -> None:
@@ -144,12 +156,14 @@ def test_the_paper_runs_have_the_papers_settings() -> None:
 
     rto, ppo = read("rto-llama3-8b-8xa100"), read("ppo-llama3-8b-8xa100")
     assert (rto.actor.adam.lr, ppo.actor.adam.lr, rto.critic.adam.lr) == (5e-7, 8e-7, 9e-6)
-    assert (rto.algo.dpo_reward_scale, rto.algo.dpo_reward_clip) == (0.05, 0.05)
+    own = rto.algo.settings
+    assert (own.dpo_reward_scale, own.dpo_reward_clip) == (0.05, 0.05)
     for config in (rto, ppo):
-        assert (config.algo.kl.init_coef, config.algo.advantage.lambd) == (0.01, 0.95)
+        method = config.algo.settings
+        assert (method.kl_coef, method.lambd) == (0.01, 0.95)
         assert (config.rollout.num_sequences, config.train.batch_size) == (1024, 128)
         assert (config.max_prompt_len, config.max_new_tokens) == (1024, 1024)
-        assert (config.critic.value_clip, config.algo.loss_reduction) == (0.2, "sequence")
+        assert (method.value_clip, method.loss_reduction) == (0.2, "sequence")
         assert (config.ds.zero_stage, config.ds.adam_offload, config.ds.param_dtype) == (
             2,
             True,
@@ -167,15 +181,15 @@ def read_config(name: str, command: str) -> RunConfig:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("dpo", Preference("dpo", beta=0.1)),
-        ("rdpo", Preference("rdpo", beta=0.1, alpha=0.001)),
-        ("simpo", Preference("simpo", beta=2.5, gamma=0.5)),
-        ("tdpo", Preference("tdpo2", beta=0.1, alpha=0.2)),
+        ("dpo", DPOSettings(beta=0.1)),
+        ("rdpo", RDPOSettings(beta=0.1, alpha=0.001)),
+        ("simpo", SimPOSettings(beta=2.5, gamma=0.5)),
+        ("tdpo", TDPO2Settings(beta=0.1, alpha=0.2)),
     ],
 )
-def test_the_papers_baselines_have_its_settings(name: str, expected: Preference) -> None:
+def test_the_papers_baselines_have_its_settings(name: str, expected: MethodSettings) -> None:
     config = read_config(f"{name}-llama3-8b-8xa100", "dpo")
-    assert config.preference == expected
+    assert config.algo == Algo(expected.card.name, expected)
     check_papers_optimiser(config, lr=5e-7, batch_size=256)
 
 
@@ -198,7 +212,7 @@ def check_papers_optimiser(config: RunConfig, *, lr: float, batch_size: int) -> 
 
 def test_reward_aware_stays_within_what_its_paper_searched() -> None:
     config = read_config("reward_aware-llama3-8b-fit", "fit")
-    method = config.algo.reward_aware
+    method = config.algo.settings
     assert method.distance == "kl_target_policy"
     assert 1e-3 <= method.beta <= 1e-2
     assert 1 <= method.eta <= 100
@@ -296,7 +310,7 @@ def test_the_smollm2_script_says_what_it_needs() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_names_what_exists(page: Path, tmp_path: Path) -> None:
     text = page.read_text()
-    fields = set(known_fields())
+    fields = set(accepted())
     sections = {name.split(".")[0] for name in fields}
     parents = {name.rsplit(".", 1)[0] for name in fields}
     named = {

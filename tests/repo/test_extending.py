@@ -7,7 +7,6 @@ import json
 import math
 import os
 import pickle
-import re
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from example_package import block, write_distribution
 from torch import Tensor
 
 from rto.errors import UserError
@@ -32,7 +32,6 @@ from rto.sections.parse import dump, parse_run
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TokenBatch
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 LINES = 40
 REWARD_FUNC = "def reward_func(queries, prompts, labels):\n    return [1.0 for _ in queries]\n"
 
@@ -40,12 +39,6 @@ GROUP = torch.tensor([5, 5, 5, 2, 2])
 LENGTHS = (2, 1, 3, 3, 2)
 REWARDS = torch.tensor([1.0, -0.5, 2.0, 0.25, 0.25])
 NORM = LossNorm(tokens=sum(LENGTHS), sequences=5, groups=2)
-
-
-def block(language: str) -> str:
-    """The page's only code block in this language."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +217,7 @@ def test_a_package_that_cannot_be_loaded_is_one_line_and_harms_no_other_method(
     source, name, said = BROKEN[kind]
     module = f"rto_broken_{kind}"
     (tmp_path / f"{module}.py").write_text(source)
-    about = tmp_path / "rto_broken-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rto-broken\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(f"[rto.methods]\nrwr = {module}:{name}\n")
+    write_distribution(tmp_path, "rto-broken", "rwr", f"{module}:{name}")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError) as caught:
         parse_run("fit", ["--algo", "rwr"])
