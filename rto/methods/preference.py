@@ -196,14 +196,16 @@ def _pairs(batch: TrainBatch) -> PreferenceBatch:
     return batch
 
 
-LOSSES: Mapping[type[PairSettings], type[PairSettings]] = MappingProxyType(
-    {
-        DPOSettings: DPO,
-        IPOSettings: IPO,
-        RDPOSettings: RDPO,
-        TDPO1Settings: TDPO1,
-        TDPO2Settings: TDPO2,
-        SimPOSettings: SimPO,
-    }
+LOSSES: Mapping[type[PairSettings], type[DPO | IPO | RDPO | TDPO1 | TDPO2 | SimPO]] = (
+    MappingProxyType(
+        {
+            DPOSettings: DPO,
+            IPOSettings: IPO,
+            RDPOSettings: RDPO,
+            TDPO1Settings: TDPO1,
+            TDPO2Settings: TDPO2,
+            SimPOSettings: SimPO,
+        }
+    )
 )
 """The settings of a pairwise method -> the method."""

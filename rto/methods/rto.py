@@ -17,7 +17,7 @@ reward it trains as PPO does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from rto.functional.rewards import (
 )
 from rto.methods.settings.policy_gradient import DpoRewardSettings
 from rto.types import Role, ScoredBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Variant = Literal["token", "semi", "delayed", "shaping"]
 
@@ -115,18 +118,7 @@ class DpoTokenReward:
         }
 
 
-class Vocabulary(Protocol):
-    """What ``segment_end_ids`` reads of a tokenizer."""
-
-    @property
-    def eos_token_id(self) -> object: ...
-
-    def __len__(self) -> int: ...
-
-    def decode(self, token_ids: list[int]) -> object: ...
-
-
-def segment_end_ids(tokenizer: Vocabulary) -> tuple[int, ...]:
+def segment_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Tokens that end a sentence: their text ends in . ! ? or holds a newline; and EoS.
 
     The RTO paper leaves the delimiters of its semi-token variant open; these are ours.

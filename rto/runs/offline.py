@@ -34,6 +34,7 @@ from rto.runs.held_out import (
     held_out_metrics,
 )
 from rto.runs.stored_scores import Reference, StoredScores, store
+from rto.sections.names import canonical
 from rto.sections.run_config import RunConfig
 from rto.tracking.console import LiveConsole, figure, where_to_look
 from rto.tracking.metrics import open_tracker
@@ -224,7 +225,7 @@ def open_store(config: RunConfig, method: Method, root: Path) -> CheckpointStore
         root,
         identity=identity_of(config, method.card.name),
         max_num=config.ckpt.max_num,
-        allow=config.ckpt.allow,
+        allow=[canonical(name, method.card.name) or name for name in config.ckpt.allow],
     )
 
 

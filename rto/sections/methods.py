@@ -93,10 +93,10 @@ class Algo(Section):
 
     def __post_init__(self) -> None:
         check_value("algo.name", str, self.name)
-        if self.settings is None:
-            object.__setattr__(self, "settings", settings_of(self.name))
-        if self.settings.card.name != self.name:
-            raise UserError(f"algo.name is {self.name!r} with settings of {self.settings.card}")
+        settings: Any = settings_of(self.name) if self.settings is None else self.settings
+        if settings.card.name != self.name:
+            raise UserError(f"algo.name is {self.name!r} with settings of {settings.card}")
+        object.__setattr__(self, "settings", settings)
 
     def check(self, prefix: str) -> None:
         check_tree(self.settings, f"{prefix}{self.name}.")
@@ -139,7 +139,7 @@ def _load(point: EntryPoint) -> Any:
         is_frozen = dataclasses.is_dataclass(named) and named.__dataclass_params__.frozen  # type: ignore[attr-defined]
         if not is_frozen:
             raise UserError(f"{shown} is no frozen dataclass: see docs/extending.md")
-        value = named() if isinstance(named, type) else named
+        value: Any = named() if isinstance(named, type) else named
         if value.card.name != point.name:
             raise UserError(f"{shown} calls itself {value.card.name}: give card that name")
         check_tree(value, f"algo.{point.name}.")

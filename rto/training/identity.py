@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rto.errors import UserError, foreign, nearest
+from rto.sections.names import canonical, known_fields
+from rto.sections.parse import flat
 from rto.sections.run_config import RunConfig
 
 FREE_SECTIONS = ("ckpt", "eval", "generate", "logger", "plan", "ray", "vllm")
@@ -58,7 +59,7 @@ def identity_of(config: RunConfig, method: str) -> Identity:
     Raises:
         UserError: a file cannot be read.
     """
-    found = dict(_leaves(dataclasses.asdict(config), ""))
+    found = flat(config)
     files = {name: _named_files(found.pop(name)) for name in sorted(FILES & found.keys())}
     kept = {
         name: _place(value) if name.endswith(MODELS) else value
@@ -71,14 +72,20 @@ def identity_of(config: RunConfig, method: str) -> Identity:
 def differences(kept: Identity, wanted: Identity) -> dict[str, str]:
     """By name of the setting: its value in the checkpoint, and in this run.
 
-    A setting that only one of two versions of this program knows is passed over.
+    A setting that only one of two versions of this program knows is passed over; a former spelling
+    is the setting that it meant, unless it held null, which was the method's own.
     """
     found: dict[str, str] = {}
+    before_by_name = {
+        canonical(name, kept.method) or name: value
+        for name, value in kept.settings.items()
+        if name in known_fields() or value is not None
+    }
     if kept.method != wanted.method:
         found["method"] = f"{kept.method}, this run {wanted.method}"
     for name, value in wanted.settings.items():
-        if name in kept.settings and kept.settings[name] != value:
-            found[name] = f"{kept.settings[name]}, this run {value}"
+        if name in before_by_name and before_by_name[name] != value:
+            found[name] = f"{before_by_name[name]}, this run {value}"
     for name, files in wanted.files.items():
         before = kept.files.get(name, files)
         if [digest for _, digest in before] != [digest for _, digest in files]:
@@ -106,14 +113,6 @@ def check_allowed(allow: Sequence[str], identity: Identity) -> None:
 def _told_files(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
     old, new = (", ".join(name for name, _ in each) or "none" for each in (before, now))
     return f"{old} with other content" if old == new else f"{old}, this run {new}"
-
-
-def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _place(value: Any) -> Any:

@@ -36,7 +36,7 @@ def test_it_is_built_with_the_settings_of_the_configuration():
     tokenizer = cast(Any, None)
     assert build(RunConfig(), tokenizer, mode="online") == PPO()
     settings = PPOSettings(lambd=0.5, value_clip=None, kl_coef=0.2, eps_clip_low_high=(0.1, 0.3))
-    built = build(RunConfig(algo=Algo("ppo", settings)), tokenizer, mode="online")
+    built: Any = build(RunConfig(algo=Algo("ppo", settings)), tokenizer, mode="online")
     assert built == PPO(lambd=0.5, value_clip=None, kl_coef=0.2, eps_clip_low_high=(0.1, 0.3))
     assert (PPO().clip_low_high, built.clip_low_high) == ((0.2, 0.2), (0.1, 0.3))
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from rto.methods.settings.policy_gradient import PPOSettings
 from rto.sections.data import Data
+from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, Ckpt, Cluster, DeepSpeed, Logger, Lora
-from rto.sections.training import Actor, Adam, Reward, RolloutSection, Train
+from rto.sections.training import Actor, Adam, RolloutSection, Train
 from rto.training.identity import Identity, differences, fingerprint, identity_of
 
 
@@ -40,7 +42,7 @@ def changed(**sections: Any) -> list[str]:
         ({"ds": DeepSpeed(lora=Lora(rank=8))}, "ds.lora.rank"),
         ({"data": Data(max_len=64)}, "data.max_len"),
         ({"data": Data(max_samples=5)}, "data.max_samples"),
-        ({"reward": Reward(coef=2.0)}, "reward.coef"),
+        ({"algo": Algo("ppo", PPOSettings(reward_coef=2.0))}, "algo.ppo.reward_coef"),
     ],
 )
 def test_what_decides_the_training_is_compared(sections: dict[str, Any], name: str) -> None:
@@ -100,3 +102,9 @@ def test_a_model_is_its_place_however_it_is_spelt(
 
     assert model("model") == model("./model/") == str(tmp_path / "model")
     assert model("owner/hub-id") == "owner/hub-id"
+
+
+def test_a_former_spelling_is_the_setting_that_it_meant() -> None:
+    kept = Identity("ppo", {"algo.kl.init_coef": 0.5, "algo.kl.estimator": None, "gone": 1})
+    wanted = identity_of(RunConfig(), "ppo")
+    assert differences(kept, wanted) == {"algo.ppo.kl_coef": "0.5, this run 0.01"}
