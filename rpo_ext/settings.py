@@ -74,6 +74,12 @@ class RPOSettings(ReleasedSettings):
     partition for) or per token (the released code; with ref and batch_mean, whose targets would
     otherwise ask for memorisation)."""
 
+    metrics: ClassVar[Mapping[str, str]] = {
+        "rpo/loss": "Squared error between log π/π_ref and its target, from the rewards.",
+        "rpo/log_partition": "Estimated log partition function of the prompts.",
+        "rpo/target_mean": "Mean target of log π/π_ref.",
+        "rpo/target_std": "Standard deviation of the targets of log π/π_ref.",
+    }
     uses: ClassVar[frozenset[str]] = frozenset({"ref"})
     released: ClassVar[Mapping[str, str]] = {"estimator": "batch_mean", "reduction": "mean"}
     spellings: ClassVar[Mapping[str, str]] = {
@@ -104,6 +110,12 @@ class DROSettings(ReleasedSettings):
     """Log-prob of a response, in all or per token. Unset: sum; mean for shared_head, as in the RPO
     authors' code."""
 
+    metrics: ClassVar[Mapping[str, str]] = {
+        "dro/loss": "Squared residual of reward, value and log π/π_ref.",
+        "dro/residual": "Mean residual: reward less KL term less baseline.",
+        "dro/residual_std": "Standard deviation of the residual before the update.",
+        "dro/baseline": "Mean baseline: the critic's value, or the batch mean.",
+    }
     uses: ClassVar[frozenset[str]] = frozenset({"ref", "critic"})
     released: ClassVar[Mapping[str, str]] = {"variant": "shared_head", "reduction": "mean"}
 
@@ -132,6 +144,14 @@ class KTOSettings(ReleasedSettings):
     """Which rewards are desirable: above the training set's mean, the batch's, their prompt's; or
     `label`: rewards are 1 or 0."""
 
+    metrics: ClassVar[Mapping[str, str]] = {
+        "kto/loss": "KTO loss: 1 − sigmoid of the signed margin, weighted.",
+        "kto/margin": "Implicit reward against the reference point, with a plus for "
+        "desirable responses and a minus for others.",
+        "kto/accuracy": "Share of responses on the right side of the reference point.",
+        "kto/reference_point": "KL estimate that the implicit rewards are compared with, nats.",
+        "kto/desirable_share": "Share of responses that count as desirable.",
+    }
     uses: ClassVar[frozenset[str]] = frozenset({"ref"})
     released: ClassVar[Mapping[str, str]] = {
         "variant": "matched_mean",
@@ -169,6 +189,20 @@ class RewardAwareSettings(MethodSettings):
     sft_weight: NotNegative = 0.0
     """Weight of an SFT term on each prompt's best response, reduced as the log-ratio is."""
 
+    metrics: ClassVar[Mapping[str, str]] = {
+        "reward_aware/loss": "Distance between the policy's and the rewards' ranking of responses.",
+        "reward_aware/sft": "Negative log-likelihood of each prompt's best response.",
+        "reward_aware/target_entropy": "Entropy of the target over a prompt's responses "
+        "against its maximum: near 1, the rewards hardly differ.",
+        "reward_aware/tied_share": "Share of prompts whose rewards are all equal.",
+        "reward_aware/responses": "Responses per prompt.",
+        "reward_aware/top1_agreement": "Share of prompts whose best response is also the "
+        "policy's favourite, by log π/π_ref.",
+        "reward_aware/concordance": "Share of the reward gaps that the policy orders alike: "
+        "guessing gives 0.5.",
+        "reward_aware/best_log_ratio": "log π/π_ref of each prompt's best response, nats.",
+        "reward_aware/worst_log_ratio": "log π/π_ref of each prompt's worst response, nats.",
+    }
     uses: ClassVar[frozenset[str]] = frozenset({"ref"})
     other_programs: ClassVar[Mapping[str, str]] = {
         name: f"NVIDIA's name; write --algo reward_aware --algo.reward_aware.distance {distance}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
+from rto.sections.methods import MethodSettings, installed
+
 MEANING = {
     "reward/mean": "Mean reward of the sampled responses.",
     "reward/std": "Standard deviation of the rewards over the sampled responses.",
@@ -71,32 +75,6 @@ MEANING = {
     "reward_model/rejected": "Reward of the rejected responses.",
     "reward_model/grad_norm": "Norm of the reward model's gradient before clipping.",
     "reward_model/lr": "Learning rate of the reward model at the last step.",
-    "rpo/loss": "Squared error between log π/π_ref and its target, from the rewards.",
-    "rpo/log_partition": "Estimated log partition function of the prompts.",
-    "rpo/target_mean": "Mean target of log π/π_ref.",
-    "rpo/target_std": "Standard deviation of the targets of log π/π_ref.",
-    "dro/loss": "Squared residual of reward, value and log π/π_ref.",
-    "dro/residual": "Mean residual: reward less KL term less baseline.",
-    "dro/residual_std": "Standard deviation of the residual before the update.",
-    "dro/baseline": "Mean baseline: the critic's value, or the batch mean.",
-    "kto/loss": "KTO loss: 1 − sigmoid of the signed margin, weighted.",
-    "kto/margin": "Implicit reward against the reference point, with a plus for desirable "
-    "responses and a minus for others.",
-    "kto/accuracy": "Share of responses on the right side of the reference point.",
-    "kto/reference_point": "KL estimate that the implicit rewards are compared with, nats.",
-    "kto/desirable_share": "Share of responses that count as desirable.",
-    "reward_aware/loss": "Distance between the policy's and the rewards' ranking of responses.",
-    "reward_aware/sft": "Negative log-likelihood of each prompt's best response.",
-    "reward_aware/target_entropy": "Entropy of the target over a prompt's responses against its "
-    "maximum: near 1, the rewards hardly differ.",
-    "reward_aware/tied_share": "Share of prompts whose rewards are all equal.",
-    "reward_aware/responses": "Responses per prompt.",
-    "reward_aware/top1_agreement": "Share of prompts whose best response is also the policy's "
-    "favourite, by log π/π_ref.",
-    "reward_aware/concordance": "Share of the reward gaps that the policy orders alike: guessing "
-    "gives 0.5.",
-    "reward_aware/best_log_ratio": "log π/π_ref of each prompt's best response, nats.",
-    "reward_aware/worst_log_ratio": "log π/π_ref of each prompt's worst response, nats.",
     "eval/accuracy": "Held-out pairs: share ranked as labelled.",
     "eval/margin": "Held-out pairs: log π/π_ref of the chosen response minus the rejected one's.",
     "eval/mean": "Held-out pairs: mean score of the reward model.",
@@ -130,7 +108,13 @@ PREFIXES = {
 """Beginning of a metric that a method of another package logs -> what it says."""
 
 
+def meanings() -> dict[str, str]:
+    """Metric -> what it means, those of the installed methods included."""
+    methods = (x for x in installed().methods.values() if isinstance(x, MethodSettings))
+    return functools.reduce(lambda found, each: found | dict(each.metrics), methods, dict(MEANING))
+
+
 def meaning(key: str) -> str:
-    """What the metric means; empty if another package logs it and its name is unknown."""
+    """What the metric means; empty if another package logs it and says nothing of it."""
     begin = f"{key.split('/')[0]}/"
-    return MEANING.get(key) or PREFIXES.get(begin, "")
+    return meanings().get(key) or PREFIXES.get(begin, "")

@@ -49,6 +49,9 @@ class MethodSettings(Section):
     other_programs: ClassVar[Mapping[str, str]] = {}
     """Names that other programs have for the method -> what to write here."""
 
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """Metric that only this method logs -> what it means, for the report."""
+
     def build(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PolicyMethod:
         """The method with these settings.
 

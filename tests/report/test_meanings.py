@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rto.report.meanings import MEANING, PREFIXES, meaning
+from rto.report.meanings import PREFIXES, meaning, meanings
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGGED_FROM = (
@@ -142,22 +142,22 @@ def test_the_source_is_read_as_it_is_written() -> None:
 
 def test_every_metric_is_explained_and_nothing_else() -> None:
     names = logged()
-    assert sorted(names - MEANING.keys()) == []
+    assert sorted(names - meanings().keys()) == []
     # The reward model's constants of training pairs are named after those of held-out ones.
     names |= {name.replace("eval/", "train/") for name in names}
     # A method puts the spread of each token reward beside that of its sentence reward.
     suffix = "/sum_std"
     spread = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
     names |= {f"{area}/to_reward_std_ratio" for area in spread}
-    assert sorted(MEANING.keys() - names) == []
+    assert sorted(meanings().keys() - names) == []
 
 
 def test_each_is_one_plain_sentence() -> None:
-    for name, text in (MEANING | PREFIXES).items():
+    for name, text in (meanings() | PREFIXES).items():
         assert text[-1] in ".?", name
         assert len(text) < 150, name
         assert text[0].isupper() or text.startswith("log "), name
-    assert len(set(MEANING.values())) == len(MEANING)
+    assert len(set(meanings().values())) == len(meanings())
 
 
 def test_a_metric_of_another_package_is_told_by_its_beginning() -> None:
