@@ -10,8 +10,10 @@ import numpy as np
 from rto.data.templates import Template, Where
 from rto.evaluation.formats import Answers
 from rto.evaluation.judge import JudgedPair, WinRate
-from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
+from rto.evaluation.measured import Measured, MetricModels, Texts, Unavailable, mean
+from rto.evaluation.metrics import METRICS
 from rto.evaluation.questions import Question, joined, messages
+from rto.scoring.server import ServedRewardModel
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,6 @@ def reward_scores(
     ended. ``chat_template`` chooses one of several; ``source`` is where the questions stand, for
     messages.
     """
-    from rto.scoring.server import ServedRewardModel
-
     model = ServedRewardModel(path, max_batch=16, chat_template=chat_template)
     told = model.trained_with.apply_chat_template
     has_chat = bool(model.template.tokenizer.chat_template)
