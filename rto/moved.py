@@ -16,6 +16,7 @@ from types import ModuleType
 MOVED = {
     "rto.cli.authors": "rto.runs.authors_code",
     "rto.cli.builders": "rto.builders",
+    "rto.cli.eval_progress": "rto.evaluation.progress",
     "rto.cli.foreign": "rto.sections.foreign",
     "rto.cli.help": "rto.sections.help",
     "rto.cli.parse": "rto.sections.parse",

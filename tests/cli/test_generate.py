@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rto.cli.generate import main, model_path, new_file, prepare, questions_of, show
+from rto.cli.generate import main, show
+from rto.cli.new_file import new_file
 from rto.errors import UserError
 from rto.evaluation.formats import read_answers
+from rto.evaluation.generate import prepare, questions_of
 from rto.evaluation.questions import Question
+from rto.models.exported import model_path
 from rto.rollout.requests import Sample
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig

@@ -50,7 +50,7 @@ ROOMS = {
     "batching": "errors types",
     "builders": "methods protocols sections",
     "builds": "errors",
-    "cli": "builds cluster comparison data errors evaluation models protocols registry "
+    "cli": "cluster comparison data errors evaluation models protocols registry "
     "report rollout runs scoring secrets sections text tracking training types",
     "cluster": "batching data errors models protocols rollout scoring sections tracking training "
     "types weights",
@@ -58,7 +58,7 @@ ROOMS = {
     "tracking types",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",
-    "evaluation": "data errors models rollout runs scoring secrets sections tracking types "
+    "evaluation": "builds data errors models rollout runs scoring secrets sections tracking types "
     "yaml_file",
     "functional": "types",
     "loop": "observe protocols types",
