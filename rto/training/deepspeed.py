@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,9 @@ from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
 from rto.sections.training import Adam, LrScheduler
+
+if TYPE_CHECKING:
+    from rto.models.lora import Adapters
 
 
 @dataclass(frozen=True)
@@ -189,15 +192,10 @@ class ZeroEngine:
             if _is_adapter(name) or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            is_weight = name.endswith(".weight")
-            adapter = adapters.get(owner) if is_weight else None
-            extra = list(adapter.parameters()) if isinstance(adapter, nn.Module) else []
+            merger = adapters if name.endswith(".weight") else None
+            extra = [] if merger is None else merger.parameters(owner)
             with self._gathered([parameter, *extra]):
-                full = parameter
-                if adapters and is_weight:
-                    full = _dequantised(owner)
-                if adapter is not None:
-                    full = _merged(full, adapter)
+                full = parameter if merger is None else merger.merged(owner)
                 full = full.detach().clone() if self.zero_stage == 3 else full.detach()
             yield _hf_name(name), full
 
@@ -254,10 +252,9 @@ def _import_deepspeed(device: str) -> ModuleType:
     kind = torch.device(device).type
     os.environ["DS_ACCELERATOR"] = kind
     import deepspeed
-    from deepspeed.utils import logger
 
     # Its warnings tell of dataclasses in forward calls, which _PlainOutput answers.
-    logger.setLevel(logging.ERROR)
+    deepspeed.utils.logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # An inference kernel that training never calls; building it takes a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -330,28 +327,13 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Param
             yield name, module, parameter
 
 
-def _adapters(model: nn.Module) -> dict[nn.Module, Any]:
-    """Base layer -> peft's LoRA layer around it. Importing peft takes seconds: only where used."""
+def _adapters(model: nn.Module) -> Adapters | None:
+    """The model's LoRA layers, where it has some."""
     if not any(_is_adapter(name) for name, _ in model.named_parameters()):
-        return {}
-    from peft.tuners.lora import LoraLayer
+        return None
+    from rto.models.lora import Adapters
 
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return {layer.get_base_layer(): layer for layer in layers}
-
-
-def _dequantised(module: nn.Module) -> Tensor:
-    from peft.utils.integrations import dequantize_module_weight
-
-    return dequantize_module_weight(module)
-
-
-def _merged(weight: Tensor, adapter: Any) -> Tensor:
-    """W + scaling B A; ``adapter`` is any of peft's LoRA layers."""
-    full = weight.float()
-    for name in adapter.active_adapters:
-        full = full + adapter.get_delta_weight(name).float()
-    return full.to(weight.dtype)
+    return Adapters(model)
 
 
 def _is_adapter(name: str) -> bool:

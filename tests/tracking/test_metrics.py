@@ -190,7 +190,7 @@ def test_the_key_of_wandb_login_counts(tmp_path: Path, logged_in: bool) -> None:
     # it: else wandb asks the server for the user's name.
     code = (
         "from rto.sections.runtime import WandB\n"
-        "from rto.tracking.metrics import check_wandb\n"
+        "from rto.tracking.wandb_writer import check_wandb\n"
         "check_wandb(WandB(enable=True))\n"
     )
     done = subprocess.run(
