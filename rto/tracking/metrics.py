@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -184,7 +184,7 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout], batch: ScoredBatch) 
     draft.replace(path)
 
 
-def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[dict[str, Any]]:
+def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[dict[str, object]]:
     """What the rollout file says of each response: scores without padding, log-probs summed too."""
     columns = {role: _rounded(values) for role, values in batch.scores.items()}
     padding = ~batch.tokens.response_mask
@@ -192,12 +192,14 @@ def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[di
     sums = {role: _rounded(batch[role].masked_fill(padding, 0).sum(-1)) for role in summed}
     for i, rollout in enumerate(rollouts):
         length = len(rollout.token_ids)
-        scores: dict[str, Any] = {}
+        scores: dict[str, object] = {}
         for role, column in columns.items():
             value = column[i]
-            scores[role.value] = {"tokens": value[:length]} if isinstance(value, list) else value
-        for role in summed:
-            scores[role.value]["sum"] = sums[role][i]
+            if isinstance(value, list):
+                told = {"sum": sums[role][i]} if role in sums else {}
+                scores[role.value] = {"tokens": value[:length], **told}
+            else:
+                scores[role.value] = value
         yield {
             "prompt_id": rollout.prompt.id,
             "sample_index": rollout.sample_index,
@@ -211,5 +213,5 @@ def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[di
         }
 
 
-def _rounded(values: torch.Tensor) -> list[Any]:
+def _rounded(values: torch.Tensor) -> list[float | list[float]]:
     return values.detach().double().round(decimals=_DECIMALS).tolist()

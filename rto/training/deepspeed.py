@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
@@ -31,6 +32,9 @@ from rto.sections.training import Adam, LrScheduler
 
 if TYPE_CHECKING:
     from rto.models.lora import Adapters
+
+Gives = TypeVar("Gives")
+"""What the module's forward gives."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _listen(host: str, port: int) -> int:
     return socket.create_server((host, port), family=family).detach()
 
 
-class ZeroEngine:
+class ZeroEngine(Generic[Gives]):
     """A module under ZeRO.
 
     ``exported`` is the part of ``module`` whose parameter names other programs know (the Hugging
@@ -144,7 +148,7 @@ class ZeroEngine:
         """The rate that the next step applies."""
         return float(self._engine.get_lr()[0])
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Gives:
         output = self._engine(*args, **kwargs)
         kind = self._module.output_type
         return output if kind is None else kind(**output)
@@ -225,7 +229,9 @@ class ZeroEngine:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(nn.utils.get_total_norm(grads))
 
-    def _gathered(self, parameters: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
+    def _gathered(
+        self, parameters: list[nn.Parameter]
+    ) -> contextlib.AbstractContextManager[object]:
         if self.zero_stage < 3:
             return contextlib.nullcontext()
         return self._deepspeed.zero.GatheredParameters(parameters)
@@ -239,7 +245,7 @@ class _PlainOutput(nn.Module):
         self.inner = inner
         self.output_type: type | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         output = self.inner(*args, **kwargs)
         if not dataclasses.is_dataclass(output) or isinstance(output, type):
             self.output_type = None
@@ -283,7 +289,9 @@ def _optimizer(module: nn.Module, settings: EngineSettings) -> torch.optim.Optim
     )
 
 
-def learning_rate_schedule(optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+def learning_rate_schedule(
+    optimizer: torch.optim.Optimizer, settings: EngineSettings
+) -> LRScheduler:
     floor = {"min_lr_rate": settings.min_lr_ratio} if "min_lr" in settings.scheduler else None
     try:
         return get_scheduler(
@@ -297,15 +305,15 @@ def learning_rate_schedule(optimizer: torch.optim.Optimizer, settings: EngineSet
         raise UserError(f"lr_scheduler {settings.scheduler!r}: {error}") from error
 
 
-def _config(settings: EngineSettings) -> dict[str, Any]:
-    zero: dict[str, Any] = {
+def _config(settings: EngineSettings) -> dict[str, object]:
+    zero: dict[str, object] = {
         "stage": settings.zero_stage,
         "overlap_comm": settings.overlap_comm,
         "contiguous_gradients": True,
     }
     if settings.adam_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,

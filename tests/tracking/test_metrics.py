@@ -220,10 +220,10 @@ def test_wandb_offline_writes_below_the_run_folder(
 UNREACHABLE = """
 import logging, sys
 from rto.sections.runtime import Logger, WandB
-from rto.tracking import metrics
+from rto.tracking import metrics, wandb_writer
 from rto.tracking.run_folder import RunFolder
 logging.basicConfig(format="%(message)s")
-metrics.WANDB_INIT_SECONDS = 2.0
+wandb_writer.WANDB_INIT_SECONDS = 2.0
 section = Logger(tensorboard=False, wandb=WandB(enable=True))
 with RunFolder(sys.argv[1]) as folder:
     folder.write_config("train: {seed: 1}")

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from datasets import ClassLabel, Dataset
 
@@ -23,7 +22,7 @@ from rto.data.storage.row_files import holds_texts
 from rto.data.templates import Where, check_messages
 from rto.errors import UserError
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 PROMPT_COLUMNS = ("prompt", "instruction")
 HEAD = 64
 """Rows in which a first reward is looked for."""
@@ -115,7 +114,7 @@ def _nested(row: Row) -> Iterator[Answer]:
             yield Answer(item["text"], item["reward"], f"{field}.text", field)
 
 
-def _items(row: Row, column: str) -> Iterator[tuple[str, Any, str]]:
+def _items(row: Row, column: str) -> Iterator[tuple[str, object, str]]:
     """(field, item, problem) of a column of lists."""
     value = row[column]
     if value is not None and not isinstance(value, list):

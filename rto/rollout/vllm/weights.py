@@ -147,7 +147,7 @@ class WeightSender:
     def __init__(
         self,
         door: Literal["nccl", "ipc"],
-        engines: Sequence[Any],
+        engines: Sequence[object],
         *,
         rank: int,
         weights: WeightStream,
