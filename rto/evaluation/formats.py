@@ -68,9 +68,9 @@ def alpaca_row(question: Question, turns: Sequence[str], name: str) -> dict[str,
 
 def arena_hard_row(
     question: Question, turns: Sequence[str], name: str, tstamp: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A line of Arena-Hard 2.0's ``model_answer/NAME.jsonl``."""
-    told: list[dict[str, Any]] = []
+    told: list[dict[str, object]] = []
     for asked, answer in zip(question.turns, turns, strict=True):
         told.append({"role": "user", "content": asked})
         told.append({"role": "assistant", "content": {"answer": answer}})
@@ -86,7 +86,7 @@ def arena_hard_row(
 
 def mt_bench_row(
     question: Question, turns: Sequence[str], name: str, tstamp: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A line of MT-Bench's ``model_answer/NAME.jsonl``; its questions are numbered."""
     return {
         "question_id": question.id,
@@ -132,7 +132,7 @@ def _whole(path: str, question: Question, answer: _Given | None) -> _Given:
     return answer
 
 
-def style(answer: str) -> dict[str, Any]:
+def style(answer: str) -> dict[str, object]:
     """The counts that Arena-Hard's style control reads; tokens are counted as words here."""
     lines = answer.splitlines()
     heads = [len(line) - len(line.lstrip("#")) for line in lines if line.startswith("#")]

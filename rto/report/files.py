@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from rto.errors import UserError, foreign
 from rto.secrets import hide, hide_in
@@ -71,10 +72,11 @@ def _metrics_row(line: str, where: str) -> dict[str, float]:
             f"{where}: {shown_text(named)[:60]} is {shown}, not a finite number: "
             "correct or remove the line"
         )
-    return {hide(shown_text(key)): value for key, value in row.items()}
+    return {hide(shown_text(key)): value for key, value in row.items() if is_number(value)}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number that a chart can show; a truth value is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return -LARGEST <= value <= LARGEST

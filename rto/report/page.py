@@ -201,7 +201,8 @@ def summary(run: RunRecord) -> dict[str, str]:
 
 def closing(run: RunRecord) -> Iterable[tuple[str, float]]:
     """The held-out figures that a run ended with."""
-    results: Mapping[str, float] = run.about.get("results", {})
+    results = run.about.get("results", {})
+    assert isinstance(results, Mapping)
     return [(name, value) for name, value in results.items() if name.startswith("eval/")]
 
 

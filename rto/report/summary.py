@@ -157,17 +157,18 @@ def _row(content: mmap.mmap, inside: int) -> dict[str, float]:
     """The row that the byte ``inside`` is in."""
     start = content.rfind(b"\n", 0, inside) + 1
     row = _parsed(content[start : content.find(b"\n", inside)], "metrics.jsonl")
-    wrong = [key for key, value in row.items() if not is_number(value)]
+    numbers = {key: value for key, value in row.items() if is_number(value)}
+    wrong = [key for key in row if key not in numbers]
     if wrong:
         raise Damaged(f"metrics.jsonl: {wrong[0]!r:.60} is {row[wrong[0]]!r:.60}, not a number")
-    if not 0 <= row.get("iteration", 0) < MOST_STEPS:
+    if not 0 <= numbers.get("iteration", 0) < MOST_STEPS:
         raise Damaged(f"metrics.jsonl: iteration is {row['iteration']!r:.60}: no run makes that")
-    return row
+    return numbers
 
 
 def _outcome(metrics: Mapping[str, object]) -> tuple[str, float] | None:
-    found = (key for key in OUTCOMES if is_number(metrics.get(key)))
-    return next(((key, metrics[key]) for key in found), None)
+    found = ((key, metrics.get(key)) for key in OUTCOMES)
+    return next(((key, value) for key, value in found if is_number(value)), None)
 
 
 def by_state(summaries: Sequence[Summary]) -> list[Summary]:

@@ -174,6 +174,7 @@ class ZeroEngine(Generic[Gives]):
     def step(self) -> float:
         """Apply the gradients added since the last step; returns their global norm."""
         step = self._engine.global_steps + 1
+        # The bare optimizer would apply gradients that are not finite: here they stop before it.
         norm = self._plain_grad_norm() if self._plain else math.nan
         if not self._plain or math.isfinite(norm):
             self._engine.step()
@@ -200,11 +201,13 @@ class ZeroEngine(Generic[Gives]):
             extra = [] if merger is None else merger.parameters(owner)
             with self._gathered([parameter, *extra]):
                 full = parameter if merger is None else merger.merged(owner)
+                # ZeRO-3 takes the whole tensor apart again when the context ends.
                 full = full.detach().clone() if self.zero_stage == 3 else full.detach()
             yield _hf_name(name), full
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimizer and schedule into ``directory/tag``, one file set over all ranks."""
+        # What is frozen is read again from the model that the run began with.
         self._engine.save_checkpoint(
             str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True
         )
@@ -313,6 +316,8 @@ def _config(settings: EngineSettings) -> dict[str, object]:
     }
     if settings.adam_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    # One micro-batch and no accumulation as far as DeepSpeed knows: it would divide each gradient by
+    # their number. ``backward`` adds shares of one mean, and ``step`` is called once they are all in.
     config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
