@@ -85,9 +85,10 @@ def cut(
     ``max_sequences``; a unit above them is a forward of its own.
     """
     overhead = OVERHEAD * max_tokens if overhead is None else overhead
-    # Sorted by length, some best cut is into neighbours: two forwards that interleave can exchange
-    # units until they do not, and neither's longest row grows. So costs[end], the cheapest way to
-    # read the first ``end`` units, needs only the place where its last forward begins.
+    # Only neighbours share a forward. Of single rows with padding that loses nothing: two forwards
+    # can exchange rows until one holds the longer ones, and neither's longest row grows. So the
+    # cheapest way to read the first ``end`` units, costs[end], is told by where its last forward
+    # begins.
     costs, begins = [0.0], [0]
     for end in range(1, len(units) + 1):
         rows = real = longest = 0

@@ -316,8 +316,8 @@ def _config(settings: EngineSettings) -> dict[str, object]:
     }
     if settings.adam_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    # One micro-batch and no accumulation as far as DeepSpeed knows: it would divide each gradient by
-    # their number. ``backward`` adds shares of one mean, and ``step`` is called once they are all in.
+    # The number of micro-batches changes from step to step. Unmanaged, a step ends where ``step`` is
+    # called, and nothing is divided by a number of them: ``backward`` adds shares of one mean.
     config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
