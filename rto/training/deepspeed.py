@@ -316,8 +316,8 @@ def _config(settings: EngineSettings) -> dict[str, object]:
     }
     if settings.adam_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    # The number of micro-batches changes from step to step. Unmanaged, a step ends where ``step`` is
-    # called, and nothing is divided by a number of them: ``backward`` adds shares of one mean.
+    # Steps differ in their number of micro-batches. Unmanaged, a step ends where ``step`` is called
+    # and nothing is divided by that number: ``backward`` adds shares of one mean.
     config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
