@@ -55,14 +55,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """All figures: of each policy, and the model's win rate over the baseline by each judge."""
 
     figures: Mapping[str, Figures]
     win_rates: Mapping[str, WinRate]
 
 
-def evaluate(job: Job, root: Path, console: Console, arguments: str) -> Evaluation:
+def evaluate(job: Job, root: Path, console: Console, arguments: str) -> EvaluationResult:
     """Sample, measure and judge; answers, judgements and figures are files in ``root``.
 
     ``arguments`` are those of the command, for the file of figures.
@@ -73,7 +73,7 @@ def evaluate(job: Job, root: Path, console: Console, arguments: str) -> Evaluati
     figures = measure_all(job, found, rewards)
     win_rates = judge_all(job, found, rewards, root, console)
     save(root / "eval.json", job, figures, win_rates, arguments)
-    return Evaluation(figures, win_rates)
+    return EvaluationResult(figures, win_rates)
 
 
 def prepare(options: Options) -> Job:

@@ -40,7 +40,7 @@ class BestSoFar(TypedDict):
     waited: int
 
 
-class RunState(TypedDict):
+class KeptState(TypedDict):
     """What a checkpoint holds of a run beside its engines."""
 
     constants: dict[str, float]
@@ -157,7 +157,7 @@ class RunKeeper:
         """
         for name, group in self.groups.items():
             group.load(str(found.path / name), STATE)
-        state = cast(RunState, found.state)
+        state = cast(KeptState, found.state)
         kept = state["constants"]
         if kept != dict(self.constants):
             raise UserError(
@@ -173,7 +173,7 @@ class RunKeeper:
         folder = self.store.begin(iteration)
         for name, group in self.groups.items():
             group.save(str(folder / name), STATE)
-        state: RunState = {
+        state: KeptState = {
             "adapted": adapted_fields(self.built, method),
             "best_so_far": self.best.kept(),
             "constants": dict(self.constants),
@@ -226,7 +226,7 @@ def _is_plain(value: object) -> bool:
 
 def _restored(method: AnyMethod, found: Checkpoint) -> AnyMethod:
     """The method with the checkpoint's adapted fields; the others are this run's."""
-    adapted = _adapted(cast(RunState, found.state))
+    adapted = _adapted(cast(KeptState, found.state))
     known = {f.name for f in dataclasses.fields(_as_dataclass(method)) if f.init}
     unknown = sorted(adapted.keys() - known)
     if unknown:
@@ -239,7 +239,7 @@ def _restored(method: AnyMethod, found: Checkpoint) -> AnyMethod:
     return cast(AnyMethod, dataclasses.replace(_as_dataclass(method), **values))
 
 
-def _adapted(state: RunState) -> Mapping[str, object]:
+def _adapted(state: KeptState) -> Mapping[str, object]:
     """Checkpoints used to hold all numbers of a method, and only ``kl_coef`` was taken up again."""
     if "adapted" in state:
         return state["adapted"]
