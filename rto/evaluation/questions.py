@@ -107,7 +107,8 @@ def _turns(rows: Dataset, source: str) -> Iterator[Question]:
     ]
     for number, row in numbered_rows(rows, keep, source=source):
         where = Where(source, number, "turns")
-        if not isinstance(row["turns"], list) or not row["turns"]:
+        asked = row["turns"]
+        if not isinstance(asked, list) or not asked:
             raise where.error("is not a list of the user's turns")
         turns = tuple(
             require_text(
@@ -116,7 +117,7 @@ def _turns(rows: Dataset, source: str) -> Iterator[Question]:
                 row=number,
                 field="turns",
             )
-            for turn in row["turns"]
+            for turn in asked
         )
         category = str(row.get("category") or "")
         yield Question(_id(row, number), turns, category=category, row=number)
