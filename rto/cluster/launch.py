@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
@@ -19,7 +19,7 @@ from rto.sections.runtime import Cluster
 from rto.tracking.signals import end_on_signals
 
 GIB = 1024**3
-QUIET: Mapping[str, bool | str] = {"log_to_driver": False, "logging_level": "WARNING"}
+QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
 KNOCK_TIMEOUT = 10.0
 """Seconds that a host may take to accept a connection."""
 LOOPBACK = "127.0.0.1"
@@ -118,7 +118,7 @@ def _keep_freed_memory() -> None:
 
 def _start_local(settings: Cluster, num_actors: int) -> None:
     memory = settings.object_store_gib
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(settings.num_cpus or os.cpu_count() or 1, num_actors),
         "object_store_memory": int(memory * GIB) if memory else None,

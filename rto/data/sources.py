@@ -154,9 +154,8 @@ def _from_hub(source: str, split: str, config_name: str | None) -> Dataset:
 
 def _pick(loaded: Dataset | DatasetDict, split: str, source: str) -> Dataset:
     """The split, its values as they are stored, whatever format it was saved with (NumPy's)."""
-    rows = loaded
     if isinstance(loaded, DatasetDict):
         if split not in loaded:
             raise UserError(f"{source}: no split '{split}' (splits: {', '.join(map(str, loaded))})")
-        rows = loaded[split]
-    return rows.with_format(None)
+        loaded = loaded[split]
+    return loaded.with_format(None)

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def save_pretrained(
     vars(config).pop("quantization_config", None)
     weights = _with_own_head(config, weights)
     with torch.device("meta"):
-        skeleton = type(model)(config)
+        skeleton: Any = type(model)(config)
     skeleton.to(dtype=next(x.dtype for x in weights.values() if x.is_floating_point()))
     if model.can_generate():
         skeleton.generation_config = model.generation_config

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack, cast
 
 import torch
 from transformers import (
@@ -148,14 +148,6 @@ def load_value_model(path: str, **how: Unpack[Loading]) -> PreTrainedModel | Pef
     return _load(value_model(path), **how)
 
 
-class AutoClass(Protocol):
-    """A class of transformers that finds the model's own class by its config."""
-
-    def from_pretrained(self, path: str, /, **options: object) -> object: ...
-
-    def from_config(self, config: PreTrainedConfig, /, **options: object) -> object: ...
-
-
 class LoadingInfo(TypedDict):
     """What transformers tells of the weights that it read: names, and shapes where they differ."""
 
@@ -169,7 +161,7 @@ class Wanted:
     """What to read a checkpoint as: a class of transformers, peft's name for its task."""
 
     path: str
-    auto: AutoClass
+    auto: type[Any]
     config: PreTrainedConfig
     task: str
     new_head: bool = False

@@ -3,6 +3,8 @@ has adapters."""
 
 from __future__ import annotations
 
+from typing import Protocol, cast
+
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
@@ -33,6 +35,12 @@ def without_adapter(module: nn.Module) -> nn.Module:
     return module.base_layer if isinstance(module, LoraLayer) else module
 
 
+class HasDelta(Protocol):
+    """Any of peft's LoRA layers; their base class does not say what they share."""
+
+    def get_delta_weight(self, adapter: str) -> Tensor: ...
+
+
 class Adapters:
     """The LoRA layers of a model, by the layer that each of them is around."""
 
@@ -56,5 +64,5 @@ class Adapters:
             return weight
         full = weight.float()
         for name in layer.active_adapters:
-            full = full + layer.get_delta_weight(name).float()
+            full = full + cast(HasDelta, layer).get_delta_weight(name).float()
         return full.to(weight.dtype)

@@ -81,7 +81,7 @@ def longest_of_short(config: PreTrainedConfig) -> int | None:
     return next(found, None)
 
 
-def rope_parameters(config: PreTrainedConfig) -> Iterator[Mapping[str, object]]:
+def rope_parameters(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
     """Those of the model, or of each type of its layers."""
     found = config.to_dict().get("rope_parameters")
     if not isinstance(found, Mapping):

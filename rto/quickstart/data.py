@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -158,5 +158,5 @@ def _mood(request: Request, care: float, rng: Random) -> str:
     return request.mood if rng.random() < 0.3 + 0.6 * care else rng.choice(MOODS)
 
 
-def _write(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
-    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
@@ -61,13 +59,12 @@ class HfEngine:
         self._encoder_decoder = is_encoder_decoder(model_path)
         # It copies the tokenizer, where that puts a space before a text.
         self._continuation = None if self._encoder_decoder else Continuation(self._tokenizer)
-        model = load_language_model(
+        model: Any = load_language_model(
             model_path,
             dtype=dtype_of(dtype),
             attn_implementation=attn_implementation,
             max_len=None if self._encoder_decoder else max_model_len,
         )
-        assert isinstance(model, PreTrainedModel)
         self._model = model.to(device).eval().requires_grad_(False)
         positions = max_positions(model.config)
         bounds = [positions, None if self._encoder_decoder else max_model_len]
@@ -248,7 +245,7 @@ class HfEngine:
             decoder_start_token_id=start,
         )
         self._model.generation_config = settings
-        cast(GenerationMixin, self._model).generate(
+        self._model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=settings,
@@ -316,7 +313,7 @@ class _Stops(StoppingCriteria):
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self.lengths: list[int | None] = [None] * num_rows
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> torch.BoolTensor:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> torch.BoolTensor:
         """``input_ids`` [B, begin + T]: what was there before, and the responses so far."""
         responses = input_ids[:, self._begin :]
         tails = self._tokenizer.batch_decode(responses[:, -self._tail :], skip_special_tokens=True)

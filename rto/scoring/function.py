@@ -148,6 +148,7 @@ def _checked_function(
             f"reward.func_path {path}:{_line_of_definition(source)}: reward_func {problem}: write "
             "def reward_func(queries, prompts, labels) that returns one number per query"
         )
+    assert callable(function)
     return function
 
 

@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,7 +67,7 @@ def read_file(path: Path, folder: Path) -> Dataset:
             return _from_parquet(path, folder)
         packed = path.suffix.lower() == ".gz"
         with gzip.open(path) if packed else path.open("rb") as raw:
-            stream = io.BufferedReader(cast(io.RawIOBase, raw))
+            stream = io.BufferedReader(cast(Any, raw))
             _demand_text(stream.peek(64)[:64], problem)
             table = _store(READERS[suffix](stream, problem), folder, problem)
     info = DatasetInfo(builder_name=TEXTS if suffix == ".csv" else VALUES)

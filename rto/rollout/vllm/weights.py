@@ -7,7 +7,7 @@ weight transfer over NCCL or CUDA IPC.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class WeightSender:
     def __init__(
         self,
         door: Literal["nccl", "ipc"],
-        engines: Sequence[object],
+        engines: Sequence[Any],
         *,
         rank: int,
         weights: WeightStream,
