@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from rto.errors import UserError, foreign
 from rto.evaluation.questions import Question
@@ -33,6 +33,15 @@ class Answers:
 
 Key = Literal["turn", "id"]
 """What tells the question of a stored answer: its first turn, or its id."""
+
+
+class Style(TypedDict):
+    """Counts of an answer, by the names that Arena-Hard has for them."""
+
+    token_len: int
+    header_count: dict[str, int]
+    list_count: dict[str, int]
+    bold_count: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ def _whole(path: str, question: Question, answer: _Given | None) -> _Given:
     return answer
 
 
-def style(answer: str) -> dict[str, object]:
+def style(answer: str) -> Style:
     """The counts that Arena-Hard's style control reads; tokens are counted as words here."""
     lines = answer.splitlines()
     heads = [len(line) - len(line.lstrip("#")) for line in lines if line.startswith("#")]

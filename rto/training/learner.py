@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rto.batching.microbatch import plan_microbatches
 from rto.errors import UserError
-from rto.protocols import CriticMethod, Method, PolicyMethod, ScoreMethod
+from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
 from rto.types import LossNorm, LossOutput, PolicyOutput, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EMA_FILE = "ema.safetensors"
 HEAD_CHUNK = 1024
 Batch = TypeVar("Batch", bound=TrainBatch)
-Trains = TypeVar("Trains", bound=Method)
+Trains = TypeVar("Trains")
 """The kind of method that a trainer takes its loss from."""
 Gives = TypeVar("Gives")
 """What the trained module's forward gives."""
