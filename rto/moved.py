@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "rto.cli.eval_progress": "rto.evaluation.progress",
     "rto.cli.foreign": "rto.sections.foreign",
     "rto.cli.help": "rto.sections.help",
     "rto.cli.parse": "rto.sections.parse",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import yaml
 
@@ -11,9 +12,11 @@ from rto.errors import UserError, foreign
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+Loads = TypeVar("Loads", bound=yaml.SafeLoader)
+Content = TypeVar("Content")
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> object:
     """The content of a UTF-8 file, in which no key stands twice and nothing is an alias.
 
     Raises:
@@ -22,12 +25,12 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_text(path, str(path)), str(path))
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> object:
     """
     Raises:
         UserError: ``where``, the line and the fault.
     """
-    return _loaded(text, where, _Strict, "get_single_data")
+    return _loaded(text, where, _Strict, _Strict.get_single_data)
 
 
 def compose_yaml(text: str, where: str) -> yaml.Node | None:
@@ -37,7 +40,7 @@ def compose_yaml(text: str, where: str) -> yaml.Node | None:
     Raises:
         UserError: ``where``, the line and the fault.
     """
-    return _loaded(text, where, _Bounded, "get_single_node")
+    return _loaded(text, where, _Bounded, _Bounded.get_single_node)
 
 
 def read_text(path: Path, where: str) -> str:
@@ -57,12 +60,12 @@ def read_text(path: Path, where: str) -> str:
         ) from error
 
 
-def _loaded(text: str, where: str, kind: type[yaml.SafeLoader], get: str) -> Any:
+def _loaded(text: str, where: str, kind: type[Loads], get: Callable[[Loads], Content]) -> Content:
     try:
         with foreign(f"{where}: not YAML", "correct it"):
             loader = kind(text)
             try:
-                return getattr(loader, get)()
+                return get(loader)
             finally:
                 loader.dispose()
     except UserError as error:
@@ -76,7 +79,7 @@ def _loaded(text: str, where: str, kind: type[yaml.SafeLoader], get: str) -> Any
 class _Bounded(yaml.SafeLoader):
     _depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self._depth >= MAX_DEPTH:
             mark = self.peek_event().start_mark
             raise _fault(f"more than {MAX_DEPTH} levels deep", mark)
@@ -88,13 +91,15 @@ class _Bounded(yaml.SafeLoader):
 
 
 class _Strict(_Bounded):
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise _fault("an alias (*): write the value out", mark)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
@@ -104,5 +109,5 @@ class _Strict(_Bounded):
         return super().construct_mapping(node, deep)
 
 
-def _fault(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+def _fault(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

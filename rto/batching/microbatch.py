@@ -85,6 +85,10 @@ def cut(
     ``max_sequences``; a unit above them is a forward of its own.
     """
     overhead = OVERHEAD * max_tokens if overhead is None else overhead
+    # Only neighbours share a forward. Of single rows with padding that loses nothing: two forwards
+    # can exchange rows until one holds the longer ones, and neither's longest row grows. So the
+    # cheapest way to read the first ``end`` units, costs[end], is told by where its last forward
+    # begins.
     costs, begins = [0.0], [0]
     for end in range(1, len(units) + 1):
         rows = real = longest = 0
@@ -95,9 +99,11 @@ def cut(
             longest = max(longest, *units[begin])
             tokens = real if packs else rows * longest
             full = tokens > max_tokens or (max_sequences is not None and rows > max_sequences)
+            # A forward that begins earlier still only holds more. One unit is never too much.
             if full and begin < end - 1:
                 break
             cost = costs[begin] + tokens + overhead
+            # Of equal costs the earlier beginning: fewer forwards.
             if cost <= cheapest:
                 cheapest, chosen = cost, begin
         costs.append(cheapest)

@@ -53,6 +53,8 @@ def plan_update(
     model that packs reads a group's prompt once, so it is split only where it does not fit.
     """
     order = by_group(groups)
+    # A generator of its own for each epoch: a run that goes on draws the same order without a state
+    # to restore.
     random.Random(f"{seed}/{epoch}").shuffle(order)
     budget = Budget(lengths, max_tokens, max_sequences, packs)
     steps: list[OptimizerStep] = []
@@ -142,6 +144,7 @@ def _resplit(packs: list[list[list[int]]], count: int, budget: Budget) -> list[M
     packs = list(packs)
     while len(packs) < count:
         divisible = [i for i, pack in enumerate(packs) if len(pack) > 1]
+        # A unit is never split: its rows share a forward. Once all stand alone, the rank waits.
         if not divisible:
             packs.append([])
             continue

@@ -7,22 +7,22 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
 
 from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError
 from rto.sections.data import Data
 from rto.sections.ranges import check_tree
+from rto.tracking.console import table
 from rto.tracking.quiet import quiet
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from rich.console import Console
-
-    from rto.data.feedback.check import Measure, Report, Spread
-    from rto.data.feedback.layouts import Layout
+    from rto.data.feedback.check import Report, Spread
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 WIDTH = 40
@@ -32,29 +32,22 @@ WRITES = ("nested", "flat", "pairs", "unpaired", "sft", "prompts")
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     quiet(None)
-    from datasets import disable_progress_bars
-
-    disable_progress_bars()
     return options.run(options)
 
 
 def check(options: argparse.Namespace) -> int:
     """Print what the data set holds; 0 where some of it can be used."""
-    from rich.console import Console
+    data = _data(options)
+    from rto.data.feedback.command import usable_report
 
-    from rto.data.feedback import check as data_check
-
-    rows, layout = _open(options)
-    report = data_check.check(
-        rows,
-        layout,
-        source=options.source,
-        measure=_measure(options.model, options.chat_template),
+    report = usable_report(
+        options.source,
+        data,
+        split=options.source_split,
+        model=options.model,
+        chat_template=options.chat_template,
         max_len=options.max_len,
     )
-    said = data_check.unusable(report)
-    if said is not None:
-        raise UserError(said)
     if options.json:
         print(json.dumps(asdict(report), indent=2))
     else:
@@ -64,10 +57,6 @@ def check(options: argparse.Namespace) -> int:
 
 def print_report(report: Report, console: Console) -> None:
     """Tables, and histograms of numbers."""
-    from rich.text import Text
-
-    from rto.tracking.console import table
-
     console.print(
         f"{report.source}: layout {report.layout}, {report.num_rows:,} rows, "
         f"{report.num_prompts:,} prompts, {report.num_responses:,} responses",
@@ -127,22 +116,22 @@ def bin_labels(spread: Spread) -> list[str]:
 
 def convert(options: argparse.Namespace) -> int:
     """Write the rows in another layout."""
-    from rto.data.feedback.convert import Conversion
-
     paths = target_paths(options.target, split=options.split is not None)
-    rows, layout = _open(options)
-    conversion = Conversion(
-        rows=rows,
-        layout=layout,
-        source=options.source,
+    data = _data(options)
+    from rto.data.feedback.command import convert_file
+
+    for written in convert_file(
+        options.source,
+        data,
+        paths,
+        source_split=options.source_split,
         to=options.to,
         normalise=options.normalise,
         threshold=options.threshold,
         duplicates=options.merge_duplicates,
         split=options.split,
         seed=options.seed,
-    )
-    for written in conversion.write(paths):
+    ):
         made = "pair" if options.to == "pairs" else "row"
         empty = f"; {written.num_empty:,} more make no {made}" if written.num_empty else ""
         merged = f"; {written.num_merged:,} duplicates merged, with the mean of their rewards"
@@ -173,32 +162,17 @@ def target_paths(target: str, *, split: bool) -> list[Path]:
     return paths
 
 
-def _open(options: argparse.Namespace) -> tuple[Dataset, Layout]:
-    from rto.data.feedback.layouts import find_layout
-    from rto.data.sources import load_rows
-
+def _data(options: argparse.Namespace) -> Data:
+    """How the source is read, with its columns by the names that are expected."""
     columns = [x for given in options.columns for x in given.split(",")]
     data = Data(columns=columns, config_name=options.config_name)
     check_tree(data, "data.")
-    rows = load_rows(options.source, data, split=options.source_split)
-    return rows, find_layout(rows, options.source, name=options.layout)
-
-
-def _measure(model: str | None, chat_template: str | None) -> Measure:
-    from rto.data.feedback.check import Tokens, Words
-
-    if model is None:
-        return Words()
-    from rto.data.templates import load_template
-
-    return Tokens(load_template(model, Data(chat_template=chat_template)))
+    return replace(data, layout=options.layout)
 
 
 def _print_histogram(
     console: Console, title: str, labels: Sequence[str], counts: Iterable[int]
 ) -> None:
-    from rich.text import Text
-
     console.print(Text(f"\n{title}", style="bold"))
     for line in histogram(labels, list(counts)):
         console.print(Text(f"  {line}"), soft_wrap=True)

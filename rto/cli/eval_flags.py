@@ -5,81 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import get_args
 
 from rto.cli.one_line_parser import OneLineParser
 from rto.errors import UserError, nearest
+from rto.evaluation.measured import MetricModels
+from rto.evaluation.metrics import METRICS
+from rto.evaluation.plan import AnswerSource, JudgeKind, JudgeSpec, Options
 from rto.sections.parse import parse_run
 from rto.sections.paths import absolute_path
 from rto.sections.ranges import check_tree, require
-from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Decoding
 
-if TYPE_CHECKING:
-    from rto.evaluation.endpoint import Endpoint
-    from rto.evaluation.metrics import MetricModels
-
-JudgeKind = Literal["reward", "vllm", "openai"]
 EXPORTS = ("last", "best")
 RUN_FLAGS = ("--config", "--dry_run", "--seed", "--help")
 """Those of a run that have no dot in their names."""
 DESCRIPTION = """\
 Sample responses of a model, and of a baseline, to the same prompts with the same decoding and
 seeds, or read them from files; print metrics with intervals and the win rate by each judge."""
-
-
-@dataclass(frozen=True)
-class AnswerSource:
-    """A policy: a run, directory or hub id to sample from, or a file of its outputs."""
-
-    name: str
-    path: str
-    is_outputs: bool
-
-
-@dataclass(frozen=True)
-class JudgeSpec:
-    """``reward:DIR``, ``vllm:MODEL`` or ``openai:MODEL``."""
-
-    kind: JudgeKind
-    target: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.target}"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The checked flags; see ``parser`` for what they mean."""
-
-    model: AnswerSource
-    baseline: AnswerSource | None
-    prompts: str
-    split: str
-    prompt_key: str | None
-    reference_key: str | None
-    max_prompts: int | None
-    reference: str | None
-    reward_models: Sequence[str]
-    metrics: Sequence[str] | None
-    metric_models: MetricModels
-    decoding: Decoding
-    judges: Sequence[JudgeSpec]
-    judge_prompt: str
-    judge_url: str
-    judge_key_env: str
-    judge_options: Mapping[str, Any]
-    judge_max_tokens: int
-    judge_timeout: float
-    judge_concurrency: int
-    judge_prices: tuple[float, float] | None
-    output_dir: str | None
-    config: RunConfig
-    dry_run: bool
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -116,25 +62,6 @@ def parse(argv: Sequence[str]) -> Options:
             "config": run.config,
             "dry_run": run.dry_run,
         }
-    )
-
-
-def endpoint_of(judge: JudgeSpec, options: Options) -> Endpoint:
-    """The endpoint that an ``openai:MODEL`` judge names."""
-    from rto.evaluation.endpoint import Endpoint
-
-    return Endpoint(
-        url=options.judge_url,
-        model=judge.target,
-        key=os.environ.get(options.judge_key_env),
-        key_env=options.judge_key_env,
-        options={
-            "temperature": 0,
-            "max_tokens": options.judge_max_tokens,
-            **options.judge_options,
-        },
-        timeout=options.judge_timeout,
-        concurrency=options.judge_concurrency,
     )
 
 
@@ -291,8 +218,6 @@ def _judge(text: str) -> JudgeSpec:
 def _metrics(text: str | None) -> list[str] | None:
     if text is None:
         return None
-    from rto.evaluation.metrics import METRICS
-
     names = [name for name in text.split(",") if name != "none"]
     for name in names:
         if name not in METRICS:
@@ -302,8 +227,6 @@ def _metrics(text: str | None) -> list[str] | None:
 
 
 def _metric_models(given: argparse.Namespace) -> MetricModels:
-    from rto.evaluation.metrics import MetricModels
-
     return MetricModels(
         bertscore=given.bertscore_model,
         bertscore_layers=given.bertscore_layers,
@@ -312,7 +235,7 @@ def _metric_models(given: argparse.Namespace) -> MetricModels:
     )
 
 
-def _judge_options(text: str) -> dict[str, Any]:
+def _judge_options(text: str) -> dict[str, object]:
     try:
         options = json.loads(text)
     except ValueError as error:

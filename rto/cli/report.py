@@ -10,8 +10,11 @@ from pathlib import Path
 
 from rto.cli.one_line_parser import OneLineParser, named, whole
 from rto.errors import UserError
+from rto.report.collect import find_runs, is_run
+from rto.report.page import write_report
 from rto.secrets import hide
 from rto.text import one_line
+from rto.tracking.run_folder import holder
 
 NAME = "report.html"
 EVERY = 10
@@ -22,8 +25,6 @@ BETWEEN_STAGES = 60
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    from rto.report.page import write_report
-
     paths = [Path(path) for path in options.runs]
     target = checked(Path(options.output)) if options.output else default_target(paths)
     if options.watch:
@@ -44,8 +45,6 @@ def watch(paths: Sequence[Path], target: Path, every: int) -> None:
     Raises:
         UserError: a path is no run folder.
     """
-    from rto.report.collect import find_runs, is_run
-
     find_runs(paths)
     patience = 0 if all(map(is_run, paths)) else BETWEEN_STAGES
     print(f"report: {target}, anew every {every} s; Ctrl-C ends it", flush=True)
@@ -57,8 +56,6 @@ def watch(paths: Sequence[Path], target: Path, every: int) -> None:
 
 def _watch(paths: Sequence[Path], target: Path, every: int, patience: float) -> None:
     """Until no run is going on, and none was for ``patience`` seconds."""
-    from rto.report.page import write_report
-
     seen, said = time.monotonic(), ""
     while True:
         problem = ""
@@ -78,9 +75,6 @@ def _watch(paths: Sequence[Path], target: Path, every: int, patience: float) -> 
 
 def is_running(paths: Sequence[Path]) -> bool:
     """Whether a process is at work in one of the run folders."""
-    from rto.report.collect import find_runs
-    from rto.tracking.run_folder import holder
-
     return any(holder(run) is not None for run in find_runs(paths))
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from rto.runs.execute import Finished, announce, default_folder, dtype_line, execute, prepared
 from rto.runs.preflight import preflight
 from rto.sections.parse import parse_run
+from rto.tracking.console import figure, table
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder, check_place
 
@@ -59,10 +62,6 @@ def _command(command: str, argv: Sequence[str]) -> int:
 
 
 def _print_results(finished: Finished) -> None:
-    from rich.console import Console
-
-    from rto.tracking.console import figure, table
-
     rows = [{"metric": name, "value": figure(x)} for name, x in finished.metrics.items()]
     if rows:
         Console().print(table(rows))

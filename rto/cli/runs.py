@@ -7,12 +7,14 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
 
 from rto.cli.one_line_parser import OneLineParser, named
 from rto.errors import UserError
 from rto.report.summary import Summary, by_state, find_runs, summarise
 from rto.secrets import hide
+from rto.tracking.console import figure, table
 
 WIDTH = 160
 """Columns of the table where nobody's terminal sets them."""
@@ -34,10 +36,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _show(found: Sequence[Summary], folder: Path) -> None:
-    from rich.console import Console
-
-    from rto.tracking.console import table
-
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
@@ -59,15 +57,13 @@ def _shown(each: Summary, folder: Path) -> dict[str, str]:
 
 
 def _figure(metric: tuple[str, float] | None, *, named: bool) -> str:
-    from rto.tracking.console import figure
-
     if metric is None:
         return ""
     name, value = metric
     return f"{name} {figure(value)}" if named else figure(value)
 
 
-def _plain(each: Summary) -> dict[str, Any]:
+def _plain(each: Summary) -> dict[str, object]:
     """For other programs: a metric by its name, times in seconds since 1970."""
     return {
         "path": str(each.path),

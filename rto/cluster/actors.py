@@ -1,7 +1,7 @@
 """What the Ray actors are made of: thin shells around the engine, the frozen scorer and the
 trainer rank.
 
-A heavy library is imported inside the actor that uses it.
+DeepSpeed and vLLM are imported inside the actor that uses them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Literal
 import ray
 import torch
 
+from rto.models.device import dtype_of, resolve_device
 from rto.protocols import Method, Output
 from rto.rollout.engine import Door, Engine, ReceivingEngine, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.sections.run_config import RunConfig
+from rto.training.ranks import Rank, RankPlace
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from rto.rollout.vllm.engine import WeightTransferInitRequest, WeightTransferUpdateRequest
-    from rto.scoring.frozen import FrozenScorer
     from rto.training.learner import Objective
     from rto.weights.digest import TensorDigests, WeightReceipt
 
@@ -72,8 +74,6 @@ class TrainerActor:
         meeting: tuple[str, int], share: int,
     ) -> None:  # fmt: skip
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
-        from rto.training.ranks import Rank, RankPlace
-
         prepare_process(device, share=share)
         self.rest()
         self.rank = Rank(
@@ -139,9 +139,6 @@ class ScorerActor:
         self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: Device,
         replicas: int,
     ) -> None:  # fmt: skip
-        from rto.models.device import dtype_of, resolve_device
-        from rto.scoring.frozen import FrozenOptions, FrozenScorer
-
         prepare_process(device, share=replicas)
         options = FrozenOptions(
             dtype=dtype_of(config.ds.dtype),
@@ -152,7 +149,7 @@ class ScorerActor:
             temperature=config.rollout.temperature,
             offload=config.ref.offload,
         )
-        self.scorer: FrozenScorer = FrozenScorer(paths, rewards, options)
+        self.scorer = FrozenScorer(paths, rewards, options)
 
     def rest(self) -> None:
         """Give the models' memory back."""

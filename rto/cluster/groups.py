@@ -50,6 +50,8 @@ class Watch:
             ActorLost: names an actor that is dead.
         """
         if time.monotonic() - self._looked > CHECK_SECONDS:
+            # An actor that is busy keeps the ping that it has: another one each time would pile up
+            # in its queue.
             out = _unanswered(self._pings)
             self._pings = {name: out.get(name) or _ping(a) for name, a in self.actors.items()}
             self._looked = time.monotonic()
@@ -60,6 +62,7 @@ class Watch:
         Raises:
             ActorLost: names an actor that is dead.
         """
+        # Not the pings of ``look``: an actor may have answered those and died since.
         pings = {name: _ping(actor) for name, actor in self.actors.items()}
         deadline = time.monotonic() + patience
         while (pings := _unanswered(pings)) and time.monotonic() < deadline:
@@ -156,6 +159,7 @@ class Pending(Generic[Result]):
         waiting = list(self.refs)
         results: dict[ObjectRef[Result], Result] = {}
         while waiting:
+            # A second at a time: an actor that nobody waits for here may be the one that died.
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
             for ref in ready:
                 results[ref] = self._fetch(ref)

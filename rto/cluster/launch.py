@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
+from ray._private import ray_constants
+
 from rto.errors import foreign
 from rto.sections.runtime import Cluster
 from rto.tracking.signals import end_on_signals
@@ -42,8 +45,6 @@ def start(
         if device == "cpu":
             _keep_freed_memory()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
     if ray.is_initialized():
         return False
     if address is not None:
@@ -59,9 +60,8 @@ def start(
 
 
 def is_up() -> bool:
-    """Whether this process is connected to Ray; without an import, which takes a second."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
+    """Whether this process is connected to Ray."""
+    return ray.is_initialized()
 
 
 @functools.cache
@@ -71,8 +71,6 @@ def joined_gpus(address: str) -> float:
     Raises:
         UserError: nothing answers at the address.
     """
-    import ray
-
     joined_before = ray.is_initialized()
     if not joined_before:
         _join(address)
@@ -84,8 +82,6 @@ def joined_gpus(address: str) -> float:
 
 
 def _join(address: str) -> None:
-    import ray
-
     with foreign(f"ray.address {address}: no Ray cluster answers", "start it, or leave it out"):
         host, _, port = address.rpartition(":")
         if host and port.isdecimal() and "/" not in host:
@@ -95,17 +91,13 @@ def _join(address: str) -> None:
 
 
 def stop() -> None:
-    import ray
-
     ray.shutdown()
 
 
 def _stay_local() -> None:
     """What Ray, gloo and vLLM read to keep every socket of a single machine on loopback."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    # Ray read that one if it was imported before this.
-    from ray._private import ray_constants
-
+    # Ray's own processes read that one; this process read it when it imported Ray.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("VLLM_HOST_IP", LOOPBACK)
@@ -125,8 +117,6 @@ def _keep_freed_memory() -> None:
 
 
 def _start_local(settings: Cluster, num_actors: int) -> None:
-    import ray
-
     memory = settings.object_store_gib
     options: dict[str, Any] = {
         "address": "local",

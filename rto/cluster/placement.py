@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.util.placement_group import (
@@ -26,7 +25,7 @@ class Placement:
     plan: Plan
     groups: dict[str, PlacementGroup]
 
-    def options(self, group: str, rank: int) -> dict[str, Any]:
+    def options(self, group: str, rank: int) -> dict[str, object]:
         """``Actor.options`` of one actor."""
         if not self.groups:
             return {"num_cpus": 0, "max_restarts": 0}

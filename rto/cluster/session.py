@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rto.cluster import launch
+from rto.cluster.build import Actors
+from rto.cluster.placement import Placement, release, reserve
 from rto.cluster.plan import Plan
 from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
-
-if TYPE_CHECKING:
-    from rto.cluster.build import Actors
 
 
 @contextmanager
@@ -70,9 +68,6 @@ _warm = _Warm()
 
 
 def _actors(config: RunConfig, plan: Plan) -> Actors:
-    from rto.cluster.build import Actors
-    from rto.cluster.placement import Placement, reserve
-
     # The processes of one machine's CPUs serve any plan, so none of its bundles is reserved.
     anywhere = _warm.on and plan.device == "cpu" and launch.cluster_address(config.ray) is None
     unreserved = Placement(plan, {}) if anywhere else None
@@ -93,7 +88,5 @@ def _drop_waiting() -> None:
 
 
 def _tear_down(actors: Actors) -> None:
-    from rto.cluster.placement import release
-
     actors.kill()
     release(actors.placement)

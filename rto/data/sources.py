@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, DatasetDict, interleave_datasets, load_dataset, load_from_disk
@@ -48,17 +48,17 @@ def load_rows(source: str, data: Data | None = None, *, split: str = "train") ->
         return _renamed(rows, data.columns, source)
 
 
-def read_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
+def read_rows(rows: Dataset) -> Iterator[dict[str, object]]:
     """{column: value} of each row; ``READ`` rows are in Python at a time."""
     names = rows.column_names
-    for batch in cast(Iterable[dict[str, list[Any]]], rows.iter(batch_size=READ)):
+    for batch in cast(Iterable[dict[str, list[object]]], rows.iter(batch_size=READ)):
         for values in zip(*(batch[name] for name in names), strict=True):
             yield dict(zip(names, values, strict=True))
 
 
 def numbered_rows(
     rows: Dataset, columns: Sequence[str], *, source: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, object]]]:
     """(row number from 0, {column: value}) of the columns asked for, all of which must exist."""
     _require_columns(rows, columns, source=source)
     with foreign(f"{source}: cannot read a row"):
@@ -152,11 +152,10 @@ def _from_hub(source: str, split: str, config_name: str | None) -> Dataset:
             raise UserError(f"{source}: {said}; name one with data.config_name") from error
 
 
-def _pick(loaded: Any, split: str, source: str) -> Dataset:
+def _pick(loaded: Dataset | DatasetDict, split: str, source: str) -> Dataset:
     """The split, its values as they are stored, whatever format it was saved with (NumPy's)."""
-    rows = loaded
     if isinstance(loaded, DatasetDict):
         if split not in loaded:
             raise UserError(f"{source}: no split '{split}' (splits: {', '.join(map(str, loaded))})")
-        rows = loaded[split]
-    return rows.with_format(None)
+        loaded = loaded[split]
+    return loaded.with_format(None)

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 from tenacity import (
@@ -63,7 +62,7 @@ class Endpoint:
     model: str
     key: str | None = field(repr=False)
     key_env: str = "OPENAI_API_KEY"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     timeout: float = 120.0
     attempts: int = 6
     concurrency: int = 8
@@ -125,7 +124,9 @@ class Endpoint:
                 raise errors.exceptions[0] from None
         return [task.result() for task in tasks], usage
 
-    async def _persist(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
+    async def _persist(
+        self, client: httpx.AsyncClient, body: dict[str, object]
+    ) -> tuple[str, Usage]:
         """One request, tried until it is answered or its attempts are used up."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PassingFault),
@@ -141,7 +142,9 @@ class Endpoint:
                 "answered is kept, give the same command again to go on"
             ) from error
 
-    async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Usage]:
+    async def _attempt(
+        self, client: httpx.AsyncClient, body: dict[str, object]
+    ) -> tuple[str, Usage]:
         with passing_faults(self.timeout):
             async with asyncio.timeout(self.timeout):
                 response = await client.post(self._address(), json=body)

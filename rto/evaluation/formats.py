@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from rto.errors import UserError, foreign
 from rto.evaluation.questions import Question
@@ -33,6 +33,15 @@ class Answers:
 
 Key = Literal["turn", "id"]
 """What identifies the question of a stored answer: its first turn, or its id."""
+
+
+class Style(TypedDict):
+    """Counts of an answer, by the names that Arena-Hard has for them."""
+
+    token_len: int
+    header_count: dict[str, int]
+    list_count: dict[str, int]
+    bold_count: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,9 @@ def alpaca_row(question: Question, turns: Sequence[str], name: str) -> dict[str,
 
 def arena_hard_row(
     question: Question, turns: Sequence[str], name: str, tstamp: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A line of Arena-Hard 2.0's ``model_answer/NAME.jsonl``."""
-    told: list[dict[str, Any]] = []
+    told: list[dict[str, object]] = []
     for asked, answer in zip(question.turns, turns, strict=True):
         told.append({"role": "user", "content": asked})
         told.append({"role": "assistant", "content": {"answer": answer}})
@@ -86,7 +95,7 @@ def arena_hard_row(
 
 def mt_bench_row(
     question: Question, turns: Sequence[str], name: str, tstamp: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A line of MT-Bench's ``model_answer/NAME.jsonl``; its questions are numbered."""
     return {
         "question_id": question.id,
@@ -132,7 +141,7 @@ def _whole(path: str, question: Question, answer: _Given | None) -> _Given:
     return answer
 
 
-def style(answer: str) -> dict[str, Any]:
+def style(answer: str) -> Style:
     """The counts that Arena-Hard's style control reads; tokens are counted as words here."""
     lines = answer.splitlines()
     heads = [len(line) - len(line.lstrip("#")) for line in lines if line.startswith("#")]

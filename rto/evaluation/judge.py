@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -163,7 +163,7 @@ def _checked(name: str, content: object) -> JudgePrompt:
     )
 
 
-def _problems(content: Mapping[Any, Any]) -> Iterator[str]:
+def _problems(content: Mapping[object, object]) -> Iterator[str]:
     """What a pairwise judge's prompt lacks, the first thing first."""
     user, verdicts = content.get("user"), content.get("verdicts")
     if not isinstance(user, str):

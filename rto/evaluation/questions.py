@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from datasets import Dataset
 
 from rto.data.feedback.layouts import told_layout
 from rto.data.feedback.read import load_feedback
@@ -100,13 +101,14 @@ def joined(turns: Sequence[str]) -> str:
     return "\n\n".join(f"### Turn {n}\n\n{turn}" for n, turn in enumerate(turns, start=1))
 
 
-def _turns(rows: Any, source: str) -> Iterator[Question]:
+def _turns(rows: Dataset, source: str) -> Iterator[Question]:
     keep = [
         name for name in ("turns", "question_id", "uid", "category") if name in rows.column_names
     ]
     for number, row in numbered_rows(rows, keep, source=source):
         where = Where(source, number, "turns")
-        if not isinstance(row["turns"], list) or not row["turns"]:
+        asked = row["turns"]
+        if not isinstance(asked, list) or not asked:
             raise where.error("is not a list of the user's turns")
         turns = tuple(
             require_text(
@@ -115,14 +117,14 @@ def _turns(rows: Any, source: str) -> Iterator[Question]:
                 row=number,
                 field="turns",
             )
-            for turn in row["turns"]
+            for turn in asked
         )
         category = str(row.get("category") or "")
         yield Question(_id(row, number), turns, category=category, row=number)
 
 
 def _single(
-    rows: Any, source: str, prompt_key: str | None, reference_key: str | None
+    rows: Dataset, source: str, prompt_key: str | None, reference_key: str | None
 ) -> Iterator[Question]:
     columns = rows.column_names
     asked = prompt_key or next((name for name in ASKED if name in columns), None)
@@ -158,8 +160,9 @@ def _one_turn(value: object, where: Where) -> str:
     return require_text(value, source=where.source, row=where.row, field=where.field)
 
 
-def _id(row: Mapping[str, Any], number: int) -> str | int:
+def _id(row: Mapping[str, object], number: int) -> str | int:
     for name in ("uid", "question_id"):
-        if row.get(name) is not None:
-            return row[name]
+        value = row.get(name)
+        if value is not None:
+            return value if isinstance(value, int) else str(value)
     return number

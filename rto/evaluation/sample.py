@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from rto.data.templates import Template
@@ -215,8 +216,6 @@ def _check_room(
 def _local(path: str) -> str:
     if Path(path).is_dir():
         return path
-    from huggingface_hub import snapshot_download
-
     files = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
     with foreign(f"{path}: cannot be fetched from the hub", "give a directory"):
         return snapshot_download(path, allow_patterns=files)

@@ -1,4 +1,4 @@
-"""Compute all figures of one policy and lay them out as tables."""
+"""Compute all figures of one policy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 from rto.data.templates import Template, Where
 from rto.evaluation.formats import Answers
-from rto.evaluation.judge import JudgedPair, WinRate
-from rto.evaluation.metrics import METRICS, Measured, MetricModels, Texts, Unavailable, mean
+from rto.evaluation.judge import JudgedPair
+from rto.evaluation.measured import Measured, MetricModels, Texts, Unavailable, mean
+from rto.evaluation.metrics import METRICS
 from rto.evaluation.questions import Question, joined, messages
+from rto.scoring.server import ServedRewardModel
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,6 @@ def reward_scores(
     ended. ``chat_template`` chooses one of several; ``source`` is where the questions stand, for
     messages.
     """
-    from rto.scoring.server import ServedRewardModel
-
     model = ServedRewardModel(path, max_batch=16, chat_template=chat_template)
     told = model.trained_with.apply_chat_template
     has_chat = bool(model.template.tokenizer.chat_template)
@@ -114,31 +114,6 @@ def pairs(questions: Sequence[Question], model: Answers, baseline: Answers) -> l
     ]
 
 
-def metric_rows(figures: Mapping[str, Figures]) -> list[dict[str, str]]:
-    """A row per metric, a column per policy."""
-    names = dict.fromkeys(name for each in figures.values() for name in each.metrics)
-    return [
-        {"metric": _label(name, figures)}
-        | {policy: _shown(each.metrics.get(name)) for policy, each in figures.items()}
-        for name in names
-    ]
-
-
-def win_rows(win_rates: Mapping[str, WinRate]) -> list[dict[str, str]]:
-    """A row per judge."""
-    return [
-        {
-            "judge": judge,
-            "win rate": _win(found),
-            "prompts": f"{found.num_prompts - found.num_left_out} of {found.num_prompts}",
-            "judgements": str(found.num_judgements),
-            "unparsed": str(found.num_unparsed),
-            "both orders agree": "" if found.agreement is None else f"{found.agreement:.1%}",
-        }
-        for judge, found in win_rates.items()
-    ]
-
-
 def _computed(name: str, texts: Texts, models: MetricModels) -> Measured:
     try:
         return METRICS[name](texts, models)
@@ -146,23 +121,3 @@ def _computed(name: str, texts: Texts, models: MetricModels) -> Measured:
         raise Unavailable(
             f"{name} needs the package {error.name}: pip install 'rto-rlhf[eval]'"
         ) from error
-
-
-def _label(name: str, figures: Mapping[str, Figures]) -> str:
-    sources = {each.metrics[name].source for each in figures.values() if name in each.metrics}
-    said = ", ".join(sorted(sources - {""}))
-    return f"{name} ({said})" if said else name
-
-
-def _shown(found: Measured | None) -> str:
-    if found is None:
-        return ""
-    interval = "" if found.ci95 is None else " [{:.3f}, {:.3f}]".format(*found.ci95)
-    return f"{found.value:.3f}{interval}"
-
-
-def _win(found: WinRate) -> str:
-    if found.win_rate is None:
-        return "none: no verdict"
-    low, high = found.win_rate.ci95
-    return f"{found.win_rate.mean:.1%} [{low:.1%}, {high:.1%}]"

@@ -95,7 +95,7 @@ class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Any
+        ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
         all_logprobs, ids, entropy = ctx.saved_tensors
         grad, entropy_grad = grad_outputs[0].unsqueeze(-1), grad_outputs[1]

@@ -33,19 +33,10 @@ def with_adapters(model: PreTrainedModel, lora: Lora, task: str) -> PeftModel:
             raise UserError(
                 f"{setting}: no module of {path} is called {target!r}; {_linears(model)}"
             )
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from rto.models.lora import adapted
 
     with foreign(f"{setting} does not fit {path}", _linears(model)):
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type=task,
-        )
-        adapted = get_peft_model(model, config)
-    assert isinstance(adapted, PeftModel)
-    return adapted
+        return adapted(model, lora, targets=targets, task=task)
 
 
 def _linears(model: PreTrainedModel) -> str:

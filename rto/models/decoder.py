@@ -58,7 +58,7 @@ class Decoder:
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         inner = unwrapped(model)
-        self._base: Any = inner.base_model
+        self._base: nn.Module = inner.base_model
         group = _two_responses(inner)
         prove_rows_alone(inner, group)
         self.packs = may_pack(inner) and _packs(inner, group)
@@ -97,7 +97,7 @@ def prove_rows_alone(model: PreTrainedModel, group: TokenBatch) -> None:
     """
     if model.config._attn_implementation not in ("sdpa", "eager"):
         return
-    base: Any = model.base_model
+    base: nn.Module = model.base_model
     training = model.training
     expected = _read(base.eval(), pad_right(group)).before
     short = dataclasses.replace(group, response_mask=group.response_mask & FIRST.to(model.device))
@@ -116,7 +116,7 @@ def prove_rows_alone(model: PreTrainedModel, group: TokenBatch) -> None:
 def _packs(model: PreTrainedModel, group: TokenBatch) -> bool:
     """Put our attention in place, if two responses behind one prompt get the states that each gets
     alone: the model's own forward decides. If not, the model is left as it was."""
-    base: Any = model.base_model
+    base: nn.Module = model.base_model
     training = model.training
     model.eval()
     expected = _read(base, pad_right(group)).before
@@ -133,7 +133,7 @@ def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _read(base: Any, packed: Packed) -> Read:
+def _read(base: nn.Module, packed: Packed) -> Read:
     extra = {}
     if packed.rows is not None:
         # Models make no mask of their own where they are given one with four axes.
@@ -184,8 +184,9 @@ def _gathered(x: Tensor, bucket: Tensor) -> Tensor:
 
 def _two_responses(model: PreTrainedModel) -> TokenBatch:
     """Responses of 3 and of 5 tokens to one prompt."""
-    embeddings: Any = model.get_input_embeddings()
-    vocab_size, device = len(embeddings.weight), model.device
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    vocab_size, device = len(embeddings), model.device
 
     def row(*ids: int) -> Tensor:
         return torch.tensor(ids, device=device) % vocab_size

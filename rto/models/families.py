@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from rto.models.causal import CausalPolicy
 from rto.models.heads import PromptValue, TokenValue
 from rto.models.load import (
+    Loading,
     is_encoder_decoder,
     load_language_model,
     load_scalar_model,
@@ -16,7 +17,7 @@ from rto.models.policy import Policy
 from rto.models.seq2seq import Seq2SeqPolicy
 
 
-def load_policy(path: str, *, value_head: bool = False, **options: Any) -> Policy:
+def load_policy(path: str, *, value_head: bool = False, **options: Unpack[Loading]) -> Policy:
     """A language model as a policy; ``options`` are those of ``load_language_model``."""
     model = load_language_model(path, **options)
     family = Seq2SeqPolicy if is_encoder_decoder(path) else CausalPolicy
@@ -24,7 +25,7 @@ def load_policy(path: str, *, value_head: bool = False, **options: Any) -> Polic
 
 
 def load_critic(
-    path: str, *, constants: tuple[float, float] = (0.0, 1.0), **options: Any
+    path: str, *, constants: tuple[float, float] = (0.0, 1.0), **options: Unpack[Loading]
 ) -> TokenValue | PromptValue:
     """A value network that starts from a language or reward model, with a new head if need be."""
     if is_encoder_decoder(path):

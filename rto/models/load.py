@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack, cast
 
 import torch
 from transformers import (
@@ -148,6 +148,14 @@ def load_value_model(path: str, **how: Unpack[Loading]) -> PreTrainedModel | Pef
     return _load(value_model(path), **how)
 
 
+class LoadingInfo(TypedDict):
+    """What transformers tells of the weights that it read: names, and shapes where they differ."""
+
+    unexpected_keys: Collection[str]
+    missing_keys: Collection[str]
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What to read a checkpoint as: a class of transformers, peft's name for its task."""
@@ -279,7 +287,7 @@ def _load(
 ) -> PreTrainedModel | PeftModel:
     refuse_quantised(wanted, load_in_4bit=load_in_4bit)
     with reading(wanted.path):
-        loaded: Any = wanted.auto.from_pretrained(
+        loaded = wanted.auto.from_pretrained(
             wanted.path,
             config=wanted.config,
             dtype=dtype,
@@ -289,7 +297,7 @@ def _load(
             ignore_mismatched_sizes=True,
             **source(wanted.path),
         )
-    model, info = loaded
+    model, info = cast("tuple[PreTrainedModel, LoadingInfo]", loaded)
     check_loaded(wanted, model, info)
     _demand_finite(wanted, model)
     if wanted.task == "TOKEN_CLS" and "classifier.weight" in info["missing_keys"]:
@@ -304,7 +312,7 @@ def _load(
     return model if lora is None or lora.rank == 0 else with_adapters(model, lora, wanted.task)
 
 
-def check_loaded(wanted: Wanted, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
+def check_loaded(wanted: Wanted, model: PreTrainedModel, info: LoadingInfo) -> None:
     """Refuse a model that transformers filled up with random weights, or cut.
 
     Raises:

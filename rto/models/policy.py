@@ -112,9 +112,9 @@ class Policy(nn.Module, ABC):
         """The same without an adapter that the head may have."""
         head = self._head()
         if not isinstance(self.model, PreTrainedModel):
-            from peft.tuners.lora import LoraLayer
+            from rto.models.lora import without_adapter
 
-            head = head.base_layer if isinstance(head, LoraLayer) else head
+            head = without_adapter(head)
         return self._finish(head(hidden))
 
     def _head(self) -> nn.Module:

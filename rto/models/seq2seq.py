@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Seq2SeqPolicy(Policy):
     ) -> tuple[Tensor, Tensor]:
         """Last hidden states of the encoder [G, P, H] and of the decoder [B, T, H], whose row b
         reads the prompt ``owner[b]``."""
-        model: Any = unwrapped(self.model)
+        model = unwrapped(self.model)
         encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         decoded = model.get_decoder()(
             input_ids=decoder_ids,

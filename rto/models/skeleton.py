@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from rto.errors import UserError, foreign
 from rto.models.adapters import with_adapters
 from rto.models.load import (
     SCALE,
+    LoadingInfo,
     Wanted,
     check_loaded,
     is_encoder_decoder,
@@ -87,8 +88,9 @@ def check_embeddings(
     Raises:
         UserError: the tokenizer was given tokens and the model no rows for them.
     """
-    embeddings: Any = model.get_input_embeddings()
-    rows = len(embeddings.weight)
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    rows = len(embeddings)
     beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
     if beyond:
         i, token = beyond[0]
@@ -111,10 +113,11 @@ def _skeleton(found: Wanted) -> PreTrainedModel:
 
 def _from_config(found: Wanted) -> PreTrainedModel:
     with foreign(f"{found.path}: config.json makes no model"), torch.device("meta"):
-        model: PreTrainedModel = found.auto.from_config(found.config)
-    head: Any = model.get_output_embeddings()
+        model = cast(PreTrainedModel, found.auto.from_config(found.config))
+    head = model.get_output_embeddings()
     if vars(found.config).get(SCALE) is False and head is not None:
         # Flan-T5 has a head of its own; transformers 5 reads its config as tied.
+        assert isinstance(head.weight, Tensor)
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
     return model
 
@@ -129,7 +132,7 @@ def _from_headers(found: Wanted, weights: Path) -> PreTrainedModel:
         _demand_floats(found.path, tensors)
     model = type(_from_config(found))
     with foreign(f"{found.path}: its weights do not make a {model.__name__}"):
-        loaded: Any = model.from_pretrained(
+        loaded = model.from_pretrained(
             None,
             config=found.config,
             state_dict=tensors,
@@ -138,7 +141,7 @@ def _from_headers(found: Wanted, weights: Path) -> PreTrainedModel:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    skeleton, info = loaded
+    skeleton, info = cast("tuple[PreTrainedModel, LoadingInfo]", loaded)
     check_loaded(found, skeleton, info)
     skeleton.name_or_path = found.path
     return skeleton

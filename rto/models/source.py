@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 from transformers import CONFIG_MAPPING
@@ -41,7 +40,7 @@ def reading(path: str) -> foreign:
     return foreign(f"{path}: cannot load this hub id (no such directory here)")
 
 
-def source(path: str) -> dict[str, Any]:
+def source(path: str) -> dict[str, bool]:
     """How ``from_pretrained`` is to read ``path``: never code of its own, and nothing that waits
     for a hub that does not answer."""
     local = not Path(path).is_dir() and bool(constants.HF_HUB_OFFLINE or hub_problem())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from rto.errors import UserError
 from rto.quickstart.gold import gold_reward
@@ -113,7 +112,7 @@ def label_pair(request: Request, rng: Random) -> dict[str, str]:
     return {"prompt": request.prompt, "chosen": first, "rejected": second}
 
 
-def rate(request: Request, rng: Random) -> dict[str, Any]:
+def rate(request: Request, rng: Random) -> dict[str, object]:
     """A few responses, each with its gold reward and Gaussian noise."""
     texts = [demonstrate(request, rng) for _ in range(RESPONSES)]
     rewards = [gold_reward(request.prompt, x) + rng.gauss(0, RATING_NOISE) for x in texts]
@@ -159,5 +158,5 @@ def _mood(request: Request, care: float, rng: Random) -> str:
     return request.mood if rng.random() < 0.3 + 0.6 * care else rng.choice(MOODS)
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rto.errors import UserError
 from rto.report.files import read_about, read_config, read_json, read_metrics, shown_text
@@ -30,7 +29,7 @@ class RunRecord:
 
     name: str
     path: Path
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, float]] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeGuard
 
 from rto.report import curves
 from rto.report.collect import RunRecord
@@ -125,10 +125,17 @@ def find_evaluations(runs: Sequence[RunRecord]) -> list[Evaluation]:
     ]
 
 
-def read_evaluation(path: Path, content: Mapping[str, Any], part: str) -> Evaluation:
+def read_evaluation(path: Path, content: Mapping[str, object], part: str) -> Evaluation:
     policies = {name: figures(entry) for name, entry in _mapping(content[part]).items()}
     beside = {name: value for name, value in content.items() if is_interval(value)}
     return Evaluation(path, policies, figures({**beside, **_mapping(content.get("differences"))}))
+
+
+class IntervalJson(TypedDict):
+    """A mean and its 95% interval, as a file has them."""
+
+    mean: float
+    ci95: list[float]
 
 
 def figures(entry: object) -> dict[str, Figure]:
@@ -143,12 +150,13 @@ def figures(entry: object) -> dict[str, Figure]:
     return found
 
 
-def is_interval(value: object) -> bool:
+def is_interval(value: object) -> TypeGuard[IntervalJson]:
+    """Whether it is a mean with its interval."""
     if not isinstance(value, Mapping) or not is_number(value.get("mean")):
         return False
     ends = value.get("ci95")
     return isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from rto.errors import UserError, foreign
 from rto.secrets import hide, hide_in
@@ -73,16 +73,17 @@ def _metrics_row(line: str, where: str) -> dict[str, float]:
             f"{where}: {shown_text(named)[:60]} is {shown}, not a finite number: "
             "correct or remove the line"
         )
-    return {hide(shown_text(key)): value for key, value in row.items()}
+    return {hide(shown_text(key)): value for key, value in row.items() if is_number(value)}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number that a chart can show; a truth value is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return -LARGEST <= value <= LARGEST
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file; an empty one where there is no file."""
     if not path.is_file():
         return {}
@@ -91,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return parse_json(path.read_text(encoding="utf-8"), str(path))
 
 
-def parse_json(text: str, where: str) -> dict[str, Any]:
+def parse_json(text: str, where: str) -> dict[str, object]:
     with foreign(f"{where}: not JSON", "correct or remove it"):
         content = json.loads(text)
     _require(isinstance(content, dict), f"{where}: {type(content).__name__} instead of an object")
@@ -107,7 +108,7 @@ def read_config(path: Path) -> dict[str, str]:
     return {shown_text(name): shown_text(value) for name, value in flat(hide_in(content))}
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, value as text) of every leaf; a list is one leaf."""
     for key, value in content.items():
         name = f"{prefix}{key}"
@@ -117,9 +118,9 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield name, value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def read_about(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_about(path: Path) -> tuple[dict[str, object], list[str]]:
     """``run.json`` as a run writes it, and a sentence on each part that is something else."""
-    content, about, odd = read_json(path), dict[str, Any](), list[str]()
+    content, about, odd = read_json(path), dict[str, object](), list[str]()
     for name, value in content.items():
         if name == "pid" or (name == "checkpoint" and value is None):
             continue
@@ -131,7 +132,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], list[str]]:
     return about, odd
 
 
-def _kept(name: str, value: Any) -> Any:
+def _kept(name: str, value: object) -> object:
     """The value as a run writes it; None if no run would."""
     if name == "data":
         return _data(value)
@@ -142,7 +143,7 @@ def _kept(name: str, value: Any) -> Any:
     return hide(shown_text(value)) if isinstance(value, str) else None
 
 
-def _data(value: object) -> dict[str, Any] | None:
+def _data(value: object) -> dict[str, object] | None:
     """What became of the rows: unit, read, used, and counts by reason."""
     if not isinstance(value, dict):
         return None

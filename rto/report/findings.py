@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rto.report.collect import RunRecord
 from rto.secrets import hide
@@ -45,8 +44,8 @@ class Account:
 def accounts(run: RunRecord) -> list[Account]:
     """Of the data set that the run read, and of the responses it sampled."""
     found: list[Account] = []
-    data: Mapping[str, Any] | None = run.about.get("data")
-    if data is not None:
+    data = run.about.get("data")
+    if isinstance(data, Mapping):
         found.append(Account(data["unit"], data["read"], data["used"], data["filtered"]))
     if run.is_online:
         rows = [row for row in run.metrics if "response/num" in row]

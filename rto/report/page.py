@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from tokenizers import Tokenizer
 
 from rto.errors import foreign
 from rto.report import curves, evaluation, findings, samples, settings
@@ -153,7 +153,7 @@ def security_policy(style: str, script: str) -> str:
     return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; {allowed}"
 
 
-def embedded(payload: Mapping[str, Any]) -> str:
+def embedded(payload: Mapping[str, object]) -> str:
     """JSON that is safe inside a script element: no character of it can end the element."""
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&":
@@ -201,11 +201,12 @@ def summary(run: RunRecord) -> dict[str, str]:
 
 def closing(run: RunRecord) -> Iterable[tuple[str, float]]:
     """The held-out figures that a run ended with."""
-    results: Mapping[str, float] = run.about.get("results", {})
+    results = run.about.get("results", {})
+    assert isinstance(results, Mapping)
     return [(name, value) for name, value in results.items() if name.startswith("eval/")]
 
 
-def chart_values(chart: curves.Chart) -> dict[str, Any]:
+def chart_values(chart: curves.Chart) -> dict[str, object]:
     """What the pointer reads off a chart."""
     return {
         "range": chart.x_range,
@@ -216,12 +217,12 @@ def chart_values(chart: curves.Chart) -> dict[str, Any]:
 
 def sample_values(
     runs: Sequence[RunRecord], found: Sequence[Mapping[str, samples.Before]], chosen: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The samples by prompt; of each run that has it, its first response and its last."""
     tokenizers = [
         samples.find_tokenizer(run) if each else None for run, each in zip(runs, found, strict=True)
     ]
-    shown: list[dict[str, Any]] = []
+    shown: list[dict[str, object]] = []
     for text in chosen:
         answers = [
             {
@@ -239,9 +240,9 @@ def sample_values(
     return shown
 
 
-def response_values(response: samples.Response, tokenizer: Any) -> dict[str, Any]:
+def response_values(response: samples.Response, tokenizer: Tokenizer | None) -> dict[str, object]:
     """Values of a response: token texts if there is a tokenizer, else the plain text."""
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "iteration": response.iteration,
         "length": response.length,
         "finished": response.finished,

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from rto.errors import UserError, foreign
 from rto.report.collect import RunRecord
 from rto.tracking.quiet import escape_control
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 MAX_TOKENS = 400
 """Of a response; what is longer is cut, and the page says so."""
@@ -230,8 +230,6 @@ def find_tokenizer(run: RunRecord) -> Tokenizer | None:
         folders.append(Path(run.config["actor.model_name_or_path"]))
     for folder in folders:
         if (folder / "tokenizer.json").is_file():
-            from tokenizers import Tokenizer
-
             path = folder / "tokenizer.json"
             with foreign(f"{path}: no tokenizer", "restore or remove it"):
                 return Tokenizer.from_file(str(path))
@@ -240,7 +238,5 @@ def find_tokenizer(run: RunRecord) -> Tokenizer | None:
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     """The text of each token; "" for one that only completes a character with the next."""
-    from tokenizers.decoders import DecodeStream
-
     stream = DecodeStream(skip_special_tokens=False)
     return [escape_control(stream.step(tokenizer, token) or "") for token in ids]

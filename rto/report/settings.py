@@ -14,8 +14,8 @@ from rto.sections.names import accepted, spellings
 def acting(run: RunRecord) -> dict[str, str]:
     """The settings that the run's command reads with its method; all of a folder that does not say
     what ran. A setting that this version does not know stays."""
-    command, method = run.about.get("command"), run.about.get("method")
-    if command not in reads.TRAINING or method is None:
+    command, method = str(run.about.get("command", "")), run.about.get("method")
+    if command not in reads.TRAINING or not isinstance(method, str):
         return dict(run.config)
     given = {name: value for name, value in run.config.items() if value != "null"}
     return {

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rto.report.files import is_number
 from rto.secrets import hide
@@ -99,7 +98,7 @@ def _summary(path: Path) -> Summary:
     )
 
 
-def _state(path: Path, about: Mapping[str, Any]) -> str:
+def _state(path: Path, about: Mapping[str, object]) -> str:
     status = _text(about, "status") or "unknown"
     if status in ("running", "unknown"):
         held = holder(path) is not None
@@ -109,7 +108,7 @@ def _state(path: Path, about: Mapping[str, Any]) -> str:
     return status
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _about(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     if path.stat().st_size > ABOUT_BYTES:
@@ -117,7 +116,7 @@ def _about(path: Path) -> dict[str, Any]:
     return _parsed(path.read_bytes(), "run.json")
 
 
-def _parsed(text: bytes, where: str) -> dict[str, Any]:
+def _parsed(text: bytes, where: str) -> dict[str, object]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -127,12 +126,12 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     return content
 
 
-def _text(about: Mapping[str, Any], key: str) -> str:
+def _text(about: Mapping[str, object], key: str) -> str:
     value = about.get(key, "")
     return hide(value if isinstance(value, str) else json.dumps(value))
 
 
-def _started(path: Path, about: Mapping[str, Any]) -> float | None:
+def _started(path: Path, about: Mapping[str, object]) -> float | None:
     """As run.json says it; else by the settings, which a run writes once, when it starts."""
     with contextlib.suppress(ValueError):
         return datetime.fromisoformat(_text(about, "began")).timestamp()
@@ -158,17 +157,18 @@ def _row(content: mmap.mmap, inside: int) -> dict[str, float]:
     """The row that the byte ``inside`` is in."""
     start = content.rfind(b"\n", 0, inside) + 1
     row = _parsed(content[start : content.find(b"\n", inside)], "metrics.jsonl")
-    wrong = [key for key, value in row.items() if not is_number(value)]
+    numbers = {key: value for key, value in row.items() if is_number(value)}
+    wrong = [key for key in row if key not in numbers]
     if wrong:
         raise Damaged(f"metrics.jsonl: {wrong[0]!r:.60} is {row[wrong[0]]!r:.60}, not a number")
-    if not 0 <= row.get("iteration", 0) < MOST_STEPS:
+    if not 0 <= numbers.get("iteration", 0) < MOST_STEPS:
         raise Damaged(f"metrics.jsonl: iteration is {row['iteration']!r:.60}: no run makes that")
-    return row
+    return numbers
 
 
-def _outcome(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
-    found = (key for key in OUTCOMES if is_number(metrics.get(key)))
-    return next(((key, metrics[key]) for key in found), None)
+def _outcome(metrics: Mapping[str, object]) -> tuple[str, float] | None:
+    found = ((key, metrics.get(key)) for key in OUTCOMES)
+    return next(((key, value) for key, value in found if is_number(value)), None)
 
 
 def by_state(summaries: Sequence[Summary]) -> list[Summary]:

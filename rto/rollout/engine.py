@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from rto.builds import INSTALL_VLLM, is_installed, require_vllm
 from rto.errors import UserError
+from rto.models.device import resolve_device
+from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM
@@ -95,9 +97,6 @@ def build_engine(
     """
     if config.vllm.engine == "vllm":
         return _vllm_engine(path, config, max_len, door, index)
-    from rto.models.device import resolve_device
-    from rto.rollout.hf import HfEngine
-
     return HfEngine(
         path,
         dtype=config.ds.dtype,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -270,7 +270,7 @@ class _Sampler(LogitsProcessor):
         self._ids: list[Tensor] = []
         self._logprobs: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> torch.FloatTensor:
         """``input_ids`` [B, P + T] end in the response so far; ``scores`` [B, V]: logits. What
         comes back allows the drawn token alone."""
         uniforms = self._uniforms[:, len(self._ids)]
@@ -281,16 +281,17 @@ class _Sampler(LogitsProcessor):
         self._logprobs.append(logprobs)
         return _only(scores, ids)
 
-    def _penalised(self, response: Any, logits: Any) -> Any:
+    def _penalised(self, response: Tensor, logits: Tensor) -> Tensor:
         """``response`` [B, T] without the decoder's start, which is no token of it."""
         sampling = self._sampling
+        # transformers' hints name the classes of tensors on a CPU, whatever the device.
+        ids, scores = cast(torch.LongTensor, response), cast(torch.FloatTensor, logits)
         if sampling.repetition_penalty != 1:
             penalty = RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
-            read: Any = torch.cat([self._read, response], dim=1)
-            logits = penalty(read, logits)
+            scores = penalty(cast(torch.LongTensor, torch.cat([self._read, ids], dim=1)), scores)
         if sampling.no_repeat_ngram_size:
-            logits = NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size)(response, logits)
-        return logits
+            scores = NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size)(ids, scores)
+        return scores
 
     def drawn(self) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probs of each row, with what came after EoS."""
@@ -312,7 +313,7 @@ class _Stops(StoppingCriteria):
         self._tail = max((len(text.encode()) for text in stop), default=0) + 8
         self.lengths: list[int | None] = [None] * num_rows
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> torch.BoolTensor:
         """``input_ids`` [B, begin + T]: what was there before, and the responses so far."""
         responses = input_ids[:, self._begin :]
         tails = self._tokenizer.batch_decode(responses[:, -self._tail :], skip_special_tokens=True)
@@ -320,7 +321,7 @@ class _Stops(StoppingCriteria):
             if self.lengths[row] is None and any(text in tail for text in self._stop):
                 self.lengths[row] = responses.shape[1]
         ended = [length is not None for length in self.lengths]
-        return torch.tensor(ended, device=input_ids.device)
+        return cast(torch.BoolTensor, torch.tensor(ended, device=input_ids.device))
 
 
 class _Forced(LogitsProcessor):
@@ -330,11 +331,12 @@ class _Forced(LogitsProcessor):
         self._response = response
         self.logprobs: list[float] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> torch.FloatTensor:
         token = self._response[len(self.logprobs)]
         self.logprobs.append(float(scores[0].float().log_softmax(-1)[token]))
         return _only(scores, torch.tensor([token], device=scores.device))
 
 
-def _only(scores: Tensor, ids: Tensor) -> Tensor:
-    return torch.full_like(scores, -torch.inf).scatter(-1, ids[:, None], 0.0)
+def _only(scores: Tensor, ids: Tensor) -> torch.FloatTensor:
+    only = torch.full_like(scores, -torch.inf).scatter(-1, ids[:, None], 0.0)
+    return cast(torch.FloatTensor, only)

@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar, cast
 
 from rto.cluster.calls import Trainers
 from rto.errors import UserError, nearest
 from rto.protocols import Method
 from rto.training.checkpoint import Checkpoint, CheckpointStore
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
@@ -24,6 +27,28 @@ EVAL = "eval/"
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 Complete = Callable[[Path, Mapping[str, float]], None]
+
+
+class BestSoFar(TypedDict):
+    """What chose the `best` export until a step."""
+
+    key: str
+    lower: bool
+    patience: int | None
+    value: float | None
+    step: int
+    waited: int
+
+
+class KeptState(TypedDict):
+    """What a checkpoint holds of a run beside its engines."""
+
+    constants: dict[str, float]
+    best_so_far: NotRequired[BestSoFar]
+    adapted: NotRequired[dict[str, object]]
+    """The method's fields that the run changed."""
+    method: NotRequired[dict[str, object]]
+    """All numbers of the method: what older checkpoints hold in place of ``adapted``."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +74,15 @@ class Best:
             return replace(self, value=value, step=step, waited=0)
         return replace(self, waited=self.waited + 1)
 
-    def restored(self, kept: Mapping[str, Any] | None) -> Best:
+    def kept(self) -> BestSoFar:
+        """As a checkpoint holds it."""
+        return cast(BestSoFar, dataclasses.asdict(self))
+
+    def restored(self, kept: BestSoFar | None) -> Best:
         """As a checkpoint has it; where that chose by another metric, the choice begins anew."""
         if kept is None or (kept["key"], kept["lower"]) != (self.key, self.lower):
             return self
-        return replace(self, **{name: kept[name] for name in ("value", "step", "waited")})
+        return replace(self, value=kept["value"], step=kept["step"], waited=kept["waited"])
 
 
 def lower_is_better(key: str, mode: str) -> bool:
@@ -128,13 +157,14 @@ class RunKeeper:
         """
         for name, group in self.groups.items():
             group.load(str(found.path / name), STATE)
-        kept = found.state["constants"]
+        state = cast(KeptState, found.state)
+        kept = state["constants"]
         if kept != dict(self.constants):
             raise UserError(
                 f"checkpoint {found.path} was made with the constants {kept} of its training set, "
                 f"this run has {dict(self.constants)}: give it the same data and seed"
             )
-        self.best = self.best.restored(found.state.get("best_so_far"))
+        self.best = self.best.restored(state.get("best_so_far"))
         if self._is_last(found.step) or self.stopped:
             self._export("last", {})
         return _restored(method, found)
@@ -143,9 +173,9 @@ class RunKeeper:
         folder = self.store.begin(iteration)
         for name, group in self.groups.items():
             group.save(str(folder / name), STATE)
-        state = {
+        state: KeptState = {
             "adapted": adapted_fields(self.built, method),
-            "best_so_far": dataclasses.asdict(self.best),
+            "best_so_far": self.best.kept(),
             "constants": dict(self.constants),
         }
         self.store.commit(iteration, state)
@@ -157,13 +187,15 @@ class RunKeeper:
             self.groups["critic"].export(str(self.exports / f"{name}_critic"))
 
 
-def adapted_fields(built: Any, method: Any) -> dict[str, Any]:
+def adapted_fields(built: Method, method: Method) -> dict[str, object]:
     """Name -> value of the fields by which ``adapt`` made ``method`` differ from ``built``.
 
     Raises:
         UserError: a field that differs holds no plain value.
     """
-    found = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
+    found = {
+        f.name: getattr(method, f.name) for f in dataclasses.fields(_as_dataclass(method)) if f.init
+    }
     found = {
         k: v for k, v in found.items() if not _same(v, vars(built).get(k, dataclasses.MISSING))
     }
@@ -176,12 +208,17 @@ def adapted_fields(built: Any, method: Any) -> dict[str, Any]:
     return found
 
 
-def _same(value: Any, other: Any) -> bool:
+def _as_dataclass(method: Method) -> DataclassInstance:
+    """Every method is a frozen dataclass, which a protocol cannot say."""
+    return cast("DataclassInstance", method)
+
+
+def _same(value: object, other: object) -> bool:
     """Whether they are equal; a comparison that gives no bool, as of tensors, says no."""
     return value is other or (value == other) is True
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, bool | int | float | str)
@@ -189,8 +226,8 @@ def _is_plain(value: Any) -> bool:
 
 def _restored(method: AnyMethod, found: Checkpoint) -> AnyMethod:
     """The method with the checkpoint's adapted fields; the others are this run's."""
-    adapted = _adapted(found.state)
-    known = {f.name for f in dataclasses.fields(cast(Any, method)) if f.init}
+    adapted = _adapted(cast(KeptState, found.state))
+    known = {f.name for f in dataclasses.fields(_as_dataclass(method)) if f.init}
     unknown = sorted(adapted.keys() - known)
     if unknown:
         raise UserError(
@@ -199,16 +236,17 @@ def _restored(method: AnyMethod, found: Checkpoint) -> AnyMethod:
             "another ckpt.output_dir"
         )
     values = {name: _as_field(value) for name, value in adapted.items()}
-    return cast(AnyMethod, dataclasses.replace(cast(Any, method), **values))
+    return cast(AnyMethod, dataclasses.replace(_as_dataclass(method), **values))
 
 
-def _adapted(state: Mapping[str, Any]) -> Mapping[str, Any]:
+def _adapted(state: KeptState) -> Mapping[str, object]:
     """Checkpoints used to hold all numbers of a method, and only ``kl_coef`` was taken up again."""
     if "adapted" in state:
         return state["adapted"]
-    return {name: value for name, value in state["method"].items() if name == "kl_coef"}
+    before = state.get("method", {})
+    return {name: value for name, value in before.items() if name == "kl_coef"}
 
 
-def _as_field(value: Any) -> Any:
+def _as_field(value: object) -> object:
     """JSON has lists alone, a frozen value has tuples."""
     return tuple(_as_field(item) for item in value) if isinstance(value, list) else value

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rto.errors import UserError, foreign
+from rto.errors import UserError
 from rto.sections.paths import is_hub_id
 from rto.sections.run_config import RunConfig
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".py")
 """Of files: a path that ends so is no hub id."""
-HUB_SECONDS = 5.0
-"""How long the hub may take to say whether it has a model."""
 
 
 def preflight(command: str, config: RunConfig) -> None:
@@ -68,21 +65,7 @@ def _check_model(name: str, path: str) -> None:
         return
     if not is_hub_id(path):
         raise UserError(f"{name}: {path}: neither a directory that exists nor a hub id")
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    # It reads at its import what ``rto.tracking.quiet`` sets.
+    from rto.models.hub import require_on_hub
 
-    with foreign(f"{name}: {path}: no such directory, and as a hub id"):
-        cached = try_to_load_from_cache(path, "config.json")
-    if isinstance(cached, str):
-        return
-    here = f"{name}: {path}: no such directory here, and not in the hub's cache"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise UserError(f"{here}; HF_HUB_OFFLINE is set")
-    with foreign(f"{here}; the hub", "check the name and the connection"):
-        try:
-            get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=HUB_SECONDS)
-        except (GatedRepoError, RepositoryNotFoundError) as error:
-            raise UserError(
-                f"{here}; the hub has no such model, or you may not read it: check the name, "
-                "`hf auth login`"
-            ) from error
+    require_on_hub(name, path)

@@ -18,7 +18,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
@@ -109,7 +108,7 @@ class _HashedCode(importlib.abc.SourceLoader):
         return self._code
 
 
-def _load(path: Path, code: bytes, sha256: str) -> Callable[..., Any]:
+def _load(path: Path, code: bytes, sha256: str) -> Callable[..., object]:
     name = f"rto_reward_func_{sha256[:16]}"
     spec = importlib.util.spec_from_loader(name, _HashedCode(path, code))
     assert spec is not None
@@ -128,8 +127,8 @@ def _load(path: Path, code: bytes, sha256: str) -> Callable[..., Any]:
 
 
 def _checked_function(
-    path: Path, names: Mapping[str, Any], source: ast.Module
-) -> Callable[..., Any]:
+    path: Path, names: Mapping[str, object], source: ast.Module
+) -> Callable[..., object]:
     """``reward_func`` among the names of the file.
 
     Raises:
@@ -149,10 +148,11 @@ def _checked_function(
             f"reward.func_path {path}:{_line_of_definition(source)}: reward_func {problem}: write "
             "def reward_func(queries, prompts, labels) that returns one number per query"
         )
+    assert callable(function)
     return function
 
 
-def _problem(function: Any) -> str | None:
+def _problem(function: object) -> str | None:
     """Why the value called reward_func is no reward function; None where it may be one."""
     if inspect.isclass(function):
         return "is a class"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import httpx
 from tenacity import (
@@ -290,13 +289,13 @@ def _values(url: str) -> list[str]:
     return [value for _, value in httpx.URL(url).params.multi_items()]
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """For ``json.loads``: refuse an object that has a key twice, because its meaning is ambiguous.
 
     Raises:
         ValueError: names the key.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
             raise ValueError(f"the key {ascii(key)[:60]} stands twice")

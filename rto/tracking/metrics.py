@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from rto.errors import UserError, foreign
-from rto.sections.runtime import Logger, WandB
+from rto.errors import UserError
+from rto.sections.runtime import Logger
 from rto.tracking.console import LiveConsole
 from rto.tracking.run_folder import RunFolder, write_atomic
 from rto.tracking.timing import Timings
 from rto.types import Role, Rollout, ScoredBatch
 
-log = logging.getLogger(__name__)
-WANDB_INIT_SECONDS = 30.0
 _DECIMALS = 4
 _LOGPROBS = frozenset({Role.POLICY, Role.REFERENCE, Role.DPO, Role.DPO_REFERENCE})
 
@@ -106,6 +103,9 @@ def open_tracker(
     if logger.tensorboard:
         writers.append(TensorBoardWriter(folder.tensorboard, first_iteration=first_iteration))
     if logger.wandb.enable:
+        # It takes a second to import, and starts a process of its own.
+        from rto.tracking.wandb_writer import WandbWriter
+
         writers.append(WandbWriter(logger.wandb, folder))
     return RunTracker(
         folder,
@@ -162,8 +162,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 class TensorBoardWriter:
     def __init__(self, path: Path, *, first_iteration: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._writer = SummaryWriter(str(path), purge_step=first_iteration or None)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -172,65 +170,6 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def check_wandb(section: WandB) -> None:
-    """Weights & Biases needs a key where it is on: WANDB_API_KEY, or what `wandb login` left.
-
-    Raises:
-        UserError: there is none, or it is malformed.
-    """
-    if not section.enable or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        return
-    import wandb
-
-    with foreign("logger.wandb.enable: the key", "run `wandb login` again"):
-        known = wandb.login(prompt=False, verify=False)
-    if not known:
-        raise UserError(
-            "logger.wandb.enable is on and no key is known: run `wandb login`, export "
-            "WANDB_API_KEY, or set WANDB_MODE=offline"
-        )
-
-
-class WandbWriter:
-    """Weights & Biases. Its failure is warned of once and never stops the training."""
-
-    def __init__(self, section: WandB, folder: RunFolder) -> None:
-        check_wandb(section)
-        import wandb
-
-        self._error = wandb.Error
-        self._run: Any = None
-        try:
-            self._run = wandb.init(
-                project=section.project,
-                name=section.run_name or folder.path.name,
-                group=section.group,
-                dir=folder.logs,
-                config=folder.settings(),
-                settings=wandb.Settings(
-                    init_timeout=WANDB_INIT_SECONDS, console="off", silent=True
-                ),
-            )
-        except (wandb.Error, OSError) as error:
-            self._give_up(error)
-
-    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(dict(metrics), step=iteration)
-        except (self._error, OSError) as error:
-            self._give_up(error)
-
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
-
-    def _give_up(self, error: Exception) -> None:
-        self._run = None
-        log.warning("W&B is off for the rest of this run: %s", type(error).__name__)
 
 
 def write_rollouts(path: Path, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
@@ -245,7 +184,7 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout], batch: ScoredBatch) 
     draft.replace(path)
 
 
-def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[dict[str, Any]]:
+def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[dict[str, object]]:
     """What the rollout file says of each response: scores without padding, log-probs summed too."""
     columns = {role: _rounded(values) for role, values in batch.scores.items()}
     padding = ~batch.tokens.response_mask
@@ -253,12 +192,14 @@ def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[di
     sums = {role: _rounded(batch[role].masked_fill(padding, 0).sum(-1)) for role in summed}
     for i, rollout in enumerate(rollouts):
         length = len(rollout.token_ids)
-        scores: dict[str, Any] = {}
+        scores: dict[str, object] = {}
         for role, column in columns.items():
             value = column[i]
-            scores[role.value] = {"tokens": value[:length]} if isinstance(value, list) else value
-        for role in summed:
-            scores[role.value]["sum"] = sums[role][i]
+            if isinstance(value, list):
+                told = {"sum": sums[role][i]} if role in sums else {}
+                scores[role.value] = {"tokens": value[:length], **told}
+            else:
+                scores[role.value] = value
         yield {
             "prompt_id": rollout.prompt.id,
             "sample_index": rollout.sample_index,
@@ -272,5 +213,5 @@ def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[di
         }
 
 
-def _rounded(values: torch.Tensor) -> list[Any]:
+def _rounded(values: torch.Tensor) -> list[float | list[float]]:
     return values.detach().double().round(decimals=_DECIMALS).tolist()

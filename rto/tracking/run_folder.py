@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import yaml
 
@@ -194,11 +194,11 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         write_atomic(self.config, text)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What ``config.yaml`` holds: section -> setting -> value."""
         return yaml.safe_load(self.config.read_text(encoding="utf-8"))
 
-    def write_about(self, about: Mapping[str, Any]) -> None:
+    def write_about(self, about: Mapping[str, object]) -> None:
         """``run.json``: what runs here, on which data, and how it ended."""
         write_atomic(self.path / "run.json", json.dumps(about, indent=2) + "\n")
 

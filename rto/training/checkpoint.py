@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rto.errors import UserError
 from rto.training.identity import FIXED, Identity, check_allowed, differences
@@ -24,13 +24,20 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 
 
+class Fingerprint(TypedDict):
+    """By which a file is known again."""
+
+    size: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint. ``warnings`` name the newer ones that were passed over, and why."""
 
     path: Path
     step: int
-    state: Mapping[str, Any]
+    state: Mapping[str, object]
     warnings: tuple[str, ...] = ()
 
 
@@ -60,7 +67,7 @@ class CheckpointStore:
         path.mkdir()
         return path
 
-    def commit(self, step: int, state: Mapping[str, Any]) -> Path:
+    def commit(self, step: int, state: Mapping[str, object]) -> Path:
         """Make what was written since ``begin`` the newest checkpoint; prune the oldest."""
         temporary, final = self._temporary(step), self._root / f"step_{step:08d}"
         content = {
@@ -147,13 +154,13 @@ def _files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path) -> Fingerprint:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

@@ -18,16 +18,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
 from rto.sections.training import Adam, LrScheduler
+
+if TYPE_CHECKING:
+    from rto.models.lora import Adapters
+
+Gives = TypeVar("Gives")
+"""What the module's forward gives."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def _listen(host: str, port: int) -> int:
     return socket.create_server((host, port), family=family).detach()
 
 
-class ZeroEngine:
+class ZeroEngine(Generic[Gives]):
     """A module under ZeRO.
 
     ``exported`` is the part of ``module`` whose parameter names other programs know (the Hugging
@@ -141,7 +148,7 @@ class ZeroEngine:
         """The rate that the next step applies."""
         return float(self._engine.get_lr()[0])
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Gives:
         output = self._engine(*args, **kwargs)
         kind = self._module.output_type
         return output if kind is None else kind(**output)
@@ -167,6 +174,7 @@ class ZeroEngine:
     def step(self) -> float:
         """Apply the gradients added since the last step; returns their global norm."""
         step = self._engine.global_steps + 1
+        # The bare optimizer would apply gradients that are not finite: here they stop before it.
         norm = self._plain_grad_norm() if self._plain else math.nan
         if not self._plain or math.isfinite(norm):
             self._engine.step()
@@ -189,20 +197,17 @@ class ZeroEngine:
             if _is_adapter(name) or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            is_weight = name.endswith(".weight")
-            adapter = adapters.get(owner) if is_weight else None
-            extra = list(adapter.parameters()) if isinstance(adapter, nn.Module) else []
+            merger = adapters if name.endswith(".weight") else None
+            extra = [] if merger is None else merger.parameters(owner)
             with self._gathered([parameter, *extra]):
-                full = parameter
-                if adapters and is_weight:
-                    full = _dequantised(owner)
-                if adapter is not None:
-                    full = _merged(full, adapter)
+                full = parameter if merger is None else merger.merged(owner)
+                # ZeRO-3 takes the whole tensor apart again when the context ends.
                 full = full.detach().clone() if self.zero_stage == 3 else full.detach()
             yield _hf_name(name), full
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimizer and schedule into ``directory/tag``, one file set over all ranks."""
+        # What is frozen is read again from the model that the run began with.
         self._engine.save_checkpoint(
             str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True
         )
@@ -227,7 +232,9 @@ class ZeroEngine:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(nn.utils.get_total_norm(grads))
 
-    def _gathered(self, parameters: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
+    def _gathered(
+        self, parameters: list[nn.Parameter]
+    ) -> contextlib.AbstractContextManager[object]:
         if self.zero_stage < 3:
             return contextlib.nullcontext()
         return self._deepspeed.zero.GatheredParameters(parameters)
@@ -241,7 +248,7 @@ class _PlainOutput(nn.Module):
         self.inner = inner
         self.output_type: type | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         output = self.inner(*args, **kwargs)
         if not dataclasses.is_dataclass(output) or isinstance(output, type):
             self.output_type = None
@@ -254,10 +261,9 @@ def _import_deepspeed(device: str) -> ModuleType:
     kind = torch.device(device).type
     os.environ["DS_ACCELERATOR"] = kind
     import deepspeed
-    from deepspeed.utils import logger
 
     # Its warnings tell of dataclasses in forward calls, which _PlainOutput answers.
-    logger.setLevel(logging.ERROR)
+    deepspeed.utils.logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # An inference kernel that training never calls; building it takes a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -286,7 +292,9 @@ def _optimizer(module: nn.Module, settings: EngineSettings) -> torch.optim.Optim
     )
 
 
-def learning_rate_schedule(optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+def learning_rate_schedule(
+    optimizer: torch.optim.Optimizer, settings: EngineSettings
+) -> LRScheduler:
     floor = {"min_lr_rate": settings.min_lr_ratio} if "min_lr" in settings.scheduler else None
     try:
         return get_scheduler(
@@ -300,15 +308,17 @@ def learning_rate_schedule(optimizer: torch.optim.Optimizer, settings: EngineSet
         raise UserError(f"lr_scheduler {settings.scheduler!r}: {error}") from error
 
 
-def _config(settings: EngineSettings) -> dict[str, Any]:
-    zero: dict[str, Any] = {
+def _config(settings: EngineSettings) -> dict[str, object]:
+    zero: dict[str, object] = {
         "stage": settings.zero_stage,
         "overlap_comm": settings.overlap_comm,
         "contiguous_gradients": True,
     }
     if settings.adam_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    config: dict[str, Any] = {
+    # Steps differ in their number of micro-batches. Unmanaged, a step ends where ``step`` is called
+    # and nothing is divided by that number: ``backward`` adds shares of one mean.
+    config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
@@ -330,28 +340,13 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Param
             yield name, module, parameter
 
 
-def _adapters(model: nn.Module) -> dict[nn.Module, Any]:
-    """Base layer -> peft's LoRA layer around it. Importing peft takes seconds: only where used."""
+def _adapters(model: nn.Module) -> Adapters | None:
+    """The model's LoRA layers, where it has some."""
     if not any(_is_adapter(name) for name, _ in model.named_parameters()):
-        return {}
-    from peft.tuners.lora import LoraLayer
+        return None
+    from rto.models.lora import Adapters
 
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return {layer.get_base_layer(): layer for layer in layers}
-
-
-def _dequantised(module: nn.Module) -> Tensor:
-    from peft.utils.integrations import dequantize_module_weight
-
-    return dequantize_module_weight(module)
-
-
-def _merged(weight: Tensor, adapter: Any) -> Tensor:
-    """W + scaling B A; ``adapter`` is any of peft's LoRA layers."""
-    full = weight.float()
-    for name in adapter.active_adapters:
-        full = full + adapter.get_delta_weight(name).float()
-    return full.to(weight.dtype)
+    return Adapters(model)
 
 
 def _is_adapter(name: str) -> bool:

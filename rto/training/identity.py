@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rto.errors import UserError, foreign, nearest
 from rto.sections.names import canonical, known_fields
@@ -49,7 +48,7 @@ class Identity:
     """
 
     method: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     files: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
@@ -115,17 +114,18 @@ def _told_files(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -
     return f"{old} with other content" if old == new else f"{old}, this run {new}"
 
 
-def _place(value: Any) -> Any:
+def _place(value: object) -> object:
     """A path as one of its many spellings; a hub id as it is."""
     if isinstance(value, list):
         return [_place(item) for item in value]
-    is_path = isinstance(value, str) and Path(value).expanduser().exists()
-    return str(Path(value).expanduser().resolve()) if is_path else value
+    if isinstance(value, str) and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().resolve())
+    return value
 
 
-def _named_files(value: Any) -> list[list[str]]:
+def _named_files(value: object) -> list[list[str]]:
     names = value if isinstance(value, list) else [] if value is None else [value]
-    return [[name, fingerprint(name)] for name in names]
+    return [[str(name), fingerprint(str(name))] for name in names]
 
 
 def fingerprint(name: str) -> str:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -20,27 +20,31 @@ from torch import Tensor
 
 from rto.batching.microbatch import plan_microbatches
 from rto.errors import UserError
-from rto.types import LossNorm, LossOutput, StepStats, TokenBatch, TrainBatch
+from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
+from rto.types import LossNorm, LossOutput, PolicyOutput, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
     from rto.models.policy import Policy
-    from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
     from rto.training.deepspeed import ZeroEngine
 
 EMA_FILE = "ema.safetensors"
 HEAD_CHUNK = 1024
 Batch = TypeVar("Batch", bound=TrainBatch)
+Trains = TypeVar("Trains")
+"""The kind of method that a trainer takes its loss from."""
+Gives = TypeVar("Gives")
+"""What the trained module's forward gives."""
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Generic[Trains]):
     """A method's loss on a batch, cut into this rank's micro-batches.
 
     ``steps[i][j]`` lists the rows of ``batch`` in micro-batch j of optimizer step i; ``norms[i]``
     counts the whole step. ``coef`` weighs the loss against other objectives of the same update.
     """
 
-    method: Any
+    method: Trains
     batch: TrainBatch
     steps: Sequence[Sequence[Sequence[int]]]
     norms: Sequence[LossNorm]
@@ -48,13 +52,13 @@ class Objective:
     coef: float = 1.0
 
 
-class RankTrainer(ABC):
+class RankTrainer(ABC, Generic[Trains, Gives]):
     """Trains one engine; subclasses say which forward and which loss of the method."""
 
     area: ClassVar[str]
 
     def __init__(
-        self, engine: ZeroEngine, *, ema_beta: float | None = None, packs: bool = False
+        self, engine: ZeroEngine[Gives], *, ema_beta: float | None = None, packs: bool = False
     ) -> None:
         """``packs``: the model reads rows without padding."""
         self.engine = engine
@@ -68,17 +72,22 @@ class RankTrainer(ABC):
                     self._ema[name] = weight.detach().to("cpu", torch.float32, copy=True)
 
     @abstractmethod
-    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+    def forward(
+        self, tokens: TokenBatch, *, temperature: float, method: Trains | None = None
+    ) -> Gives:
         """What ``loss`` reads of the model."""
 
     @abstractmethod
-    def loss(self, method: Any, output: Any, batch: TrainBatch, norm: LossNorm) -> LossOutput: ...
+    def loss(
+        self, method: Trains, output: Gives, batch: TrainBatch, norm: LossNorm
+    ) -> LossOutput: ...
 
-    def scores(self, output: Any) -> Tensor:
-        """The tensor of ``output`` that other processes ask for."""
+    def scores(self, output: Gives) -> Tensor:
+        """The tensor of ``output`` that other processes ask for: all of it, where it is one."""
+        assert isinstance(output, Tensor)
         return output
 
-    def update(self, *objectives: Objective, single_step: bool = False) -> StepStats:
+    def update(self, *objectives: Objective[Trains], single_step: bool = False) -> StepStats:
         """Every optimizer step of the plan; step i descends the weighted sum of the losses.
 
         Metrics are means over the optimizer steps, the same on every rank. Of a ``single_step``
@@ -163,7 +172,11 @@ class RankTrainer(ABC):
             self._ema = safetensors.torch.load_file(directory / tag / EMA_FILE)
 
     def _accumulate(
-        self, objective: Objective, step: int, sums: dict[str, Tensor], outputs: Tensor | None
+        self,
+        objective: Objective[Trains],
+        step: int,
+        sums: dict[str, Tensor],
+        outputs: Tensor | None,
     ) -> None:
         """Gradients and metrics of this rank's micro-batches of one optimizer step; what the model
         gave of their rows goes into ``outputs`` [B, T]."""
@@ -175,6 +188,11 @@ class RankTrainer(ABC):
                 batch.tokens, temperature=objective.temperature, method=objective.method
             )
             result = self.loss(objective.method, output, batch, objective.norms[step])
+            # The norm counts the whole step, over micro-batches and ranks: each loss is a share of
+            # one mean, and a plain sum of the shares is that mean, however the rows were cut.
+            # Micro-batches hold unequal numbers of tokens, so a mean of their means would not be.
+            # A rank that has none left goes through another's forward and backward with weight 0:
+            # the collectives inside need all ranks.
             self.engine.backward(result.loss * (objective.coef if micro else 0.0))
             if micro and outputs is not None:
                 scores = self.scores(output).detach().float().cpu()
@@ -198,12 +216,12 @@ class RankTrainer(ABC):
                 self._ema[name].lerp_(weight.detach().to("cpu", torch.float32), 1 - self._ema_beta)
 
 
-class PolicyTrainer(RankTrainer):
+class PolicyTrainer(RankTrainer[PolicyMethod, PolicyOutput]):
     area = "policy"
 
     def __init__(
         self,
-        engine: ZeroEngine,
+        engine: ZeroEngine[PolicyOutput],
         *,
         ema_beta: float | None = None,
         packs: bool = False,
@@ -214,7 +232,9 @@ class PolicyTrainer(RankTrainer):
         super().__init__(engine, ema_beta=ema_beta, packs=packs)
         self._reference = reference
 
-    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+    def forward(
+        self, tokens: TokenBatch, *, temperature: float, method: PolicyMethod | None = None
+    ) -> PolicyOutput:
         outputs = frozenset() if method is None else method.outputs
         with_kl = "reference_kl" in outputs
         if with_kl and self._reference is None:
@@ -235,34 +255,38 @@ class PolicyTrainer(RankTrainer):
         return max(1, int(count))
 
     def loss(
-        self, method: PolicyMethod, output: Any, batch: TrainBatch, norm: LossNorm
+        self, method: PolicyMethod, output: PolicyOutput, batch: TrainBatch, norm: LossNorm
     ) -> LossOutput:
         return method.loss(output, batch, norm)
 
-    def scores(self, output: Any) -> Tensor:
+    def scores(self, output: PolicyOutput) -> Tensor:
         return output.logprobs
 
 
-class CriticTrainer(RankTrainer):
+class CriticTrainer(RankTrainer[CriticMethod, Tensor]):
     area = "critic"
 
-    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+    def forward(
+        self, tokens: TokenBatch, *, temperature: float, method: CriticMethod | None = None
+    ) -> Tensor:
         return self.engine(tokens)
 
     def loss(
-        self, method: CriticMethod, output: Any, batch: TrainBatch, norm: LossNorm
+        self, method: CriticMethod, output: Tensor, batch: TrainBatch, norm: LossNorm
     ) -> LossOutput:
         return method.value_loss(output, batch, norm)
 
 
-class ScoreTrainer(RankTrainer):
+class ScoreTrainer(RankTrainer[ScoreMethod, Tensor]):
     area = "reward_model"
 
-    def forward(self, tokens: TokenBatch, *, temperature: float, method: Any = None) -> Any:
+    def forward(
+        self, tokens: TokenBatch, *, temperature: float, method: ScoreMethod | None = None
+    ) -> Tensor:
         return self.engine(tokens)
 
     def loss(
-        self, method: ScoreMethod, output: Any, batch: TrainBatch, norm: LossNorm
+        self, method: ScoreMethod, output: Tensor, batch: TrainBatch, norm: LossNorm
     ) -> LossOutput:
         return method.score_loss(output, batch, norm)
 

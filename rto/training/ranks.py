@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,10 @@ from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
 from rto.models.families import load_critic, load_policy
 from rto.models.heads import PromptValue, SequenceReward, TokenValue
-from rto.models.load import load_scalar_model, load_tokenizer
+from rto.models.load import Loading, load_scalar_model, load_tokenizer
 from rto.models.policy import Policy, unwrapped
 from rto.models.trained_with import keep_trained_with
-from rto.protocols import Output
+from rto.protocols import Method, Output
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Trained
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
@@ -101,7 +101,7 @@ class Rank:
 
     def update(
         self,
-        method: Any,
+        method: Method,
         batch: TrainBatch,
         steps: Sequence[Sequence[Sequence[int]]],
         norms: Sequence[LossNorm],
@@ -137,7 +137,7 @@ class Rank:
         return weights
 
     def init_weight_transfer(
-        self, engines: Sequence[Any], door: Literal["nccl", "ipc"], num_workers: int
+        self, engines: Sequence[object], door: Literal["nccl", "ipc"], num_workers: int
     ) -> None:
         """Connect to the engines by vLLM's weight transfer."""
         from rto.rollout.vllm.weights import WeightSender, WeightStream
@@ -200,7 +200,7 @@ def build_module(
 ) -> tuple[Policy | TokenValue | PromptValue | SequenceReward, PreTrainedModel | PeftModel]:
     """The module that the engine trains, and the Hugging Face model inside it."""
     section = config.critic if kind == "critic" else config.actor
-    common: dict[str, Any] = {
+    common: Loading = {
         "dtype": dtype_of(config.ds.dtype),
         "attn_implementation": config.ds.attn_implementation,
         "max_len": config.data.max_len,

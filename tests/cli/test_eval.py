@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from scripted_server import serving
 
-from rto.cli.eval import described, main
-from rto.cli.eval_flags import AnswerSource, JudgeSpec, parse
+from rto.cli.eval import main
+from rto.cli.eval_flags import parse
 from rto.errors import UserError
+from rto.evaluation.plan import AnswerSource, JudgeSpec
+from rto.evaluation.run import described
 from rto.sections.runtime import Decoding
 
 BASE = ["--model", "runs/x/last", "--prompts", "p.jsonl"]

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rto.cli.generate import main, model_path, new_file, prepare, questions_of, show
+from rto.cli.generate import main, show
+from rto.cli.new_file import new_file
 from rto.errors import UserError
 from rto.evaluation.formats import read_answers
+from rto.evaluation.generate import prepare, questions_of
 from rto.evaluation.questions import Question
 from rto.rollout.requests import Sample
 from rto.sections.parse import parse_run
@@ -22,27 +24,6 @@ from rto.sections.run_config import RunConfig
 
 def config(*argv: str) -> RunConfig:
     return parse_run("generate", argv).config
-
-
-def test_a_run_folder_means_its_last_export(tmp_path: Path) -> None:
-    (tmp_path / "last").mkdir()
-    (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(UserError, match="no `last` export yet"):
-        model_path(str(tmp_path))
-    (tmp_path / "last" / "config.json").write_text("{}")
-    assert model_path(str(tmp_path)) == str(tmp_path / "last")
-
-
-def test_a_model_directory_and_a_hub_id_are_taken_as_they_are(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    assert model_path(str(tmp_path)) == str(tmp_path)
-    assert model_path("org/model") == "org/model"
-
-
-@pytest.mark.parametrize("path", ["nowhere", "/no/where", "./nowhere", "runs/nowhere", "a/b/c"])
-def test_no_such_folder(path: str) -> None:
-    with pytest.raises(UserError, match="no such folder"):
-        model_path(path)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from transformers import (
     BertTokenizer,
 )
 
-from rto.evaluation.diversity import distinct, self_bleu
-from rto.evaluation.metrics import METRICS, MetricModels, Texts, Unavailable, meteor_scores
+from rto.evaluation.bleu import self_bleu
+from rto.evaluation.diversity import distinct
+from rto.evaluation.measured import MetricModels, Texts, Unavailable
+from rto.evaluation.meteor import meteor_scores
+from rto.evaluation.metrics import METRICS
 
 MODELS = MetricModels()
 RESPONSES = ["the cat sat on the mat", "a dog ran in the big park today", "no"]

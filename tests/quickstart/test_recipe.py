@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rto.evaluation.statistics import Mean
-from rto.quickstart import recipe
-from rto.quickstart.recipe import PolicyRow
+from rto.quickstart import recipe, run
+from rto.quickstart.stages import PolicyRow
 
 
 def row(kl: float) -> PolicyRow:
@@ -91,6 +91,6 @@ def test_the_table_is_followed_by_each_difference_with_its_interval(
 def test_a_difference_is_paired_by_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts differ by 100, the policies by exactly 1 on each: the interval has no width."""
     gold = {"rto": np.array([1.0, 101.0, 201.0]), "dpo": np.array([0.0, 100.0, 200.0])}
-    monkeypatch.setattr(recipe, "gold_by_prompt", lambda name: gold[name])
-    found = recipe.paired_gain("rto", "dpo")  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(run, "gold_by_prompt", lambda name: gold[name])
+    found = run.paired_gain("rto", "dpo")  # pyright: ignore[reportArgumentType]
     assert found == Mean(1.0, (1.0, 1.0))

@@ -62,7 +62,7 @@ ROOMS = {
     "batching": "errors types",
     "builds": "errors",
     "card": "",
-    "cli": "builds cluster comparison data errors evaluation models registry "
+    "cli": "cluster comparison data errors evaluation models registry "
     "report rollout runs scoring secrets sections text tracking training types",
     "cluster": "batching data errors models protocols rollout scoring sections tracking training "
     "types weights",
@@ -70,7 +70,7 @@ ROOMS = {
     "tracking types",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",
-    "evaluation": "data errors models rollout runs scoring secrets sections tracking types "
+    "evaluation": "builds data errors models rollout runs scoring secrets sections tracking types "
     "yaml_file",
     "functional": "types",
     "loop": "observe protocols types",

@@ -76,18 +76,15 @@ CONFIG = RunConfig(
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the engines were built from; neither library is needed."""
+    """What the engines were built from; vLLM is not needed."""
     calls: list[dict[str, Any]] = []
 
     def recording(name: str) -> Callable[..., object]:
         return lambda path, **settings: calls.append({"by": name, "path": path, **settings})
 
-    for name, place, engine in (
-        ("vllm", "vllm.engine", "VllmEngine"),
-        ("hf", "hf", "HfEngine"),
-    ):
-        module = SimpleNamespace(**{engine: recording(name)})
-        monkeypatch.setitem(sys.modules, f"rto.rollout.{place}", module)
+    module = SimpleNamespace(VllmEngine=recording("vllm"))
+    monkeypatch.setitem(sys.modules, "rto.rollout.vllm.engine", module)
+    monkeypatch.setattr(engines, "HfEngine", recording("hf"))
     return calls
 
 

@@ -222,7 +222,9 @@ def test_whatever_a_method_adapts_survives_a_resume(tmp_path: Path) -> None:
     adapted = Annealed().adapt({}).adapt({})
     assert adapted == Annealed(0.25, "late", (0.5, 0.5), True)
     found = saved(tmp_path, Annealed(), adapted)
-    assert found.state["adapted"].keys() == {"temperature", "phase", "bounds", "warm"}
+    kept = found.state["adapted"]
+    assert isinstance(kept, dict)
+    assert kept.keys() == {"temperature", "phase", "bounds", "warm"}
     resumed = keeper(tmp_path, built=Annealed(beta=3.0)).resume(Annealed(beta=3.0), found)
     assert resumed == replace(adapted, beta=3.0)
     assert isinstance(resumed.bounds, tuple)

@@ -12,12 +12,12 @@ import torch
 from tiny_tokenizers import bos_tokenizer, piece_tokenizer, tiny_config
 from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from rto.cli.eval import rewards_of
 from rto.data.examples import collate_groups
 from rto.data.loaders.pairs import load_pairs
 from rto.data.templates import Template, Where, load_template
 from rto.evaluation.formats import Answers
 from rto.evaluation.questions import Question
+from rto.evaluation.run import rewards_of
 from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model
 from rto.scoring.frozen import FrozenOptions, FrozenScorer

@@ -190,7 +190,7 @@ def test_the_key_of_wandb_login_counts(tmp_path: Path, logged_in: bool) -> None:
     # it: else wandb asks the server for the user's name.
     code = (
         "from rto.sections.runtime import WandB\n"
-        "from rto.tracking.metrics import check_wandb\n"
+        "from rto.tracking.wandb_writer import check_wandb\n"
         "check_wandb(WandB(enable=True))\n"
     )
     done = subprocess.run(
@@ -220,10 +220,10 @@ def test_wandb_offline_writes_below_the_run_folder(
 UNREACHABLE = """
 import logging, sys
 from rto.sections.runtime import Logger, WandB
-from rto.tracking import metrics
+from rto.tracking import metrics, wandb_writer
 from rto.tracking.run_folder import RunFolder
 logging.basicConfig(format="%(message)s")
-metrics.WANDB_INIT_SECONDS = 2.0
+wandb_writer.WANDB_INIT_SECONDS = 2.0
 section = Logger(tensorboard=False, wandb=WandB(enable=True))
 with RunFolder(sys.argv[1]) as folder:
     folder.write_config("train: {seed: 1}")

@@ -21,11 +21,11 @@ def rates(name: LrScheduler) -> list[float]:
         warmup_steps=WARMUP, total_steps=TOTAL, min_lr_ratio=0.1, device="cpu",
     )  # fmt: skip
     schedule = learning_rate_schedule(optimizer, settings)
-    found = [schedule.get_last_lr()[0]]
+    found = [float(schedule.get_last_lr()[0])]
     for _ in range(TOTAL):
         optimizer.step()
         schedule.step()
-        found.append(schedule.get_last_lr()[0])
+        found.append(float(schedule.get_last_lr()[0]))
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from datasets import Dataset
@@ -324,7 +324,7 @@ class _Notes:
             finding.more_rows = True
 
 
-def spread(values: array[Any]) -> Spread | None:
+def spread(values: array[int] | array[float]) -> Spread | None:
     """None of no values."""
     if not values:
         return None

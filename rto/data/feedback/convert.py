@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset
@@ -65,7 +65,7 @@ def held_out(rows: Iterable[Feedback], *, ratio: float, seed: int) -> set[bytes]
 
 def to_rows(
     row: Feedback, target: Target, threshold: float, layout: Layout
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """The rows that one prompt becomes.
 
     Pairs are the best response against each one with a lower reward, as in training; without
@@ -91,11 +91,11 @@ def to_rows(
             yield from _pairs(row, rated=layout.rated)
 
 
-def _nested(responses: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+def _nested(responses: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
     return [{"text": text, "reward": reward} for text, reward in responses]
 
 
-def _pairs(row: Feedback, *, rated: bool) -> Iterator[dict[str, Any]]:
+def _pairs(row: Feedback, *, rated: bool) -> Iterator[dict[str, object]]:
     best, highest = row.responses[0]
     for text, reward in row.responses[1:]:
         if reward < highest and text != best:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import cast
 
 from datasets import ClassLabel, Dataset
 
@@ -23,7 +23,7 @@ from rto.data.storage.row_files import holds_texts
 from rto.data.templates import Where, check_messages
 from rto.errors import UserError
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 PROMPT_COLUMNS = ("prompt", "instruction")
 HEAD = 64
 """Rows in which a first reward is looked for."""
@@ -107,15 +107,14 @@ def class_names(rows: Dataset) -> dict[str, Sequence[str]]:
 
 def _nested(row: Row) -> Iterator[Answer]:
     for field, item, problem in _items(row, "responses"):
-        known = isinstance(item, dict) and {"text", "reward"} <= item.keys()
-        if problem or not known:
+        if not problem and isinstance(item, dict) and {"text", "reward"} <= item.keys():
+            yield Answer(item["text"], item["reward"], f"{field}.text", field)
+        else:
             problem = problem or "is not a {text, reward} pair"
             yield Answer(None, None, field, field, problem=problem)
-        else:
-            yield Answer(item["text"], item["reward"], f"{field}.text", field)
 
 
-def _items(row: Row, column: str) -> Iterator[tuple[str, Any, str]]:
+def _items(row: Row, column: str) -> Iterator[tuple[str, object, str]]:
     """(field, item, problem) of a column of lists."""
     value = row[column]
     if value is not None and not isinstance(value, list):
@@ -171,10 +170,10 @@ def _mean_ratings(row: Row) -> Iterator[Answer]:
 
 def _completions(row: Row) -> Iterator[tuple[str, Row, str]]:
     for field, item, problem in _items(row, "completions"):
-        known = isinstance(item, dict) and "response" in item
-        if not known:
-            problem = problem or "is not a completion with a response"
-        yield field, item if known else {}, problem
+        if isinstance(item, dict) and "response" in item:
+            yield field, item, problem
+        else:
+            yield field, {}, problem or "is not a completion with a response"
 
 
 def _mean_rating(item: Row) -> float | None:
@@ -183,7 +182,9 @@ def _mean_rating(item: Row) -> float | None:
     aspects = annotations.values() if isinstance(annotations, dict) else ()
     stored = [str(aspect.get("Rating")) for aspect in aspects if isinstance(aspect, dict)]
     ratings = [float(rating) for rating in stored if rating.replace(".", "", 1).isdigit()]
-    return sum(ratings) / len(ratings) if ratings else item.get("fine-grained_score")
+    if ratings:
+        return sum(ratings) / len(ratings)
+    return cast("float | None", item.get("fine-grained_score"))
 
 
 _CHOSEN_REWARD = ("chosen_reward", "rejected_reward")

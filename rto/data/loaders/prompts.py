@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,7 +100,7 @@ def _fitting(table: pa.Table, order: np.ndarray, max_prompt_len: int, data: Data
     return PromptDataset(table, order[kept], kept, int(long.sum()))
 
 
-def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any]]:
+def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, object]]:
     rows = load_rows(source, data, split=data.prompt_split)
     columns = [data.input_key] if data.label_key is None else [data.input_key, data.label_key]
     for number, row in numbered_rows(rows, columns, source=source):
@@ -114,12 +113,14 @@ def _read(source: str, data: Data, template: Template) -> Iterator[dict[str, Any
 
 def _rated(
     source: str, data: Data, template: Template, merged: array[int]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     for row in tallied(load_feedback(source, split=data.prompt_split, data=data), merged):
         yield _row(row.prompt, row.where, template, label=None)
 
 
-def _row(value: object, where: Where, template: Template, *, label: str | None) -> dict[str, Any]:
+def _row(
+    value: object, where: Where, template: Template, *, label: str | None
+) -> dict[str, object]:
     text = template.prompt(value, where)
     return {
         "token_ids": template.demand_tokens(template.prompt_ids(text), where),

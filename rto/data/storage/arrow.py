@@ -9,7 +9,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ def cache_home(cache_dir: str | None) -> Path:
 
 
 def write_table(
-    rows: Iterable[Mapping[str, Any]], schema: pa.Schema, folder: Path, *, batch: int = BATCH
+    rows: Iterable[Mapping[str, object]], schema: pa.Schema, folder: Path, *, batch: int = BATCH
 ) -> pa.Table:
     """The rows as a table whose columns stay on disk (see ``write_batches``)."""
     left = iter(rows)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,16 @@ SCHEMA = pa.schema(
 )
 """Columns of a group. A prompt that leaves no room for responses gives a group without any."""
 
+
+class StoredGroup(TypedDict):
+    """A row of ``SCHEMA`` in Python."""
+
+    prompt_ids: list[int]
+    response_ids: list[list[int]]
+    finished: list[bool]
+    rewards: list[float]
+
+
 Group = TypeVar("Group", bound=Sequence[Example])
 
 
@@ -45,13 +55,11 @@ class Groups(Lazy[Group]):
     """
 
     table: pa.Table
-    make: Callable[[dict[str, Any]], Group]
+    make: Callable[[StoredGroup], Group]
     numbers: np.ndarray
 
     @classmethod
-    def of(
-        cls, tables: Sequence[pa.Table], make: Callable[[dict[str, Any]], Group]
-    ) -> Groups[Group]:
+    def of(cls, tables: Sequence[pa.Table], make: Callable[[StoredGroup], Group]) -> Groups[Group]:
         """All groups of the tables, end to end."""
         table = pa.concat_tables(tables)
         return Groups(table, make, np.arange(len(table)))
@@ -122,17 +130,17 @@ class StoredRows(Lazy[Example]):
             yield from group
 
 
-def read_examples(row: dict[str, Any]) -> tuple[Example, ...]:
+def read_examples(row: StoredGroup) -> tuple[Example, ...]:
     prompt = tuple(row["prompt_ids"])
     responses = zip(row["response_ids"], row["finished"], strict=True)
     return tuple(Example(prompt, tuple(ids), finished) for ids, finished in responses)
 
 
-def read_pair(row: dict[str, Any]) -> Pair:
+def read_pair(row: StoredGroup) -> Pair:
     return Pair(*read_examples(row))
 
 
-def read_rated(row: dict[str, Any]) -> RatedGroup:
+def read_rated(row: StoredGroup) -> RatedGroup:
     prompt = tuple(row["prompt_ids"])
     responses = zip(row["response_ids"], row["finished"], row["rewards"], strict=True)
     return tuple(Rated(prompt, tuple(ids), finished, reward) for ids, finished, reward in responses)
@@ -140,7 +148,7 @@ def read_rated(row: dict[str, Any]) -> RatedGroup:
 
 def read_groups(
     parts: Sequence[Iterable[Sequence[Example] | None]],
-    make: Callable[[dict[str, Any]], Group],
+    make: Callable[[StoredGroup], Group],
     data: Data,
     *,
     seed: int,
@@ -170,7 +178,7 @@ def split_by_prompt(
     return groups.select(np.flatnonzero(~held_out)), groups.select(np.flatnonzero(held_out))
 
 
-def _row(group: Sequence[Example]) -> dict[str, Any]:
+def _row(group: Sequence[Example]) -> dict[str, object]:
     return {
         "prompt_ids": np.array(group[0].prompt_ids if group else (), np.int32),
         "response_ids": [np.array(example.response_ids, np.int32) for example in group],

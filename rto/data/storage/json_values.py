@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 CHUNK = 1 << 20
 """Characters in memory at a time; a value that is longer doubles them."""
 BLANK = " \t\r\n"
 
 
-def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def as_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """
     Raises:
         ValueError: a key stands twice, so that one of its values would be lost.
@@ -27,7 +27,7 @@ def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(object_pairs_hook=as_object)
 
 
-def read_values(stream: TextIO) -> Iterator[Any]:
+def read_values(stream: TextIO) -> Iterator[object]:
     """The items of one list, or values that follow each other.
 
     Raises:
@@ -69,7 +69,7 @@ class _Buffer:
             self._text = self._text[1:]
         return found
 
-    def value(self) -> Any:
+    def value(self) -> object:
         if self.is_empty():
             raise ValueError("the list has no end")
         while True:

@@ -49,7 +49,7 @@ NO_TEXT = {
 """First bytes of files that are no text in UTF-8, and what to do about them."""
 NUL = "a NUL byte: is it UTF-16, or cut?"
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 def read_file(path: Path, folder: Path) -> Dataset:
@@ -245,7 +245,7 @@ def _no_utf8(error: UnicodeDecodeError, where: str) -> UserError:
     return UserError(f"{where}: byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
 
 
-def _row(value: Any, where: str) -> Row:
+def _row(value: object, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: {json.dumps(value)[:40]} is no row: an object with columns")
     if not value:
@@ -299,7 +299,7 @@ def _demand_whole(text: str, where: str) -> None:
             ) from error
 
 
-def _decoded(batch: dict[str, list[str | None]]) -> dict[str, list[Any]]:
+def _decoded(batch: dict[str, list[str | None]]) -> dict[str, list[object]]:
     """Cells that a row does not have are None."""
     return {
         name: [None if cell is None else _value(cell) for cell in cells]
@@ -307,7 +307,7 @@ def _decoded(batch: dict[str, list[str | None]]) -> dict[str, list[Any]]:
     }
 
 
-def _value(cell: str) -> Any:
+def _value(cell: str) -> object:
     plain = cell.startswith('"') and "\\" not in cell
     return cell[1:-1] if plain else json.loads(cell)
 

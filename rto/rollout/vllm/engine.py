@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from vllm import LLM, CompletionOutput, SamplingParams, TokensPrompt
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
@@ -93,7 +94,7 @@ class VllmEngine:
             weight_transfer_config=transfer,
             use_tqdm_on_load=False,
         )
-        self._continuation = Continuation(cast(Any, self._llm.get_tokenizer()))
+        self._continuation = Continuation(cast(PreTrainedTokenizerBase, self._llm.get_tokenizer()))
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int

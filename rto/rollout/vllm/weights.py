@@ -7,7 +7,7 @@ weight transfer over NCCL or CUDA IPC.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,25 @@ from rto.errors import ProofError
 from rto.weights.digest import DigestRecorder, TensorDigests, WeightReceipt
 
 
+class HoldsModel(Protocol):
+    """vLLM's model runner, as far as it is asked here."""
+
+    def get_model(self) -> nn.Module: ...
+
+
+class LoadsWeights(Protocol):
+    """A model of vLLM: it says which parameters it loaded, or None where it does not know."""
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str] | None: ...
+
+
 class WeightProof:
     """Worker extension: records what arrives between ``record_weights`` and ``settle_weights``.
 
     All doors end in ``model.load_weights``, at once or in chunks; that is where it listens.
     """
 
-    model_runner: Any
+    model_runner: HoldsModel
 
     def record_weights(self) -> None:
         self._weight_record = WeightRecord(self.model_runner.get_model())
@@ -57,7 +69,7 @@ class WeightRecord:
     def __init__(self, model: nn.Module) -> None:
         model.__dict__.pop("load_weights", None)
         self._model = model
-        self._load: Callable[..., set[str] | None] = cast(Any, model).load_weights
+        self._load = cast(LoadsWeights, model).load_weights
         self._recorder = DigestRecorder()
         self._parameters = {name for name, _ in model.named_parameters()}
         self._assigned: set[str] = set()
