@@ -97,7 +97,7 @@ def test_an_actor_that_nobody_waits_for_is_found_dead() -> None:
     watch, _ = watching(busy=WAITING, dead=died())
     watch.look()
     with pytest.raises(ActorLost, match="actor dead died"):
-        group([WAITING], watch=_due(watch)).all(CALL).get()
+        group([WAITING], watch=_due(watch), timeout=1).all(CALL).get()
 
 
 def _due(watch: Watch) -> Watch:
