@@ -20,8 +20,12 @@ QUESTIONS = [Question("a", ("q1", "q2"), "r"), Question("b", ("q3", "q4"))]
 ANSWERS = Answers("m", [("one", "two"), ("three", "four")], [True, False])
 
 
+NUMBERS = ("one", "two", "three", "four")
+
+
 def words(texts: Texts, models: MetricModels) -> Measured:
-    return Measured(float(sum(len(text.split()) for text in texts.responses)), 2)
+    found = [word for text in texts.responses for word in text.split() if word in NUMBERS]
+    return Measured(float(len(found)), 2)
 
 
 def lacking(texts: Texts, models: MetricModels) -> Measured:

@@ -1,4 +1,4 @@
-"""What each kind of trainer reads of its model, scores in micro-batches, and keeps of its weights."""
+"""What each kind of trainer reads of its model, scores by micro-batch, and keeps of its weights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ NORM = LossNorm(tokens=1, sequences=1, groups=1)
 ROWS = token_batch([[1], [1, 1, 1], [1]], [[3, 2], [5, 6, 7, 2], [4]])
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+@pytest.fixture(scope="module", autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    meeting = tmp_path_factory.mktemp("alone") / "meet"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
