@@ -45,7 +45,7 @@ def test_a_variable_that_is_not_set_names_no_place(text: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--sampels", "2"], "tool: unknown argument --sampels: did you mean --samples?"),
+        (["--sampels"], "tool: unknown argument --sampels: did you mean --samples?"),
         (["inner", "--deeepr", "1"], "tool: unknown argument --deeepr: did you mean --deeper?"),
         (["--zzzzzz"], "tool: unknown argument --zzzzzz"),
     ],

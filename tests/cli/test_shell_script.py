@@ -24,7 +24,7 @@ def words(*lines: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a \\\n  b\nc", ["a   b", "c"]),
+        ("a \\\n  b\nc", ["a  b", "c"]),
         ("\n# a \\\nb\n\n", ["b"]),
         ("A=(\n 1\n 2 )\nb", ["A=( 1 2 )", "b"]),
         ("a \\", ["a"]),
