@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sacrebleu.metrics.bleu import BLEU
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -17,8 +16,6 @@ from transformers import (
     BertTokenizer,
 )
 
-from rto.evaluation.bleu import self_bleu
-from rto.evaluation.diversity import distinct
 from rto.evaluation.measured import MetricModels, Texts, Unavailable
 from rto.evaluation.meteor import meteor_scores
 from rto.evaluation.metrics import METRICS
@@ -99,32 +96,6 @@ def test_only_prompts_with_a_reference_count() -> None:
     assert (found.value, found.num) == (1.0, 1)
     with pytest.raises(Unavailable, match="the prompts have no references"):
         value("bleu", Texts(["a"], [None]))
-
-
-def test_distinct() -> None:
-    assert distinct(["a b a", "b c"], 1) == 3 / 5
-    assert distinct(["a b a", "a b"], 2) == 2 / 3
-    with pytest.raises(Unavailable, match="no response has 2 words"):
-        value("distinct_2", Texts(["a", ""], [None, None]))
-
-
-def test_self_bleu_is_sacrebleus_sentence_score_against_the_others() -> None:
-    texts = [
-        "the cat sat on the mat and the cat slept",
-        "the cat sat on the mat",
-        "the cat sat on a chair, the cat slept there",
-        "something else entirely!",
-        "the cat sat on the mat",
-    ]
-    tool = BLEU(effective_order=True)
-    expected = [
-        tool.sentence_score(text, texts[:i] + texts[i + 1 :]).score / 100
-        for i, text in enumerate(texts)
-    ]
-    assert self_bleu(texts) == pytest.approx(np.array(expected))
-    assert self_bleu(texts)[1] == pytest.approx(1.0)
-    with pytest.raises(Unavailable, match="no others"):
-        value("self_bleu", Texts(["a"], [None]))
 
 
 class NoSynonyms:

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 from rto.errors import UserError
 from rto.models.load import load_language_model, load_tokenizer
 from rto.models.skeleton import Needs, Use, check_model, num_parameters
-from rto.sections.runtime import Lora
 
 WEIGHTS = "model.safetensors"
 
@@ -259,30 +258,6 @@ def test_rows_beyond_the_positions(tiny_model_dir: Path) -> None:
         check_model(str(tiny_model_dir), "policy", Needs(tiny_tokenizer(), {"data.max_len": 257}))
 
 
-@pytest.mark.parametrize(
-    ("targets", "said"),
-    [
-        ("nosuch", "nosuch"),
-        ("q_proj,nosuch", "called 'nosuch'; use all-linear, or some of"),
-        ("norm", "norm"),
-        (r".*\.nosuch$", "nosuch"),
-        ("[", "does not fit"),
-    ],
-)
-def test_adapters_that_fit_nothing(targets: str, said: str, tiny_model_dir: Path) -> None:
-    lora = Lora(rank=2, target_modules=targets)
-    with pytest.raises(UserError) as caught:
-        check_model(str(tiny_model_dir), "policy", needs(tiny_model_dir, lora=lora))
-    assert said in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("targets", ["all-linear", "q_proj, v_proj", r".*\.(q|v)_proj"])
-def test_adapters_that_fit(targets: str, tiny_model_dir: Path) -> None:
-    lora = Lora(rank=2, target_modules=targets)
-    check_model(str(tiny_model_dir), "policy", needs(tiny_model_dir, lora=lora))
-
-
 def test_parameters_are_counted_as_the_model_will_be(
     tiny_model_dir: Path, tiny_t5_dir: Path
 ) -> None:
@@ -319,11 +294,3 @@ def test_a_head_of_its_own_is_counted(
         monkeypatch.setattr("rto.models.skeleton.weight_file", lambda path: None)
     expected = sum(x.numel() for x in blocks) + heads * 61 * 32
     assert num_parameters(str(folder), "policy") == expected
-
-
-@pytest.mark.parametrize("start", [-1, 9999, "x"])
-def test_a_decoder_starts_with_a_token(start: object, tiny_t5_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "t5"
-    shutil.copytree(tiny_t5_dir, folder)
-    rewrite(folder, decoder_start_token_id=start)
-    assert f"decoder_start_token_id {start!r}: must be one of" in refusal(folder)

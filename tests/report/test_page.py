@@ -19,13 +19,10 @@ from typing import Any
 
 import pytest
 
-from rto.cli import report
 from rto.cli.main import main
-from rto.errors import UserError
 from rto.report import samples
 from rto.report.collect import read_runs
 from rto.report.page import render
-from rto.runs.run_report import add_report
 from run_folders import HOSTILE, rollout, write_iteration, write_run
 
 
@@ -250,68 +247,6 @@ def test_the_page_stays_below_its_limit(folder: Path) -> None:
     assert len(small.encode()) <= 150_000
     kept = len(Outline(small).payload["samples"])
     assert 0 < kept < len(Outline(whole).payload["samples"])
-
-
-def test_the_command_writes_and_says_where(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    other = write_run(folder.parent / "ppo")
-    monkeypatch.chdir(tmp_path)
-    for argv, target in (
-        ([str(folder)], folder / "report.html"),
-        ([str(folder.parent)], folder.parent / "report.html"),
-        ([str(folder), str(other)], tmp_path / "report.html"),
-        ([str(folder), "--output", "x.html"], tmp_path / "x.html"),
-    ):
-        assert main(["report", *argv]) == 0
-        assert target.name in capsys.readouterr().out
-        assert target.read_text().startswith("<!doctype html>")
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["gone"], "run folder gone: no such folder"),
-        ([], "report: the following arguments are required: RUN"),
-        (["gone", "--outptu", "x"], "report: unknown argument --outptu: did you mean --output?"),
-        (["gone", "--output", "no/x.html"], "report: --output no/x.html: no folder no"),
-        (["gone", "--output", "."], "report: --output .: is a folder"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    argv: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as caught:
-        report.main(argv)
-    assert str(caught.value).startswith(said)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_runs_own_report_fails_in_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add_report(folder)
-    assert capsys.readouterr().out.startswith(f"report: {folder / 'report.html'} (")
-    (folder / "metrics.jsonl").write_text("x\n")
-    add_report(folder)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("no report was written: rto: ")
-    assert said.err.count("\n") == 1
-
-    def late(*args: object, **kwargs: object) -> None:
-        raise subprocess.TimeoutExpired("rto report", 1)
-
-    monkeypatch.setattr(subprocess, "run", late)
-    add_report(folder)
-    assert "timed out" in capsys.readouterr().err
 
 
 def test_the_report_needs_no_heavy_library() -> None:

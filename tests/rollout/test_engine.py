@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +13,8 @@ import torch
 from rto.errors import UserError
 from rto.rollout import engine as engines
 from rto.rollout.engine import alone, build_engine, settled
-from rto.runs.check_models import with_engine
 from rto.sections.run_config import RunConfig
-from rto.sections.runtime import VLLM, Cluster, DeepSpeed
+from rto.sections.runtime import VLLM, DeepSpeed
 from rto.sections.training import Train
 
 
@@ -47,18 +45,6 @@ def test_without_vllm_transformers_samples_and_that_is_said_once(
         # A cluster that a run joins has libraries of its own.
         there = settled(VLLM(engine=engine), "m", encoder_decoder=False, remote=True)
         assert there.engine == "vllm"
-
-
-def test_what_vllm_alone_does_is_refused_without_it(tiny_model_dir: Path) -> None:
-    path = str(tiny_model_dir)
-    assert with_engine(RunConfig(), path).vllm.engine == "vllm"
-    joined = RunConfig(ray=Cluster(address="10.0.0.1:6379"), vllm=VLLM(engine="vllm"))
-    assert with_engine(joined, path).vllm.engine == "vllm"
-    for section in (VLLM(sync_backend="nccl"), VLLM(tensor_parallel_size=2)):
-        assert with_engine(RunConfig(vllm=section), path).vllm.sync_backend == section.sync_backend
-        asked = RunConfig(vllm=VLLM(**{**vars(section), "engine": "transformers"}))
-        with pytest.raises(UserError, match="transformers, not vLLM, samples from .*: use "):
-            with_engine(asked, path)
 
 
 CONFIG = RunConfig(

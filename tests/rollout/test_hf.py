@@ -21,7 +21,6 @@ from transformers import (
 
 from rto.errors import ProofError
 from rto.models.families import load_policy
-from rto.rollout.draw import draw, nucleus
 from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.runs.evaluate import stored_weights
@@ -96,40 +95,6 @@ def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(engine: HfEng
     ids = torch.tensor([[0, *samples[0].token_ids]])
     logits = model(input_ids=torch.tensor([PROMPTS[0]]), decoder_input_ids=ids[:, :-1]).logits
     assert logits[0].argmax(-1).tolist() == list(samples[0].token_ids)
-
-
-def test_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
-    logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(6, 3)
-    uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999])
-    ids, logprobs = draw(logits, uniforms, Sampling(1))
-    assert ids.tolist() == [0, 0, 1, 1, 2, 2]
-    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.2, 0.2, 0.5, 0.5, 0.3, 0.3]))
-
-
-def test_a_nucleus_is_the_fewest_tokens_that_reach_p() -> None:
-    logprobs = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]).log()
-    got = nucleus(logprobs, 0.6).exp()
-    torch.testing.assert_close(got, torch.tensor([[0, 0.625, 0.375], [0, 0, 1.0]]))
-    ids, _ = draw(logprobs, torch.tensor([0.0, 0.0]), Sampling(1, top_p=0.6))
-    assert ids.tolist() == [1, 2]
-
-
-def test_min_p_and_top_k_keep_the_likely_tokens() -> None:
-    logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log().expand(2, 4)
-    top = torch.tensor([0.0, 0.9999])
-    # min_p 0.4 keeps what is at least 0.4 * 0.5 = 0.2 likely: 0.5 and 0.25, as two thirds and one.
-    for sampling in (Sampling(1, min_p=0.4), Sampling(1, top_k=2)):
-        ids, logprobs = draw(logits, top, sampling)
-        assert ids.tolist() == [1, 3]
-        torch.testing.assert_close(logprobs.exp(), torch.tensor([2 / 3, 1 / 3]))
-    # Of those two the nucleus of 0.6 keeps the first, which is 2/3 of what top_k has left.
-    ids, _ = draw(logits, top, Sampling(1, top_k=2, top_p=0.6))
-    assert ids.tolist() == [1, 1]
-    # min_p compares after the temperature: squared, 0.25 is a quarter as likely as 0.5.
-    ids, _ = draw(logits, top, Sampling(1, temperature=0.5, min_p=0.3))
-    assert ids.tolist() == [1, 1]
-    ids, _ = draw(logits, top, Sampling(1, top_k=9))
-    assert ids.tolist() == [0, 3]
 
 
 def test_no_ngram_of_a_response_occurs_twice(engine: HfEngine) -> None:

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rto.errors import RewardProtocolError, UserError
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
-from rto.scoring.listen import Door, open_door
+from rto.scoring.listen import Door
 from rto.scoring.server import REQUEST_CAP, ServedRewardModel, TextReward, build_app, serve
 
 QUERIES = ["a b", "c d e f a b c d", "e", "a b c </s>", "f f"]
@@ -204,22 +204,6 @@ def test_one_request_at_a_time_reaches_the_source() -> None:
         for thread in threads:
             thread.join()
     assert most == [1]
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "reward.example"])
-def test_open_hosts_need_a_token(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setenv("REWARD_TEST_TOKEN", "")
-    with pytest.raises(UserError, match="REWARD_TEST_TOKEN is not set"):
-        open_door(host, 5000, token_env="REWARD_TEST_TOKEN")
-
-
-def test_a_door_with_a_token_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REWARD_TEST_TOKEN", "planted")
-    door = open_door("localhost", 0, token_env="REWARD_TEST_TOKEN")
-    door.socket.close()
-    assert door.token == "planted"
-    assert door.about == "localhost:0, bearer token required"
-    assert "planted" not in repr(door)
 
 
 @pytest.mark.parametrize("sources", [(None, None), ("model", "f.py")])

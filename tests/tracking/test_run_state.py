@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,6 @@ from rto.errors import (
 from rto.tracking import run_state
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.run_state import RunState
-from rto.tracking.signals import end_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -157,11 +155,3 @@ def test_a_signal_ends_a_run_as_interrupted(folder: RunFolder, number: int, code
     assert caught.value.exit_code == caught.value.code == code
     name = signal.Signals(number).name
     assert about(folder)["reason"].startswith(f"ended by {name}; no checkpoint")
-
-
-def test_nohup_is_respected() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    end_on_signals()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    os.kill(os.getpid(), signal.SIGHUP)
-    assert sys.exc_info() == (None, None, None)

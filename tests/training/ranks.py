@@ -1,4 +1,5 @@
-"""Two gloo ranks that train a tiny Llama under every ZeRO stage; test_zero.py reads the results.
+"""Two gloo ranks that train a tiny Llama under every ZeRO stage; test_deepspeed_ranks.py reads what
+they leave.
 
     python ranks.py DIRECTORY
 

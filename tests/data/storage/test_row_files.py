@@ -17,7 +17,6 @@ import pytest
 from datasets import Dataset
 
 from rto.data.sources import label_text, load_rows, read_rows
-from rto.data.storage.json_values import CHUNK
 from rto.data.storage.row_files import may_hold_lists
 from rto.errors import UserError
 from rto.sections.data import Data
@@ -139,16 +138,6 @@ def test_a_column_that_begins_later_is_none_before(tmp_path: Path) -> None:
         {"a": 3, "b": 2, "c": None},
         {"a": None, "b": None, "c": None},
         {"a": 4, "b": None, "c": None},
-    ]
-
-
-def test_rows_that_do_not_fit_a_chunk(tmp_path: Path) -> None:
-    """Every kind of token lies across the end of a chunk for some length of the first text."""
-    rows = [{"a": "x" * (CHUNK - 16 + i), "b": [1.5, True, "é\\"]} for i in range(12)]
-    for row in rows:
-        assert read(write(tmp_path / "f.json", json.dumps([row, {"a": 2}])))[0]["b"] == row["b"]
-    assert [len(x["a"]) for x in read(write(tmp_path / "f.json", json.dumps(rows)))] == [
-        CHUNK - 16 + i for i in range(12)
     ]
 
 

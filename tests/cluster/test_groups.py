@@ -1,0 +1,150 @@
+"""Waiting for actors: results in order, failures by name, and a dead actor is never waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from handles import WAITING, Answers, Handle, died, raised
+from ray.exceptions import GetTimeoutError
+
+from rto.cluster import groups
+from rto.cluster.groups import ActorGroup, RemoteCall, Watch, own_words
+from rto.errors import ActorLost, ProofError, RunFailed
+
+CALL: RemoteCall[Any] = RemoteCall("work", (), {})
+
+
+@pytest.fixture(autouse=True)
+def ray(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """Nothing is waited for longer than it takes to look once."""
+    answers = Answers()
+    monkeypatch.setattr(groups, "ray", answers)
+    monkeypatch.setattr(groups, "VERDICT_SECONDS", 0.0)
+    return answers
+
+
+def group(answers: Sequence[Any], *, watch: Watch | None = None, timeout: float = 60) -> ActorGroup:
+    handles: list[Any] = [Handle(str(i), {"work": answer}) for i, answer in enumerate(answers)]
+    return ActorGroup("policy", handles, timeout, watch or Watch())
+
+
+def watching(**pings: Any) -> tuple[Watch, dict[str, Handle]]:
+    """A watch that has not looked for long, over actors that answer a ping so."""
+    watch = Watch(_looked=-1e9)
+    handles = {name: Handle(name, {"__ray_ready__": answer}) for name, answer in pings.items()}
+    for name, handle in handles.items():
+        watch.add(name, handle)  # pyright: ignore[reportArgumentType]
+    return watch, handles
+
+
+def again(watch: Watch) -> None:
+    watch._looked = -1e9
+    watch.look()
+
+
+def test_results_are_in_rank_order_whichever_comes_first() -> None:
+    assert group([1, 2, 3]).all(CALL).get() == [1, 2, 3]
+
+
+def test_a_call_is_sent_to_each_actor_with_its_own_arguments() -> None:
+    two = group([1, 2])
+    calls: list[RemoteCall[Any]] = [RemoteCall("work", (i,), {"k": i}) for i in range(2)]
+    two.each(calls)
+    sent = [handle.calls for handle in two.actors]  # pyright: ignore
+    assert sent == [[("work", i, {"k": i})] for i in range(2)]
+
+
+@pytest.mark.parametrize("timeout", [None, -2.0])
+def test_actors_that_do_not_answer_in_time_are_named(timeout: float | None) -> None:
+    """A limit of the call's own stands above the group's."""
+    pending = group([WAITING, 1, WAITING], timeout=60 if timeout else -1.0).all(CALL)
+    with pytest.raises(ActorLost, match=r"^policy\[0\], policy\[2\] did not answer work within"):
+        pending.get(timeout)
+
+
+def test_an_error_of_ours_arrives_as_it_was_raised() -> None:
+    error = ProofError("the engine holds other weights")
+    with pytest.raises(ProofError, match="^the engine holds other weights$"):
+        group([1, raised(error)]).all(CALL).get()
+
+
+def test_another_error_is_told_with_the_actor_and_the_call() -> None:
+    with pytest.raises(RunFailed, match=r"policy\[1\] failed in work: .*no room") as caught:
+        group([1, raised(MemoryError("no room"))]).all(CALL).get()
+    assert "traceback" not in str(caught.value)
+
+
+def test_a_rank_that_fails_because_its_peer_died_is_not_blamed() -> None:
+    watch, _ = watching(peer=died())
+    with pytest.raises(ActorLost, match="^actor peer died: "):
+        group([raised(RuntimeError("connection reset"))], watch=watch).all(CALL).get()
+
+
+def test_a_dead_actor_is_named_with_the_first_line_of_the_reason() -> None:
+    with pytest.raises(ActorLost, match=r"actor policy\[0\] died in work: ") as caught:
+        group([died()]).all(CALL).get()
+    assert "more of it" not in str(caught.value)
+
+
+def test_a_result_that_never_arrives_is_told() -> None:
+    with pytest.raises(ActorLost, match=r"policy\[0\]: result of work was lost"):
+        group([GetTimeoutError("late")]).all(CALL).get()
+
+
+def test_an_actor_that_nobody_waits_for_is_found_dead() -> None:
+    watch, _ = watching(busy=WAITING, dead=died())
+    watch.look()
+    with pytest.raises(ActorLost, match="actor dead died"):
+        group([WAITING], watch=_due(watch), timeout=1).all(CALL).get()
+
+
+def _due(watch: Watch) -> Watch:
+    watch._looked = -1e9
+    return watch
+
+
+def test_it_looks_from_time_to_time_alone() -> None:
+    watch, handles = watching(a=True)
+    watch.look()
+    watch.look()
+    assert handles["a"].calls == [("__ray_ready__",)]
+
+
+def test_a_busy_actor_has_one_ping_and_an_idle_one_another_each_time() -> None:
+    watch, handles = watching(busy=WAITING, idle=True)
+    for _ in range(3):
+        again(watch)
+    assert {name: len(handle.calls) for name, handle in handles.items()} == {"busy": 1, "idle": 3}
+
+
+def test_an_actor_that_was_ended_on_purpose_is_not_missed() -> None:
+    watch, _ = watching(kept=True, ended=died())
+    watch.look()
+    watch.remove("ended")
+    again(watch)
+    watch.check(patience=0)
+    assert list(watch.actors) == ["kept"]
+
+
+def test_a_check_asks_anew_and_is_patient_with_a_busy_actor() -> None:
+    watch, handles = watching(busy=WAITING)
+    watch.check(patience=0)
+    handles["busy"].answers["__ray_ready__"] = died()
+    with pytest.raises(ActorLost, match="actor busy died"):
+        watch.check(patience=0)
+
+
+def test_killing_a_group_kills_every_actor(ray: Answers) -> None:
+    two = group([1, 2])
+    two.kill()
+    assert ray.killed == list(two.actors)
+
+
+def test_what_was_raised_is_found_within_errors_of_errors() -> None:
+    cause = ValueError("x")
+    assert own_words(raised(raised(cause))) is cause
+    bare = raised(cause)
+    bare.cause = None  # pyright: ignore
+    assert own_words(bare) is bare

@@ -1,0 +1,118 @@
+"""How a process gets to Ray: which cluster, with what environment, in which folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from rto.cluster import launch
+from rto.errors import UserError
+from rto.sections.runtime import Cluster
+
+
+@pytest.mark.parametrize(
+    ("address", "job", "ray_address", "expected"),
+    [
+        (None, False, None, None),
+        (None, False, "ray://other", None),
+        (None, True, None, "auto"),
+        (None, True, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("10.0.0.2:6379", True, "10.0.0.1:6379", "10.0.0.2:6379"),
+        ("10.0.0.2:6379", False, None, "10.0.0.2:6379"),
+    ],
+)
+def test_a_run_joins_the_cluster_that_is_named_or_its_jobs_own(
+    address: str | None,
+    job: bool,
+    ray_address: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (
+        ("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}" if job else None),
+        ("RAY_ADDRESS", ray_address),
+    ):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert launch.cluster_address(Cluster(address=address)) == expected
+
+
+def test_a_dead_address_is_told_at_once() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(UserError) as caught:
+        launch._join(f"127.0.0.1:{port}")
+    said = str(caught.value)
+    assert said.startswith(f"ray.address 127.0.0.1:{port}: no Ray cluster answers")
+    assert said.endswith("start it, or leave it out")
+
+
+def test_a_process_without_ray_is_not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    assert not launch.is_up()
+    assert "ray" not in sys.modules, "asking imports nothing"
+
+
+OURS = ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "GOMP_SPINCOUNT")
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of a shell; what a test writes there goes with it."""
+    from ray._private import ray_constants
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    for name in (*OURS, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "MALLOC_TRIM_THRESHOLD_"):
+        os.environ.pop(name, None)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("bare")
+def test_sockets_of_a_single_machine_stay_on_loopback() -> None:
+    from ray._private import ray_constants
+
+    launch._stay_local()
+    assert os.environ["VLLM_HOST_IP"] == "127.0.0.1"
+    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert ray_constants.ENABLE_RAY_CLUSTER is False
+
+
+@pytest.mark.usefixtures("bare")
+def test_what_the_user_has_set_stays() -> None:
+    given = {name: f"mine {name}" for name in (*OURS, "MALLOC_TRIM_THRESHOLD_")}
+    os.environ.update(given)
+    launch._stay_local()
+    launch._keep_freed_memory()
+    assert {name: os.environ[name] for name in given} == given
+    assert os.environ["MALLOC_MMAP_THRESHOLD_"] == str(2**40)
+
+
+def test_the_session_folder_is_for_its_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = Path(launch._session_dir())
+    assert folder.parent == tmp_path
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert launch._session_dir() == str(folder), "the next run takes the same"
+
+
+def test_a_session_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine, theirs = launch._session_dir(), os.getuid() + 1
+    (tmp_path / f"rto-{theirs}").symlink_to(mine)
+    monkeypatch.setattr(os, "getuid", lambda: theirs)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        launch._session_dir()

@@ -1,0 +1,277 @@
+"""Online runs on actors of this process: sampled, scored, trained, proven, and gone on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from local_group import BigramEngine, bigram
+from local_run import LocalSession, cpu_plan, local_actors
+from tiny_tokenizers import tiny_tokenizer
+
+from rto.cluster.build import Models
+from rto.cluster.plan import Plan
+from rto.cluster.scorer import RewardSources
+from rto.errors import ProofError
+from rto.methods.ppo import PPO
+from rto.runs import online
+from rto.runs.offline import find_checkpoint
+from rto.runs.online import OnlineRun, build_pipeline, run_online, tolerance
+from rto.sections.data import Data
+from rto.sections.run_config import RunConfig
+from rto.sections.runtime import VLLM, Ckpt, DeepSpeed, Logger
+from rto.sections.training import Actor, Critic, Reward, RolloutSection, Train
+from rto.tracking.run_folder import RunFolder
+from rto.types import Prompt, Role
+
+EOS = 5
+PROMPTS = [Prompt(i, (0, 1 + i % 3), f"p{i} ") for i in range(4)]
+
+
+class Fours:
+    """How many tokens of the response are 4."""
+
+    def __str__(self) -> str:
+        return "the fours"
+
+    def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        texts = [query.removeprefix(prompt) for query, prompt in zip(queries, prompts, strict=True)]
+        return [float(text.split("</s>")[0].split().count("4")) for text in texts]
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> LocalSession:
+    """The reference is the policy that the run starts from."""
+    local = LocalSession({"frozen": {Role.REFERENCE: bigram()}})
+    monkeypatch.setattr(online, "session", local)
+    return local
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return str(folder)
+
+
+def planned(model: str, *, iterations: int = 3, **changes: Any) -> OnlineRun:
+    """Two prompts an iteration with two responses each, in one optimizer step."""
+    common: dict[str, Any] = {
+        "actor": Actor(model_name_or_path=model),
+        "data": Data(max_len=16),
+        "train": Train(batch_size=4, device="cpu"),
+        "rollout": RolloutSection(batch_size=2, n_samples_per_prompt=2, max_new_tokens=5),
+        "ckpt": Ckpt(save_steps=2),
+        "ds": DeepSpeed(param_dtype="fp32"),
+        "vllm": VLLM(engine="transformers"),
+        "logger": Logger(tensorboard=False),
+    }
+    fields = {name: changes.pop(name) for name in [*changes] if name not in common | {"critic": 0}}
+    config = RunConfig(**{**common, **changes})
+    run = OnlineRun(
+        config=config,
+        method=PPO(),
+        plan=cpu_plan(config),
+        tokenizer=tiny_tokenizer(),
+        prompts=PROMPTS,
+        models=Models({Role.REFERENCE: model}),
+        rewards=RewardSources(texts=[("fours.py", Fours())], weights=[1.0], ends={EOS: "</s>"}),
+        iterations=iterations,
+        stops=(EOS,),
+    )
+    return replace(run, **fields)
+
+
+def logged(folder: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def test_a_run_ends_with_the_figures_of_its_last_iteration_and_what_it_proved(
+    session: LocalSession, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        figures = run_online(planned(model), folder, None)
+        rows = logged(folder)
+        rollouts = sorted(path.name for path in folder.rollouts.iterdir())
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert figures == {name: rows[-1][name] for name in online.CLOSING}
+    assert rollouts == [f"iter_00000{i}.jsonl.gz" for i in range(3)]
+    said = capsys.readouterr().out
+    assert "reward source: the fours" in said
+    for shown in online.PROVEN.values():
+        assert said.count(shown) == 1
+    for name in online.PROVEN:
+        assert rows[-1][name] < 1e-6
+
+
+def test_each_rollout_is_of_the_weights_that_the_last_update_left(
+    session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    """The check before the first update pushes once, and its version counts for nothing."""
+    with RunFolder(tmp_path / "run") as folder:
+        run_online(planned(model), folder, None)
+        table = torch.load(folder.last / "table", weights_only=True)
+    (actors,) = session.opened
+    engine = actors.engine_of
+    kept = [note for note in engine.notes if note[0] in ("accept", "generate")]
+    assert kept == [
+        ("accept", 0), ("generate", 4 * 2, 0),
+        ("accept", 0), ("generate", 4, 0),
+        ("accept", 1), ("generate", 4, 1),
+        ("accept", 2), ("generate", 4, 2),
+        ("accept", 3),
+    ]  # fmt: skip
+    assert torch.equal(engine.table, table)
+    assert not torch.equal(table, bigram())
+
+
+def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
+    session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    def run(folder: RunFolder, iterations: int) -> None:
+        made = planned(model, iterations=iterations, ckpt=Ckpt(save_steps=2, load_enable=True))
+        run_online(made, folder, find_checkpoint(made.config, made.method, folder.checkpoints))
+
+    with RunFolder(tmp_path / "whole") as whole:
+        run(whole, 4)
+    with RunFolder(tmp_path / "parts") as parts:
+        run(parts, 2)
+        run(parts, 4)
+    ends = [torch.load(folder.last / "table", weights_only=True) for folder in (whole, parts)]
+    assert torch.equal(*ends)
+    critics = [each.ranks["critic"].table for each in session.opened]
+    assert torch.equal(critics[0], critics[2])
+    assert [row["reward/mean"] for row in logged(whole)] == [
+        row["reward/mean"] for row in logged(parts)
+    ]
+    assert [note for note in session.opened[2].engine_of.notes if note[0] == "accept"] == [
+        ("accept", 2), ("accept", 3), ("accept", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_pipeline_is_checked_before_the_first_update_where_that_is_asked(
+    asked: bool, session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    train = Train(batch_size=4, device="cpu", self_check=asked)
+    with RunFolder(tmp_path / "run") as folder:
+        run_online(planned(model, iterations=1, train=train), folder, None)
+        kept = folder.logs / "self_check.json"
+        assert kept.exists() is asked
+        if asked:
+            assert json.loads(kept.read_text())["check/reference_abs_diff"] == 0.0
+
+
+def test_a_reference_of_other_weights_than_the_policys_fails_the_check(
+    session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    """The settings say that both start from one model."""
+    session.parts = {"frozen": {Role.REFERENCE: bigram(3)}}
+    with (
+        RunFolder(tmp_path / "run") as folder,
+        pytest.raises(ProofError, match="policy equals reference"),
+    ):
+        run_online(planned(model), folder, None)
+
+
+class Deaf(BigramEngine):
+    """Receives weights and says so, and goes on with its own."""
+
+    def load_weights(self, weights: Any) -> None:
+        own = self.table
+        super().load_weights(weights)
+        self.table = own
+
+
+def test_an_engine_that_keeps_its_own_weights_ends_the_run(
+    session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    session.parts = {**session.parts, "engine_of": Deaf(bigram(9))}
+    with (
+        RunFolder(tmp_path / "run") as folder,
+        pytest.raises(ProofError, match="computes other log-probs"),
+    ):
+        run_online(planned(model), folder, None)
+
+
+GPUS = Plan({}, {}, "cuda", colocated=True)
+
+
+@pytest.mark.parametrize(
+    ("colocated", "width", "door", "transfers", "sleeps"),
+    [(True, 2, "ipc", [("ipc", 2)], True), (False, 1, "nccl", [("nccl", 1)], False)],
+)
+def test_on_gpus_the_ranks_join_the_engines_transfer(
+    colocated: bool, width: int, door: str, transfers: list[Any], sleeps: bool, model: str
+) -> None:
+    vllm = VLLM(engine="vllm", tensor_parallel_size=width, enable_sleep=True)
+    run = planned(model, vllm=vllm, plan=replace(GPUS, colocated=colocated))
+    actors = local_actors(run.config, frozen={Role.REFERENCE: bigram()})
+    pipeline = build_pipeline(run, actors)
+    assert actors.door == pipeline.sync.door == door
+    assert actors.ranks["policy"].transfers == transfers
+    assert pipeline.generator.sleep_after is sleeps
+    assert actors.waited == 1
+
+
+def test_the_parts_of_a_pipeline_follow_the_settings(model: str) -> None:
+    rollout = RolloutSection(
+        batch_size=4, n_samples_per_prompt=2, max_new_tokens=5, temperature=0.5
+    )
+    train = Train(batch_size=4, max_epochs=3, seed=7, device="cpu", micro_batch_size=2)
+    run = planned(model, iterations=5, rollout=rollout, train=train)
+    actors = local_actors(run.config, frozen={Role.REFERENCE: bigram()})
+    pipeline = build_pipeline(run, actors)
+    # 8 responses in steps of 4, three times over.
+    assert {name: rank.spec.total_steps for name, rank in actors.ranks.items() if rank.spec} == {
+        "policy": 5 * 6,
+        "critic": 5 * 6,
+    }
+    assert (pipeline.generator.samples_per_prompt, pipeline.generator.run_seed) == (2, 7)
+    sampling = pipeline.generator.sampling
+    assert (sampling.max_new_tokens, sampling.temperature, sampling.stop_token_ids) == (
+        5,
+        0.5,
+        (EOS,),
+    )
+    plan = pipeline.learner.plan
+    assert (plan.batch_size, plan.max_sequences, plan.epochs, plan.seed) == (4, 2, 3, 7)
+    assert not plan.single_step
+    one = planned(model)
+    assert build_pipeline(one, local_actors(one.config)).learner.plan.single_step
+
+
+@pytest.mark.parametrize(
+    ("critic", "expected"),
+    [(None, ("r", (2.0, 4.0))), ("c", ("c", (0.0, 1.0)))],
+)
+def test_a_critic_that_starts_from_the_reward_model_predicts_in_its_scale(
+    critic: str | None, expected: tuple[str, tuple[float, float]], model: str
+) -> None:
+    run = planned(model, critic=Critic(model_name_or_path=critic))
+    run = replace(
+        run,
+        config=replace(run.config, reward=Reward(model_name_or_path=["r", "s"])),
+        models=Models({}, ["r", "s"]),
+        rewards=RewardSources(normalise=[(2.0, 4.0), (0.0, 1.0)], weights=[1.0, 1.0]),
+    )
+    actors = local_actors(run.config)
+    build_pipeline(run, actors)
+    spec = actors.ranks["critic"].spec
+    assert spec is not None
+    assert (spec.model_path, spec.value_constants) == expected
+
+
+def test_what_passes_as_rounding_follows_the_precision_unless_it_is_given() -> None:
+    def of(dtype: Any, given: float | None) -> float:
+        return tolerance(
+            RunConfig(ds=DeepSpeed(param_dtype=dtype), vllm=VLLM(logprob_tolerance=given))
+        )
+
+    assert of("fp32", None) < of("bf16", None)
+    assert of("bf16", 0.25) == 0.25
