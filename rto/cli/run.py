@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from rto.runs.execute import Finished, announce, default_folder, dtype_line, execute, prepared
+from rto.runs.execute import announce, default_folder, dtype_line, execute, prepared
 from rto.runs.preflight import preflight
 from rto.sections.parse import parse_run
-from rto.tracking.console import figure, table
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import RunFolder, check_place
 
@@ -57,12 +54,7 @@ def _command(command: str, argv: Sequence[str]) -> int:
         print(dtype_line(parsed.config, run))
         return 0
     finished = execute(command, parsed.config)
-    _print_results(finished)
+    from rto.cli.results import print_results
+
+    print_results(finished)
     return 0
-
-
-def _print_results(finished: Finished) -> None:
-    rows = [{"metric": name, "value": figure(x)} for name, x in finished.metrics.items()]
-    if rows:
-        Console().print(table(rows))
-    print(f"model: {finished.folder / 'last'}")

@@ -6,15 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar, cast
 
 from rto.cluster.calls import Trainers
 from rto.errors import UserError, nearest
 from rto.protocols import Method
 from rto.training.checkpoint import Checkpoint, CheckpointStore
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
@@ -27,6 +24,12 @@ EVAL = "eval/"
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 Complete = Callable[[Path, Mapping[str, float]], None]
+
+
+class DataclassValue(Protocol):
+    """Any dataclass: what the functions of ``dataclasses`` take."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 class BestSoFar(TypedDict):
@@ -208,9 +211,9 @@ def adapted_fields(built: Method, method: Method) -> dict[str, object]:
     return found
 
 
-def _as_dataclass(method: Method) -> DataclassInstance:
+def _as_dataclass(method: Method) -> DataclassValue:
     """Every method is a frozen dataclass, which a protocol cannot say."""
-    return cast("DataclassInstance", method)
+    return cast(DataclassValue, method)
 
 
 def _same(value: object, other: object) -> bool:
