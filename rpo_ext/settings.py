@@ -64,7 +64,7 @@ class RPOSettings(ReleasedSettings):
 
     card: Card = _card("rpo", "Reward Partitioning Optimization", "2506.13702")
     tau: Positive = 1.0
-    """Temperature, also written --rpo_beta: the smaller, the further from the reference."""
+    """Temperature: the smaller, the further from the reference."""
     estimator: Literal["uniform", "ref", "loo", "batch_mean", "importance"] = "uniform"
     """How the partition is estimated: log-mean-exp, the authors' reference weights, leave-one-out,
     the mean over the batch (what the released code optimises), or pi_ref/pi_sampler (online). The

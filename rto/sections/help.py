@@ -43,12 +43,7 @@ def help_text(
     if section in groups:
         return groups[section]
     if section is not None:
-        chosen = [name for name in names if reads.covers(section, name)]
-        if not chosen:
-            hint = nearest(section, [*groups, *sections])
-            called = f"--help {section}: no such section of `rto {command}`"
-            raise UserError(f"{called}: {hint}" if hint else called)
-        return "\n".join([_title(section), "", *_lines(chosen, whole=True)])
+        return _section_text(command, section, names, [*groups, *sections])
     called = f"rto {command}" + (f" with {method}" if method not in (None, command) else "")
     blocks = [
         f"usage: rto {command} [--config FILE.yaml] [--section.name value ...]",
@@ -60,6 +55,15 @@ def help_text(
         *("\n".join([_title(each), *_lines(_of(shared, each))]) for each in sections),
     ]
     return "\n\n".join(blocks)
+
+
+def _section_text(command: str, section: str, names: list[str], sections: list[str]) -> str:
+    chosen = [name for name in names if reads.covers(section, name)]
+    if not chosen:
+        hint = nearest(section, sections)
+        called = f"--help {section}: no such section of `rto {command}`"
+        raise UserError(f"{called}: {hint}" if hint else called)
+    return "\n".join([_title(section), "", *_lines(chosen, whole=True)])
 
 
 def _of_methods(command: str, method: str | None, names: list[str]) -> list[str]:

@@ -105,14 +105,17 @@ def parse_run(
         print(repeated)
     _refuse_unread(command, method, given, values)
     unread = {name for name in values if not reads.reads(command, method, name, values)}
-    from_files = sorted(unread - sources[-1].keys())
-    if from_files:
-        called = f"rto {command}" if method in (None, command) else f"rto {command} with {method}"
-        print(f"left out, for {called} does not read it: {', '.join(from_files)}")
+    _say_left_out(command, method, sorted(unread - sources[-1].keys()))
     used: dict[str, Any] = {}
     for source in sources:
         used |= _meant({k: v for k, v in source.items() if k not in unread}, method)
     return Parsed(config=absolute_paths(build(used, method)), dry_run=given.dry_run)
+
+
+def _say_left_out(command: str, method: str | None, names: Sequence[str]) -> None:
+    if names:
+        called = f"rto {command}" if method in (None, command) else f"rto {command} with {method}"
+        print(f"left out, for {called} does not read it: {', '.join(names)}")
 
 
 def split(argv: Sequence[str]) -> Given:

@@ -71,15 +71,10 @@ def identity_of(config: RunConfig, method: str) -> Identity:
 def differences(kept: Identity, wanted: Identity) -> dict[str, str]:
     """By name of the setting: its value in the checkpoint, and in this run.
 
-    A setting that only one of two versions of this program knows is passed over; a former spelling
-    is the setting that it meant, unless it held null, which was the method's own.
+    A setting that only one of two versions of this program knows is passed over.
     """
     found: dict[str, str] = {}
-    before_by_name = {
-        canonical(name, kept.method) or name: value
-        for name, value in kept.settings.items()
-        if name in known_fields() or value is not None
-    }
+    before_by_name = _by_todays_names(kept)
     if kept.method != wanted.method:
         found["method"] = f"{kept.method}, this run {wanted.method}"
     for name, value in wanted.settings.items():
@@ -90,6 +85,15 @@ def differences(kept: Identity, wanted: Identity) -> dict[str, str]:
         if [digest for _, digest in before] != [digest for _, digest in files]:
             found[name] = _told_files(before, files)
     return found
+
+
+def _by_todays_names(kept: Identity) -> dict[str, object]:
+    """A former spelling is the setting that it meant, unless it held null, the method's own."""
+    return {
+        canonical(name, kept.method) or name: value
+        for name, value in kept.settings.items()
+        if name in known_fields() or value is not None
+    }
 
 
 def check_allowed(allow: Sequence[str], identity: Identity) -> None:
