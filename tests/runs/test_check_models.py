@@ -92,3 +92,10 @@ def test_prompt_and_response_have_rows_of_their_own_in_an_encoder_decoder(
     found = check_models_module._lengths(config, encoder_decoder=encoder_decoder)
     assert list(found) == names
     assert sum(found.values()) == 50
+
+
+def test_a_reward_model_may_start_from_another_and_a_policy_may_not(tiny_reward_dir: Path) -> None:
+    config = of(tiny_reward_dir, data=Data(max_len=64))
+    checked(config, Models(), kind="score")
+    with pytest.raises(UserError, match="tiny_reward"):
+        checked(config, Models())
