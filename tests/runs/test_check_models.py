@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def test_models_that_can_do_what_is_wanted_pass(
 def test_a_model_that_cannot_is_named_wherever_it_stands(
     where: str, tiny_model_dir: Path, tiny_reward_dir: Path, tmp_path: Path
 ) -> None:
-    """A language model is no reward model, and a folder without a config is none at all."""
+    """A language model is no reward model, and a config without weights is none at all."""
+    shutil.copy(tiny_model_dir / "config.json", tmp_path)
     broken = str(tiny_model_dir) if where == "reward" else str(tmp_path)
     paths = {Role.REFERENCE: broken} if where == "reference" else {}
     frozen = Models(paths, [broken if where == "reward" else str(tiny_reward_dir)])
