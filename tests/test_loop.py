@@ -233,3 +233,29 @@ def test_an_error_in_the_update_ends_the_loop_before_a_push() -> None:
         diary.run(range(1))
     assert len(diary.of("push")) == 1
     assert diary.of("after") == []
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A step of stored rows whose policy was not scored before the update."""
+
+    def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
+        ((_, batch), *_) = Stored()
+        reference = torch.full(batch.tokens.response_ids.shape, -1.0)
+        yield 0, batch.with_scores({Role.REFERENCE: reference, Role.REWARD: torch.ones(1)})
+
+
+@pytest.mark.parametrize("single_step", [True, False])
+def test_stored_rows_are_observed_with_the_log_probs_of_their_update(single_step: bool) -> None:
+    """-3 where the reference has -1; nothing where nobody scored the policy."""
+    diary = Diary(single_step=single_step)
+    fit(
+        Counting(),
+        batches=Scored(),
+        learner=diary,
+        evaluator=AfterFour(),
+        tracker=diary,
+        keeper=diary,
+    )
+    ((_, logged),) = diary.of("log")
+    assert logged.get("policy/log_ratio") == (-2.0 if single_step else None)

@@ -111,3 +111,10 @@ def test_nodes_multiply_ranks() -> None:
     settings = config()
     two = replace(settings, actor=replace(settings.actor, num_nodes=2))
     assert online(two, device="cuda").total("GPU") == 8
+
+
+def test_a_colocated_engine_takes_the_gpus_of_the_ranks_and_counts_for_none_itself() -> None:
+    plan = online(config(), device="cuda")
+    shares = {name: spec.num_gpus for name, spec in plan.groups.items()}
+    assert shares["engine"] == 0
+    assert min(share for name, share in shares.items() if name != "engine") > 0

@@ -65,7 +65,10 @@ def test_what_is_known_to_be_missing_is_not_tried_again() -> None:
 
 
 def test_responses_that_were_cut_are_counted() -> None:
-    assert measured().metrics["cut"] == Measured(0.5, 2)
+    answers = Answers("m", [("one", "two")] * 4, [True, False, True, True])
+    options: dict[str, Any] = {"kl": None, "rewards": {}, "known_missing": {}}
+    found = measure(QUESTIONS[:1] * 4, answers, [], models=MetricModels(), **options)
+    assert found.metrics["cut"] == Measured(0.25, 4)
 
 
 def test_kl_and_each_reward_model_are_means_over_the_prompts() -> None:

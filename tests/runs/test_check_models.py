@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def test_models_that_can_do_what_is_wanted_pass(
 def test_a_model_that_cannot_is_named_wherever_it_stands(
     where: str, tiny_model_dir: Path, tiny_reward_dir: Path, tmp_path: Path
 ) -> None:
-    """A language model is no reward model, and a folder without a config is none at all."""
+    """A language model is no reward model, and a config without weights is none at all."""
+    shutil.copy(tiny_model_dir / "config.json", tmp_path)
     broken = str(tiny_model_dir) if where == "reward" else str(tmp_path)
     paths = {Role.REFERENCE: broken} if where == "reference" else {}
     frozen = Models(paths, [broken if where == "reward" else str(tiny_reward_dir)])
@@ -92,3 +94,10 @@ def test_prompt_and_response_have_rows_of_their_own_in_an_encoder_decoder(
     found = check_models_module._lengths(config, encoder_decoder=encoder_decoder)
     assert list(found) == names
     assert sum(found.values()) == 50
+
+
+def test_a_reward_model_may_start_from_another_and_a_policy_may_not(tiny_reward_dir: Path) -> None:
+    config = of(tiny_reward_dir, data=Data(max_len=64))
+    checked(config, Models(), kind="score")
+    with pytest.raises(UserError, match="tiny_reward"):
+        checked(config, Models())

@@ -159,3 +159,11 @@ def test_an_exported_reward_model_gets_its_constants(tiny_reward_dir: Path, tmp_
     add_reward_constants(tmp_path, {"eval/mean": 0.25, "eval/std": 2.0})
     found = json.loads(path.read_text())
     assert (found["mean"], found["std"]) == (0.25, 2.0)
+
+
+@pytest.mark.parametrize("kind", ["policy", "score"])
+def test_a_tie_is_no_preference(kind) -> None:
+    tokens = token_batch([[1]] * 2, [[2]] * 2, groups=[0, 0])
+    equal = torch.full((2,) if kind == "score" else (2, 1), -1.0)
+    scored = ScoredBatch(tokens, {Role.POLICY: equal})
+    assert held_out_metrics(kind, "pairs", scored)["eval/accuracy"] == 0.0

@@ -289,7 +289,9 @@ def test_a_critic_starts_from_its_own_model_or_from_the_policys(
     session: LocalSession, model: str
 ) -> None:
     class Valued(SFT):
-        roles = frozenset({Role.CRITIC})
+        @property
+        def roles(self) -> frozenset[Role]:
+            return frozenset({Role.CRITIC})
 
     rated = [(Rated((0,), (1, EOS), True, 1.0),)] * 2
     for path, expected in ((None, model), ("c", "c")):

@@ -71,4 +71,4 @@ def raised(error: Exception) -> RayTaskError:
 
 
 def died(said: str = "killed by the system\nmore of it") -> RayActorError:
-    return RayActorError(None, said)
+    return RayActorError(error_msg=said)

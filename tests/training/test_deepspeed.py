@@ -146,6 +146,6 @@ def test_weights_have_the_names_of_the_model_below_its_adapters(
 
 def test_every_parameter_stands_with_the_module_that_owns_it() -> None:
     module = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1, bias=False)))
-    found = {name: owner for name, owner, _ in deepspeed._own_parameters(module)}
-    assert list(found) == ["0.weight", "0.bias", "1.0.weight"]
-    assert found["1.0.weight"] is module.get_submodule("1.0")
+    found = [(name, owner) for name, owner, _ in deepspeed._own_parameters(module)]
+    assert [name for name, _ in found] == ["0.weight", "0.bias", "1.0.weight"]
+    assert found[-1][1] is module.get_submodule("1.0")
