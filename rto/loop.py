@@ -7,9 +7,9 @@ from typing import TypeVar
 from rto.observe import OBSERVED, observe, observe_stored
 from rto.protocols import (
     BatchSource,
+    Checkpointer,
     Evaluator,
     Generator,
-    Keeper,
     Learner,
     Method,
     PromptSource,
@@ -31,7 +31,7 @@ def train(
     learner: Learner,
     sync: WeightSync,
     tracker: Tracker,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     iterations: range,
     pad_token_id: int,
 ) -> AnyMethod:
@@ -52,7 +52,7 @@ def train(
         method = method.adapt(metrics)
         tracker.rollouts(iteration, rollouts, scored)
         tracker.log(iteration, metrics)
-        keeper.after(iteration, method, metrics)
+        checkpointer.after(iteration, method, metrics)
     return method
 
 
@@ -63,7 +63,7 @@ def fit(
     learner: Learner,
     evaluator: Evaluator,
     tracker: Tracker,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
 ) -> AnyMethod:
     """Offline: stored rows take the place of rollout and reward. Returns the method at the end."""
     for step, scored in batches:
@@ -73,8 +73,8 @@ def fit(
         method = method.adapt(metrics)
         metrics = {**metrics, **evaluator.after(step)}
         tracker.log(step, metrics)
-        keeper.after(step, method, metrics)
-        if keeper.stopped:
+        checkpointer.after(step, method, metrics)
+        if checkpointer.stopped:
             break
     return method
 

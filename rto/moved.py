@@ -53,6 +53,7 @@ MOVED = {
     "rto.data.verdicts": "rto.data.feedback.verdicts",
     "rto.evaluation.compare": "rto.comparison.tables",
     "rto.functional.observe": "rto.observe",
+    "rto.methods.narrow": "rto.methods.expect",
     "rto.paths": "rto.sections.paths",
     "rto.ranges": "rto.sections.ranges",
     "rto.rollout.digest": "rto.weights.digest",

@@ -165,7 +165,7 @@ class Tracker(Protocol):
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     @property
     def stopped(self) -> bool:
         """Whether the run is over before its last iteration: held-out rows got no better."""

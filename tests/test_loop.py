@@ -104,7 +104,7 @@ class Diary:
             learner=self,
             sync=self,
             tracker=self,
-            keeper=self,
+            checkpointer=self,
             iterations=iterations,
             pad_token_id=PAD,
         )
@@ -205,7 +205,7 @@ def fit_with(diary: Diary) -> Counting:
         learner=diary,
         evaluator=AfterFour(),
         tracker=diary,
-        keeper=diary,
+        checkpointer=diary,
     )
 
 
@@ -217,7 +217,7 @@ def test_offline_steps_update_evaluate_log_and_keep() -> None:
     assert [m.coef for _, m in diary.of("after")] == [1, 2]
 
 
-def test_offline_steps_end_where_the_keeper_says() -> None:
+def test_offline_steps_end_where_the_checkpointer_says() -> None:
     diary = Diary(stops_after=3)
     assert fit_with(diary) == Counting(coef=1)
     assert [step for step, _ in diary.of("after")] == [3]
@@ -255,7 +255,7 @@ def test_stored_rows_are_observed_with_the_log_probs_of_their_update(single_step
         learner=diary,
         evaluator=AfterFour(),
         tracker=diary,
-        keeper=diary,
+        checkpointer=diary,
     )
     ((_, logged),) = diary.of("log")
     assert logged.get("policy/log_ratio") == (-2.0 if single_step else None)

@@ -12,7 +12,7 @@ from rpo_ext.functional.checks import finite_rewards
 from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rpo_ext.settings import DROSettings
 from rto.methods.base import PlainMethod
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.protocols import Output, RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 

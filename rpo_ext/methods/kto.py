@@ -16,7 +16,7 @@ from rpo_ext.functional.kahneman_tversky import (
 from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rpo_ext.settings import KTOSettings
 from rto.methods.base import PlainMethod
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.protocols import RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 

@@ -12,7 +12,7 @@ from rpo_ext.functional.responses import Reduction, reduce_logprobs
 from rpo_ext.settings import RewardAwareSettings
 from rto.functional.segments import segment_max, segment_size, sum_over_groups
 from rto.methods.base import PlainMethod
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.protocols import RewardScaling
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rto.cli.one_line_parser import OneLineParser, whole
 from rto.errors import UserError
-from rto.scoring.listen import PORTS, open_door
+from rto.scoring.listen import PORTS, open_listener
 
 MAX_BATCH = 64
 
@@ -23,14 +23,14 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     if options.func_path is not None and not Path(options.func_path).expanduser().is_file():
         raise UserError(f"serve-reward: --func_path {options.func_path}: no such file")
-    door = open_door(options.host, options.port, token_env=options.token_env)
-    with door.socket:
+    listener = open_listener(options.host, options.port, token_env=options.token_env)
+    with listener.socket:
         from rto.scoring.server import serve
 
         serve(
             reward_model=options.reward_model,
             func_path=options.func_path,
-            door=door,
+            listener=listener,
             max_batch=options.max_batch,
             max_len=options.max_len,
         )

@@ -17,7 +17,7 @@ import torch
 
 from rto.models.device import dtype_of, resolve_device
 from rto.protocols import Method, Output
-from rto.rollout.engine import Door, Engine, ReceivingEngine, build_engine
+from rto.rollout.engine import Engine, ReceivingEngine, Transport, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.sections.run_config import RunConfig
@@ -71,7 +71,7 @@ class TrainerActor:
 
     def start(
         self, spec: TrainerSpec, config: RunConfig, device: Device, rank: int, ranks: int,
-        meeting: tuple[str, int], share: int,
+        rendezvous: tuple[str, int], share: int,
     ) -> None:  # fmt: skip
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
         prepare_process(device, share=share)
@@ -80,7 +80,7 @@ class TrainerActor:
             spec.kind,
             spec.model_path,
             config,
-            RankPlace(rank, ranks, meeting, device),
+            RankPlace(rank, ranks, rendezvous, device),
             total_steps=spec.total_steps,
             value_constants=spec.value_constants,
             extras=spec.extras,
@@ -113,10 +113,10 @@ class TrainerActor:
         self.rank.send_weights()
 
     def init_weight_transfer(
-        self, engines: Sequence[ActorHandle], door: Literal["nccl", "ipc"], workers: int
+        self, engines: Sequence[ActorHandle], transport: Literal["nccl", "ipc"], workers: int
     ) -> None:
         """Join vLLM's weight transfer; ``workers`` counts the engines' processes."""
-        self.rank.init_weight_transfer(engines, door, workers)
+        self.rank.init_weight_transfer(engines, transport, workers)
 
     def sent_digests(self) -> TensorDigests:
         return self.rank.sent_digests
@@ -169,7 +169,7 @@ class EngineActor:
     """A vLLM engine, or transformers' own sampling, as ``vllm.engine`` was settled."""
 
     def start(
-        self, model_path: str, config: RunConfig, door: Door, device: Device, index: int,
+        self, model_path: str, config: RunConfig, transport: Transport, device: Device, index: int,
         *gpus: list[str],
     ) -> None:  # fmt: skip
         """``gpus`` are those to use, one list per colocated rank; none: those Ray gives.
@@ -189,7 +189,7 @@ class EngineActor:
             max_len=config.data.max_len,
             device=device,
             max_tokens=config.rollout.max_tokens_per_gpu,
-            door=door,
+            transport=transport,
             index=index,
         )
 
@@ -230,11 +230,11 @@ class EngineActor:
         self._receiving().finish_weight_update(weight_version)
 
     def _receiving(self) -> ReceivingEngine:
-        """transformers' engine has no other door than the object store (``choose_door``)."""
+        """transformers' engine has the object store alone (``choose_transport``)."""
         assert isinstance(self.engine, ReceivingEngine)
         return self.engine
 
 
-def engine_settings(model_path: str, config: RunConfig, door: Door) -> tuple[object, ...]:
+def engine_settings(model_path: str, config: RunConfig, transport: Transport) -> tuple[object, ...]:
     """What an engine is built from."""
-    return model_path, config.ds.dtype, config.data.max_len, config.vllm, door
+    return model_path, config.ds.dtype, config.data.max_len, config.vllm, transport

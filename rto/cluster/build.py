@@ -20,7 +20,7 @@ from rto.cluster.actors import (
 from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.groups import ActorGroup, Pending, Watch
 from rto.cluster.placement import Placement
-from rto.rollout.engine import Door
+from rto.rollout.engine import Transport
 from rto.sections.run_config import RunConfig
 from rto.types import Role
 
@@ -89,14 +89,14 @@ class Actors:
         self.starting.append(scorers.start(models.paths, list(models.rewards), self.config, device))
         return scorers
 
-    def start_engines(self, model_path: str, door: Door) -> Engines:
-        settings = engine_settings(model_path, self.config, door)
+    def start_engines(self, model_path: str, transport: Transport) -> Engines:
+        settings = engine_settings(model_path, self.config, transport)
         if settings != self.engine:
             self._end_idle("engine")
         self.engine = settings
         engines, device = Engines(self._create("engine", ENGINE)), self.placement.plan.device
         gpus = [self._engine_devices(index) for index in range(len(engines))]
-        self.starting.append(engines.start(model_path, self.config, door, device, gpus))
+        self.starting.append(engines.start(model_path, self.config, transport, device, gpus))
         return engines
 
     def wait(self, progress: Progress = silent) -> None:
@@ -165,8 +165,8 @@ def _crew(name: str, num_actors: int) -> tuple[str, int]:
     return "trainer" if name in TRAINED else name, num_actors
 
 
-def choose_door(config: RunConfig, *, device: str, colocated: bool) -> Door:
-    """The weight-sync door that fits where the engines are; only vLLM has others than the store."""
+def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:
+    """The transport that fits where the engines are; vLLM alone has others than the store."""
     if config.vllm.engine == "transformers":
         return "object_store"
     backend = config.vllm.sync_backend

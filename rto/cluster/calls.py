@@ -17,7 +17,7 @@ from torch import Tensor
 from rto.cluster.actors import Device, EngineActor, ScorerActor, TrainerActor, TrainerSpec
 from rto.cluster.groups import ActorGroup, Pending, arriving, remote
 from rto.protocols import Method
-from rto.rollout.engine import Door
+from rto.rollout.engine import Transport
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
 from rto.training.learner import Objective
@@ -61,11 +61,11 @@ class Trainers:
         self, spec: TrainerSpec, config: RunConfig, device: Device, share: int
     ) -> Pending[None]:
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
-        meeting = arriving(remote(TrainerActor.address).send(self.group.actors[0]))
+        rendezvous = arriving(remote(TrainerActor.address).send(self.group.actors[0]))
         ranks = len(self)
         return self.group.each(
             [
-                remote(TrainerActor.start, spec, config, device, rank, ranks, meeting, share)
+                remote(TrainerActor.start, spec, config, device, rank, ranks, rendezvous, share)
                 for rank in range(ranks)
             ]
         )
@@ -113,11 +113,11 @@ class Trainers:
         return self.group.all(remote(TrainerActor.export_weights))
 
     def init_weight_transfer(
-        self, engines: Engines, door: Literal["nccl", "ipc"], workers: int
+        self, engines: Engines, transport: Literal["nccl", "ipc"], workers: int
     ) -> None:
         """Join vLLM's weight transfer; ``workers`` counts the engines' processes."""
         handles = list(engines.group.actors)
-        self.group.all(remote(TrainerActor.init_weight_transfer, handles, door, workers)).get()
+        self.group.all(remote(TrainerActor.init_weight_transfer, handles, transport, workers)).get()
 
     def send_weights(self) -> None:
         """Through vLLM's weight transfer."""
@@ -171,7 +171,7 @@ class Engines:
         self,
         model_path: str,
         config: RunConfig,
-        door: Door,
+        transport: Transport,
         device: Device,
         gpus: Sequence[Sequence[ObjectRef[list[str]]]],
     ) -> Pending[None]:
@@ -179,7 +179,13 @@ class Engines:
         return self.group.each(
             [
                 remote(
-                    EngineActor.start, model_path, config, door, device, index, *map(arriving, own)
+                    EngineActor.start,
+                    model_path,
+                    config,
+                    transport,
+                    device,
+                    index,
+                    *map(arriving, own),
                 )
                 for index, own in enumerate(gpus)
             ]

@@ -1,8 +1,8 @@
 """Policy weights -> engines, and the proof that they are the ones in use.
 
-Three doors: Ray's object store (on CPU, and for encoder-decoder models anywhere), vLLM's weight
-transfer over NCCL (separate GPUs) and over CUDA IPC (shared GPUs). Whatever the door, after every
-push
+Three transports: Ray's object store (on CPU, and for encoder-decoder models anywhere), vLLM's
+weight transfer over NCCL (separate GPUs) and over CUDA IPC (shared GPUs). After every push,
+whatever the transport,
 
 1. the digest of each tensor that an engine received equals the trainer's,
 2. every parameter of the engine was assigned,
@@ -21,7 +21,7 @@ import torch
 
 from rto.cluster.calls import Engines, Trainers
 from rto.errors import ProofError
-from rto.rollout.engine import Door
+from rto.rollout.engine import Transport
 from rto.types import TokenBatch, pad
 from rto.weights.digest import TensorDigests, WeightReceipt, first_difference
 
@@ -88,7 +88,7 @@ class ClusterWeightSync:
     policy: Trainers
     engines: Engines
     probe: Probe
-    door: Door
+    transport: Transport
     version: int = -1
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -109,8 +109,8 @@ class ClusterWeightSync:
         return version
 
     def _transfer(self) -> TensorDigests:
-        """Move the weights through the door; returns the trainer's digests by tensor name."""
-        if self.door == "object_store":
+        """Move the weights through the transport; returns the trainer's digests by tensor name."""
+        if self.transport == "object_store":
             self.engines.load_weights(self.policy.export_weights().refs[0])
         else:
             self.policy.send_weights()

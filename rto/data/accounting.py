@@ -29,7 +29,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Intake:
+class RowCounts:
     """Of ``read`` units (rows, pairs, prompts) of the data set, ``used`` are in some batch.
 
     ``merged`` responses repeated another one to their prompt, and no unit holds them.

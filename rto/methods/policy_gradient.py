@@ -19,7 +19,7 @@ from rto.functional.kl import adaptive_kl_coef, kl_penalty
 from rto.functional.masked import masked_mean, masked_sum, masked_var, zero_masked
 from rto.functional.rewards import place_at_end, regularized_rewards, sentence_reward
 from rto.methods.base import PlainMethod
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.methods.settings.policy_gradient import PolicyGradientSettings
 from rto.protocols import Output, TokenReward
 from rto.sections.ranges import FIXED

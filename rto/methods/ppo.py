@@ -9,7 +9,7 @@ from torch import Tensor
 from rto.functional import losses
 from rto.functional.advantages import explained_variance, gae
 from rto.functional.masked import whiten, zero_masked
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.methods.policy_gradient import ActorBatch, PolicyGradient
 from rto.methods.settings.policy_gradient import PPOSettings
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, ScoredBatch, TrainBatch

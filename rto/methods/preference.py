@@ -11,7 +11,7 @@ from torch import Tensor
 from rto.functional import preference
 from rto.functional.masked import zero_masked
 from rto.methods.base import PlainMethod
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.methods.settings.preference import (
     DPOSettings,
     IPOSettings,

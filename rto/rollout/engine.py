@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rto.weights.digest import WeightReceipt
 
 EngineName = Literal["auto", "vllm", "transformers"]
-Door = Literal["object_store", "nccl", "ipc"]
+Transport = Literal["object_store", "nccl", "ipc"]
 """How new weights reach an engine."""
 BATCH_TOKENS = 16384
 """Tokens in a batch of transformers' sampling, by default."""
@@ -86,7 +86,7 @@ def build_engine(
     max_len: int,
     device: Literal["auto", "cpu", "cuda"],
     max_tokens: int = BATCH_TOKENS,
-    door: Door = "object_store",
+    transport: Transport = "object_store",
     index: int = 0,
 ) -> Engine:
     """The engine that ``config`` names, where ``settled`` has left its section, for the model at
@@ -96,7 +96,7 @@ def build_engine(
     ``device`` is transformers': vLLM finds its own. ``index`` numbers the engines of a run.
     """
     if config.vllm.engine == "vllm":
-        return _vllm_engine(path, config, max_len, door, index)
+        return _vllm_engine(path, config, max_len, transport, index)
     return HfEngine(
         path,
         dtype=config.ds.dtype,
@@ -107,7 +107,9 @@ def build_engine(
     )
 
 
-def _vllm_engine(path: str, config: RunConfig, max_len: int, door: Door, index: int) -> Engine:
+def _vllm_engine(
+    path: str, config: RunConfig, max_len: int, transport: Transport, index: int
+) -> Engine:
     from rto.rollout.vllm.engine import VllmEngine
 
     vllm = config.vllm
@@ -122,7 +124,7 @@ def _vllm_engine(path: str, config: RunConfig, max_len: int, door: Door, index: 
         enable_prefix_caching=vllm.enable_prefix_caching,
         enable_sleep=vllm.enable_sleep,
         cpu_kvcache_gib=vllm.cpu_kvcache_gib,
-        weight_transfer=door,
+        weight_transfer=transport,
         engine_index=index,
     )
 

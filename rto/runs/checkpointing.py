@@ -100,8 +100,8 @@ def nothing_more(path: Path, metrics: Mapping[str, float]) -> None:
 
 
 @dataclass
-class RunKeeper:
-    """Implements ``Keeper``: checkpoints every ``save_steps`` and after the last step.
+class RunCheckpointer:
+    """Implements ``Checkpointer``: checkpoints every ``save_steps`` and after the last step.
 
     ``groups`` are the trained ones, policy first. The ``best`` export is chosen among the
     iterations that were saved; by a metric of held-out rows, among those that were evaluated.

@@ -23,7 +23,7 @@ from rto.tracking.run_state import RunState
 
 if TYPE_CHECKING:
     from rto.card import Card
-    from rto.data.accounting import Intake
+    from rto.data.accounting import RowCounts
     from rto.runs.offline import OfflineRun
     from rto.runs.online import OnlineRun
     from rto.training.checkpoint import Checkpoint
@@ -62,7 +62,7 @@ def execute(command: str, config: RunConfig) -> Finished:
         folder.write_config(dump(run.config, command))
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         print(dtype_line(config, run), flush=True)
-        with RunState(folder, _about(command, run.method.card, run.intake)) as state:
+        with RunState(folder, _about(command, run.method.card, run.row_counts)) as state:
             state.finish_with(work(folder, found))
         add_report(folder.path)
         return Finished(folder.path, state.results)
@@ -75,8 +75,8 @@ def announce(command: str, config: RunConfig, folder: Path | None) -> None:
     begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
 
 
-def _about(command: str, card: Card, intake: Intake) -> dict[str, object]:
-    data = asdict(intake)
+def _about(command: str, card: Card, row_counts: RowCounts) -> dict[str, object]:
+    data = asdict(row_counts)
     return {"command": command, "method": card.name, "title": str(card), "data": data}
 
 

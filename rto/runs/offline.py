@@ -19,14 +19,14 @@ from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer
 from rto.cluster.session import session
-from rto.data.accounting import Intake
+from rto.data.accounting import RowCounts
 from rto.data.batches import OfflineBatches
 from rto.data.examples import Example, collate_groups
 from rto.data.storage.groups import Groups
 from rto.loop import fit
 from rto.models.load import write_reward_constants
 from rto.protocols import Method, Output, PolicyMethod
-from rto.runs.checkpointing import Best, Complete, RunKeeper, lower_is_better, nothing_more
+from rto.runs.checkpointing import Best, Complete, RunCheckpointer, lower_is_better, nothing_more
 from rto.runs.held_out import (
     HeldOut,
     Judge,
@@ -63,7 +63,7 @@ class OfflineRun:
     """The numbers of the groups of ``train`` that some step holds."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set; a checkpoint made with others is not gone on from."""
-    intake: Intake = Intake()
+    row_counts: RowCounts = RowCounts()
     best_key: str = ""
     """The metric of held-out rows that chooses `best`; empty where none does."""
 
@@ -92,7 +92,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         learner = _start(run, actors)
         scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
         stores = _stores(run, actors, scorer, console)
-        keeper = make_keeper(
+        checkpointer = make_checkpointer(
             config,
             run.method,
             learner.groups,
@@ -102,7 +102,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             constants=run.constants,
             complete=add_reward_constants if run.kind == "score" else nothing_more,
         )
-        method, first = start_point(keeper, run.method, found, console)
+        method, first = start_point(checkpointer, run.method, found, console)
         learner.go_on(first)
         timings = Timings(on_stage=console.stage)
         tracker = open_tracker(
@@ -116,7 +116,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             epochs=config.train.max_epochs,
             pad_token_id=pad_id(run.tokenizer),
             max_steps=config.train.max_steps,
-            start_step=run.num_steps if keeper.stopped else first,
+            start_step=run.num_steps if checkpointer.stopped else first,
             score=stores[0],
         )
         held_out = HeldOut(
@@ -126,20 +126,20 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
             timings=timings,
         )
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
-        console.begin()
+        console.begin(first)
         method = fit(
             method,
             batches=batches,
             learner=timings.learner(learner),
             evaluator=held_out,
             tracker=tracker,
-            keeper=keeper,
+            checkpointer=checkpointer,
         )
         tracker.close()
         metrics = held_out.final()
         if run.kind == "score":
             metrics = {**metrics, **_leave_constants(run, metrics, scorer, folder, console)}
-        tell_best(keeper, console)
+        tell_best(checkpointer, console)
         return metrics
 
 
@@ -238,7 +238,7 @@ def find_checkpoint(config: RunConfig, method: Method, root: Path) -> Checkpoint
     return open_store(config, method, root).latest() if config.ckpt.load_enable else None
 
 
-def make_keeper(
+def make_checkpointer(
     config: RunConfig,
     method: Method,
     trained: Mapping[str, Trainers],
@@ -248,10 +248,10 @@ def make_keeper(
     best_key: str = "",
     constants: Mapping[str, float] = MappingProxyType({}),
     complete: Complete = nothing_more,
-) -> RunKeeper:
+) -> RunCheckpointer:
     key = config.ckpt.best_metric_key or best_key
     lower = lower_is_better(key, config.ckpt.best_metric_mode)
-    return RunKeeper(
+    return RunCheckpointer(
         store=open_store(config, method, folder.checkpoints),
         built=method,
         groups=trained,
@@ -268,7 +268,7 @@ def make_keeper(
 
 
 def start_point(
-    keeper: RunKeeper, method: AnyMethod, found: Checkpoint | None, console: LiveConsole
+    checkpointer: RunCheckpointer, method: AnyMethod, found: Checkpoint | None, console: LiveConsole
 ) -> tuple[AnyMethod, int]:
     """The method and the step to begin with."""
     if found is None:
@@ -276,7 +276,7 @@ def start_point(
     for warning in found.warnings:
         console.print(warning)
     console.print(f"going on at step {found.step + 1}")
-    return keeper.resume(method, found), found.step + 1
+    return checkpointer.resume(method, found), found.step + 1
 
 
 def _update_plan(config: RunConfig, feedback: Feedback) -> UpdatePlan:
@@ -303,13 +303,13 @@ def _judge(run: OfflineRun, held_out: StoredScores | None) -> Judge | None:
     return judge
 
 
-def tell_best(keeper: RunKeeper, console: LiveConsole) -> None:
+def tell_best(checkpointer: RunCheckpointer, console: LiveConsole) -> None:
     """Which step `best` holds, and whether the run ended there for want of a better one."""
-    best = keeper.best
+    best = checkpointer.best
     if best.value is None:
         return
     console.print(f"best: step {best.step + 1}, {best.key} {figure(best.value)}")
-    if keeper.stopped:
+    if checkpointer.stopped:
         console.print(f"stopped early: {best.waited} evaluations in a row were no better")
 
 

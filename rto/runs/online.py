@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import TrainerSpec
-from rto.cluster.build import Actors, Models, Progress, choose_door, silent
+from rto.cluster.build import Actors, Models, Progress, choose_transport, silent
 from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
@@ -17,14 +17,14 @@ from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
-from rto.data.accounting import Intake
+from rto.data.accounting import RowCounts
 from rto.data.sampler import PromptSampler
 from rto.loop import train
 from rto.observe import OBSERVED
 from rto.protocols import PolicyMethod
-from rto.rollout.engine import Door
+from rto.rollout.engine import Transport
 from rto.rollout.requests import Sampling
-from rto.runs.offline import make_keeper, pad_id, start_point
+from rto.runs.offline import make_checkpointer, pad_id, start_point
 from rto.runs.self_check import CHECKS, few, self_check
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import LOGPROB_TOLERANCE
@@ -66,7 +66,7 @@ class OnlineRun:
     stops: tuple[int, ...] = ()
     """Tokens that end a response."""
     ptx: PretrainMix | None = None
-    intake: Intake = Intake()
+    row_counts: RowCounts = RowCounts()
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         for _, source in run.rewards.texts:
             console.print(f"reward source: {source}")
         pipeline = build_pipeline(run, actors, console.stage)
-        keeper = make_keeper(
+        checkpointer = make_checkpointer(
             config,
             run.method,
             pipeline.learner.groups,
@@ -102,7 +102,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             last_step=run.iterations,
             best_key="reward/mean",
         )
-        method, first = start_point(keeper, run.method, found, console)
+        method, first = start_point(checkpointer, run.method, found, console)
         pipeline.learner.go_on(first)
         if config.train.self_check and not first:
             _self_check(run, pipeline, console, folder)
@@ -120,7 +120,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         )
         pipeline.sync.go_on(first)
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
-        console.begin()
+        console.begin(first)
         train(
             method,
             prompts=timings.prompts(sampler),
@@ -129,7 +129,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             learner=timings.learner(pipeline.learner),
             sync=timings.sync(pipeline.sync),
             tracker=tracker,
-            keeper=keeper,
+            checkpointer=checkpointer,
             iterations=range(first, run.iterations),
             pad_token_id=pad_id(run.tokenizer),
         )
@@ -141,17 +141,17 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
     """All actors, started at once and ready."""
     config, path = run.config, str(run.config.actor.model_name_or_path)
     steps = run.iterations * config.steps_per_iteration
-    door = choose_door(config, device=run.plan.device, colocated=run.plan.colocated)
+    transport = choose_transport(config, device=run.plan.device, colocated=run.plan.colocated)
     policy = actors.start_trainers(
         "policy", TrainerSpec("policy", path, steps, extras=run.method.outputs)
     )
     critic = _start_critic(run, actors, steps)
     frozen = actors.start_scorers(run.models) if run.models else None
-    engines = actors.start_engines(path, door)
+    engines = actors.start_engines(path, transport)
     actors.wait(progress)
-    if door != "object_store":
+    if transport != "object_store":
         workers = len(engines) * config.vllm.tensor_parallel_size
-        policy.init_weight_transfer(engines, door, workers)
+        policy.init_weight_transfer(engines, transport, workers)
     return Pipeline(
         policy=policy,
         critic=critic,
@@ -171,7 +171,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
         learner=ClusterLearner(
             policy, critic, _update_plan(config), config.critic.freezing_steps, run.ptx
         ),
-        sync=_sync(run, policy, engines, door),
+        sync=_sync(run, policy, engines, transport),
     )
 
 
@@ -202,11 +202,13 @@ def tolerance(config: RunConfig) -> float:
     return LOGPROB_TOLERANCE[config.ds.dtype] if given is None else given
 
 
-def _sync(run: OnlineRun, policy: Trainers, engines: Engines, door: Door) -> ClusterWeightSync:
+def _sync(
+    run: OnlineRun, policy: Trainers, engines: Engines, transport: Transport
+) -> ClusterWeightSync:
     probe = make_probe(
         [prompt.token_ids for prompt in run.prompts[:256]], tolerance=tolerance(run.config)
     )
-    return ClusterWeightSync(policy=policy, engines=engines, probe=probe, door=door)
+    return ClusterWeightSync(policy=policy, engines=engines, probe=probe, transport=transport)
 
 
 def closing(latest: Mapping[str, float], console: LiveConsole) -> dict[str, float]:

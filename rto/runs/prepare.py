@@ -22,8 +22,8 @@ from rto.data.accounting import (
     NOT_REACHED,
     TOO_FEW,
     TOO_LONG,
-    Intake,
     Loaded,
+    RowCounts,
     merged_told,
 )
 from rto.data.batches import OfflineBatches
@@ -112,7 +112,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         iterations=iterations,
         stops=template.stop_token_ids,
         ptx=pretrain_mix(config, template),
-        intake=Intake(
+        row_counts=RowCounts(
             "prompts",
             len(prompts) + prompts.num_too_long,
             drawn,
@@ -337,7 +337,7 @@ def _offline(
         visited=batches.visited,
         constants=constants,
         best_key=best_held_out(kind, method.card.feedback, held_out, config),
-        intake=Intake(
+        row_counts=RowCounts(
             UNITS[method.card.feedback],
             len(loaded.rows) + sum(loaded.filtered.values()),
             len(batches.visited),

@@ -14,7 +14,7 @@ PORTS = range(1, 65536)
 
 
 @dataclass(frozen=True)
-class Door:
+class Listener:
     """A bound socket, and the bearer token that requests must have, if any."""
 
     socket: socket.socket
@@ -23,7 +23,7 @@ class Door:
     """Host, port and token, as the server announces itself."""
 
 
-def open_door(host: str, port: int, *, token_env: str) -> Door:
+def open_listener(host: str, port: int, *, token_env: str) -> Listener:
     """
     Raises:
         UserError: no such host, a port that is taken, or a host that other machines reach
@@ -44,7 +44,7 @@ def open_door(host: str, port: int, *, token_env: str) -> Door:
             "--host or --port"
         ) from error
     guard = "bearer token required" if token else f"no bearer token ({token_env} is not set)"
-    return Door(bound, token, f"{host}:{port}, {guard}")
+    return Listener(bound, token, f"{host}:{port}, {guard}")
 
 
 def is_loopback(host: str) -> bool:

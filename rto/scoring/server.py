@@ -26,7 +26,7 @@ from rto.models.trained_with import trained_with
 from rto.scoring.combine import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import unique_keys
-from rto.scoring.listen import Door
+from rto.scoring.listen import Listener
 from rto.sections.run_config import RunConfig
 from rto.types import TokenBatch, pad
 
@@ -186,7 +186,7 @@ def serve(
     *,
     reward_model: str | None,
     func_path: str | None,
-    door: Door,
+    listener: Listener,
     max_batch: int,
     max_len: int | None = None,
 ) -> None:
@@ -200,9 +200,9 @@ def serve(
         about = str(source)
     else:
         raise UserError("serve-reward needs a reward model or a reward function file, one of them")
-    print(f"serving {about} on {door.about}", flush=True)
-    settings = uvicorn.Config(build_app(source, token=door.token), access_log=False)
-    uvicorn.Server(settings).run(sockets=[door.socket])
+    print(f"serving {about} on {listener.about}", flush=True)
+    settings = uvicorn.Config(build_app(source, token=listener.token), access_log=False)
+    uvicorn.Server(settings).run(sockets=[listener.socket])
 
 
 def _authorise(request: Request, token: str | None) -> None:

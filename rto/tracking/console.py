@@ -55,7 +55,6 @@ class LiveConsole:
         title: str,
         *,
         total: int,
-        first: int = 0,
         unit: str = "iteration",
         columns: Mapping[str, str] = ONLINE,
         seconds: float = 10.0,
@@ -67,7 +66,7 @@ class LiveConsole:
         self.console = console or Console()
         self._tell = tell
         self._title, self._unit, self._columns = title, unit, columns
-        self._total, self._first, self._done = total, first, first
+        self._total, self._first, self._done = total, 0, 0
         self._seconds, self._clock = seconds, clock
         self._began = self._stage_began = self._beaten = clock()
         self._printed: float | None = None
@@ -98,8 +97,10 @@ class LiveConsole:
         if self._live is not None:
             self._live.stop()
 
-    def begin(self) -> None:
-        """Start-up is over: from here on the time left is shown."""
+    def begin(self, first: int = 0) -> None:
+        """Start-up is over: from here on the time left is shown. A run that resumes begins with
+        step ``first``, and those before took none of its time."""
+        self._first = self._done = first
         self.stage("first step")
         self._began = self._clock()
         self._stepping = True

@@ -1,4 +1,4 @@
-"""DeepSpeed's door: one ZeRO engine with its optimizer and schedule, on CPU (gloo) or CUDA (NCCL).
+"""One ZeRO engine of DeepSpeed with its optimizer and schedule, on CPU (gloo) or CUDA (NCCL).
 
 DeepSpeed picks its accelerator when it is first imported, so the import waits for the device.
 """

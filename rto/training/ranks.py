@@ -47,7 +47,7 @@ class RankPlace:
 
     rank: int
     num_ranks: int
-    meeting: tuple[str, int]
+    rendezvous: tuple[str, int]
     device: str
 
 
@@ -70,7 +70,7 @@ class Rank:
         self.place = place
         self.sent_digests: TensorDigests = {}
         self._tokenizer = load_tokenizer(model_path, chat_template=config.data.chat_template)
-        host, port = place.meeting
+        host, port = place.rendezvous
         init_process_group(
             rank=place.rank,
             world_size=place.num_ranks,
@@ -137,7 +137,7 @@ class Rank:
         return weights
 
     def init_weight_transfer(
-        self, engines: Sequence[object], door: Literal["nccl", "ipc"], num_workers: int
+        self, engines: Sequence[object], transport: Literal["nccl", "ipc"], num_workers: int
     ) -> None:
         """Connect to the engines by vLLM's weight transfer."""
         from rto.rollout.vllm.weights import WeightSender, WeightStream
@@ -151,12 +151,12 @@ class Rank:
             shapes, lambda: ((n, t.to(self._dtype)) for n, t in engine.named_full_parameters())
         )
         self._sender = WeightSender(
-            door,
+            transport,
             engines,
             rank=self.place.rank,
             weights=stream,
             num_workers=num_workers,
-            master_address=self.place.meeting[0],
+            master_address=self.place.rendezvous[0],
         )
 
     def send_weights(self) -> None:

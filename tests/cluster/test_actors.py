@@ -69,7 +69,7 @@ def started(
 def test_an_actor_builds_its_engine_once_and_asks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Receiving(bigram())
     actor, asked = started(monkeypatch, engine)
-    room = {"max_len": 80, "device": "cpu", "max_tokens": 99, "door": "nccl", "index": 5}
+    room = {"max_len": 80, "device": "cpu", "max_tokens": 99, "transport": "nccl", "index": 5}
     assert asked == [("m", room)]
     actor.wake("weights")
     actor.load_weights({"table": bigram(1)})

@@ -58,12 +58,12 @@ def group(handles: list[Handle]) -> ActorGroup:
 
 def test_ranks_start_with_a_number_each_and_meet_at_the_first(handles: list[Handle]) -> None:
     pending = Trainers(group(handles)).start(SPEC, CONFIG, "cpu", 3)
-    meeting = "address of 0"
+    rendezvous = "address of 0"
     assert handles[0].calls == [
         ("address",),
-        ("start", SPEC, CONFIG, "cpu", 0, 2, meeting, 3),
+        ("start", SPEC, CONFIG, "cpu", 0, 2, rendezvous, 3),
     ]
-    assert handles[1].calls == [("start", SPEC, CONFIG, "cpu", 1, 2, meeting, 3)]
+    assert handles[1].calls == [("start", SPEC, CONFIG, "cpu", 1, 2, rendezvous, 3)]
     assert (pending.method, list(pending.refs)) == ("start", ["start of 0", "start of 1"])
 
 

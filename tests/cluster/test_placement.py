@@ -78,7 +78,7 @@ def test_an_actor_sits_on_the_first_of_its_bundles(
 ) -> None:
     sets: dict[str, Any] = {"shared": object(), "scorer": object()}
     options = Placement(PLAN, sets).options(group, rank)
-    strategy = options["scheduling_strategy"]
+    strategy: Any = options["scheduling_strategy"]
     assert strategy.placement_group is sets[bundles]
     assert strategy.placement_group_bundle_index == bundle
     assert (options["num_cpus"], options["num_gpus"]) == (PLAN.groups[group].num_cpus, gpus)

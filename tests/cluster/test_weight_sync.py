@@ -96,7 +96,7 @@ def syncing(*several: BigramEngine, **changes: Any) -> ClusterWeightSync:
         "policy": trainers("policy", BigramRank(bigram(seed=1)), BigramRank(bigram(seed=1))),
         "engines": engines(*several),
         "probe": make_probe([[1, 2, 3, 4], [5, 0]], tolerance=0.05),
-        "door": "object_store",
+        "transport": "object_store",
     }
     return ClusterWeightSync(**{**settings, **changes})
 
@@ -168,7 +168,7 @@ def test_the_tolerance_of_the_probe_bounds_its_mean_gap() -> None:
                 sync.push()
 
 
-def test_the_other_doors_send_from_every_rank() -> None:
+def test_the_other_transports_send_from_every_rank() -> None:
     """The engines' weights come around the driver: here from the rank's own hands."""
     engine = BigramEngine(bigram())
 
@@ -179,7 +179,7 @@ def test_the_other_doors_send_from_every_rank() -> None:
 
     sent: list[Sending] = []
     ranks = [Sending(bigram(seed=1)) for _ in range(2)]
-    sync = syncing(engine, policy=trainers("policy", *ranks), door="nccl")
+    sync = syncing(engine, policy=trainers("policy", *ranks), transport="nccl")
     assert sync.push() == 0
     assert sent == ranks
 

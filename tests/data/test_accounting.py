@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rto.data.accounting import HELD_OUT, NOT_REACHED, TOO_LONG, Intake
+from rto.data.accounting import HELD_OUT, NOT_REACHED, TOO_LONG, RowCounts
 from rto.errors import UserError
 from rto.registry import build
 from rto.runs.prepare import prepare_fit, prepare_online
@@ -39,7 +39,7 @@ def test_stored_rows(flags: list[str]) -> None:
     ]
     run = prepare_fit(parse_run("sft", argv).config, partial(build, mode="offline"))
     left = {TOO_LONG: 2, HELD_OUT: 3, NOT_REACHED: 3}
-    assert run.intake == Intake("rows", 12, 4, left)
+    assert run.row_counts == RowCounts("rows", 12, 4, left)
 
 
 def test_kto_needs_another_prompt(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -65,4 +65,4 @@ def test_prompts(flags: list[str], tiny_reward_dir: Path) -> None:
     ]
     config = parse_run("train", ["--algo", "ppo", *argv]).config
     run = prepare_online(config, partial(build, mode="online"))
-    assert run.intake == Intake("prompts", 12, 4, {TOO_LONG: 2, NOT_REACHED: 6})
+    assert run.row_counts == RowCounts("prompts", 12, 4, {TOO_LONG: 2, NOT_REACHED: 6})

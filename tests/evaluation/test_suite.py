@@ -10,11 +10,9 @@ import pytest
 
 from rto.evaluation import suite
 from rto.evaluation.formats import Answers
-from rto.evaluation.judge import WinRate
-from rto.evaluation.metrics import Measured, MetricModels, Texts, Unavailable
+from rto.evaluation.measured import Measured, MetricModels, Texts, Unavailable
 from rto.evaluation.questions import Question
-from rto.evaluation.statistics import Mean
-from rto.evaluation.suite import Figures, measure, metric_rows, pairs, win_rows
+from rto.evaluation.suite import Figures, measure, pairs
 
 QUESTIONS = [Question("a", ("q1", "q2"), "r"), Question("b", ("q3", "q4"))]
 ANSWERS = Answers("m", [("one", "two"), ("three", "four")], [True, False])
@@ -85,25 +83,3 @@ def test_a_judge_compares_whole_conversations() -> None:
     assert [part in text for text, part in zip(texts, ("q2", "two", "y"), strict=True)] == [
         True
     ] * 3
-
-
-def test_a_row_per_metric_and_a_column_per_policy() -> None:
-    figures = {
-        "p": Figures({"a": Measured(1.0, 2, (0.5, 1.5), "m"), "b": Measured(2.0, 2)}, {}),
-        "q": Figures({"a": Measured(3.0, 2, None, "m")}, {}),
-    }
-    assert metric_rows(figures) == [
-        {"metric": "a (m)", "p": "1.000 [0.500, 1.500]", "q": "3.000"},
-        {"metric": "b", "p": "2.000", "q": ""},
-    ]
-
-
-def test_a_row_per_judge() -> None:
-    judged = WinRate(Mean(0.75, (0.5, 1.0)), 4, 1, 8, 2, 2 / 3)
-    none = WinRate(None, 4, 4, 8, 8, None)
-    first, second = win_rows({"j": judged, "k": none})
-    assert first == {
-        "judge": "j", "win rate": "75.0% [50.0%, 100.0%]", "prompts": "3 of 4",
-        "judgements": "8", "unparsed": "2", "both orders agree": "66.7%",
-    }  # fmt: skip
-    assert (second["win rate"], second["both orders agree"]) == ("none: no verdict", "")

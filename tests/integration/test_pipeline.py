@@ -409,7 +409,7 @@ def test_a_checkpoint_of_another_method_is_refused_before_an_actor_starts(
 
 
 class Silent:
-    """A tracker and keeper that remember the last metrics."""
+    """A tracker and checkpointer that remember the last metrics."""
 
     def __init__(self) -> None:
         self.metrics: Mapping[str, float] = {}
@@ -434,7 +434,7 @@ def iterate(live: Live, method: PPO, **parts: Any) -> Silent:
         "learner": live.parts.learner,
         "sync": live.parts.sync,
         "tracker": silent,
-        "keeper": silent,
+        "checkpointer": silent,
     }
     train(method, **{**common, **parts}, iterations=range(1), pad_token_id=0)
     return silent

@@ -110,7 +110,7 @@ def held(
     folder = tmp_path_factory.mktemp("llama")
     model = tiny_llama(seed=0, tied=request.param)
     save(model, folder)
-    # The nccl door is open too: only its transport needs GPUs (see `arrive`).
+    # The nccl transport is open too: only its transport needs GPUs (see `arrive`).
     engine = VllmEngine(str(folder), dtype="fp32", max_model_len=64, seed=0, weight_transfer="nccl")
     yield Held(engine, model, request.param)
     del engine

@@ -99,7 +99,7 @@ ROOMS = {
 }
 """Folder, or module, of rto/ -> those that it may import."""
 
-DOORS = {
+ONLY_IN = {
     "ray": ("rto.cluster",),
     "vllm": ("rto.rollout.vllm",),
     "deepspeed": ("rto.training.deepspeed",),
@@ -206,14 +206,14 @@ def test_folders_import_each_other_in_one_direction() -> None:
         left = {place: others for place, others in left.items() if place not in ready}
 
 
-@pytest.mark.parametrize("library", DOORS)
-def test_a_heavy_library_has_one_door(library: str) -> None:
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_heavy_library_is_imported_in_one_place(library: str) -> None:
     importers = {
         module
         for module, path in MODULES.items()
         if any(below(name, (library,)) for name in imports(path.read_text(encoding="utf-8")))
     }
-    assert {module for module in importers if not below(module, DOORS[library])} == set()
+    assert {module for module in importers if not below(module, ONLY_IN[library])} == set()
 
 
 def test_the_pipeline_imports_neither_the_extension_nor_the_scripts() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from rto.data.accounting import Intake
+from rto.data.accounting import RowCounts
 from rto.methods.reward_model import RewardModel
 from rto.protocols import Method
 from rto.registry import build
@@ -109,7 +109,7 @@ def write(folder: Path, case: Case) -> Path:
         method = build(config, cast(Any, Tokens()), mode=mode)
     folder.mkdir()
     (folder / "config.yaml").write_text(dump(config, case.command))
-    about = {**cli._about(case.command, method.card, Intake()), "status": "running"}
+    about = {**cli._about(case.command, method.card, RowCounts()), "status": "running"}
     (folder / "run.json").write_text(json.dumps(about))
     rows = [
         {

@@ -75,7 +75,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_an_engine_of_a_run_is_built_from_its_section(built: list[dict[str, Any]]) -> None:
-    build_engine("m", CONFIG, max_len=96, device="cpu", max_tokens=50, door="nccl", index=1)
+    build_engine("m", CONFIG, max_len=96, device="cpu", max_tokens=50, transport="nccl", index=1)
     assert built == [
         {
             "by": "vllm",

@@ -17,7 +17,7 @@ from rto.cluster.calls import Trainers
 from rto.errors import UserError
 from rto.methods.base import PlainMethod
 from rto.protocols import Card, Method
-from rto.runs.checkpointing import Best, RunKeeper, lower_is_better
+from rto.runs.checkpointing import Best, RunCheckpointer, lower_is_better
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch
@@ -69,8 +69,8 @@ class Annealed(PlainMethod):
         )
 
 
-def keeper(root: Path, **changes: Any) -> RunKeeper:
-    plain = RunKeeper(
+def checkpointer(root: Path, **changes: Any) -> RunCheckpointer:
+    plain = RunCheckpointer(
         store=CheckpointStore(root / "checkpoints", identity=IDENTITY, max_num=3),
         built=Adapting(),
         groups={"policy": group("policy")},
@@ -81,17 +81,19 @@ def keeper(root: Path, **changes: Any) -> RunKeeper:
     return replace(plain, **changes)
 
 
-def calls(kept: RunKeeper, name: str = "policy") -> list[tuple[str, ...]]:
+def calls(kept: RunCheckpointer, name: str = "policy") -> list[tuple[str, ...]]:
     (rank,) = kept.groups[name].group.actors
     return rank.calls
 
 
-def exports(kept: RunKeeper, name: str = "policy") -> list[str]:
+def exports(kept: RunCheckpointer, name: str = "policy") -> list[str]:
     return [Path(args[0]).name for method, *args in calls(kept, name) if method == "export"]
 
 
-def run(kept: RunKeeper, values: Mapping[int, float], key: str, steps: range = range(6)) -> None:
-    """Every step, with the metric in those of ``values``; ends where the keeper stops."""
+def run(
+    kept: RunCheckpointer, values: Mapping[int, float], key: str, steps: range = range(6)
+) -> None:
+    """Every step, with the metric in those of ``values``; ends where the checkpointer stops."""
     for step in steps:
         kept.after(step, Adapting(), {key: values[step]} if step in values else {"a/b": 1.0})
         if kept.stopped:
@@ -99,7 +101,7 @@ def run(kept: RunKeeper, values: Mapping[int, float], key: str, steps: range = r
 
 
 def test_checkpoints_come_every_so_many_steps_and_after_the_last(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, save_steps=4)
+    kept = checkpointer(tmp_path, save_steps=4)
     run(kept, {}, "a/b")
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step_00000003", "step_00000005",
@@ -109,14 +111,14 @@ def test_checkpoints_come_every_so_many_steps_and_after_the_last(tmp_path: Path)
 
 
 def test_a_checkpoint_may_come_after_every_step(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, save_steps=1, last_step=3)
+    kept = checkpointer(tmp_path, save_steps=1, last_step=3)
     run(kept, {}, "a/b", range(3))
     assert exports(kept) == ["last"] * 3
 
 
 def test_every_group_saves_into_its_own_folder_of_the_checkpoint(tmp_path: Path) -> None:
     groups = {name: group(name) for name in ("policy", "critic")}
-    kept = keeper(tmp_path, groups=groups, last_step=1)
+    kept = checkpointer(tmp_path, groups=groups, last_step=1)
     kept.after(0, Adapting(), {})
     draft = tmp_path / "checkpoints" / "tmp_00000000"
     for name in groups:
@@ -131,7 +133,7 @@ def test_best_is_chosen_at_each_evaluation(
     tmp_path: Path, lower: bool, expected: list[int]
 ) -> None:
     """Values 0.5, 0.5, 0.2, 0.9 after steps 1, 2, 3 and 5: an equal one is no better."""
-    kept = keeper(tmp_path, best=Best("eval/x", lower))
+    kept = checkpointer(tmp_path, best=Best("eval/x", lower))
     seen: list[int] = []
     for step, value in {1: 0.5, 2: 0.5, 3: 0.2, 5: 0.9}.items():
         before = exports(kept).count("best")
@@ -143,21 +145,21 @@ def test_best_is_chosen_at_each_evaluation(
 
 def test_best_of_a_training_metric_is_chosen_among_the_saved(tmp_path: Path) -> None:
     """The highest, at step 0, is not saved; step 5 is no better than step 3."""
-    kept = keeper(tmp_path, save_steps=2, best=Best("reward/mean"))
+    kept = checkpointer(tmp_path, save_steps=2, best=Best("reward/mean"))
     run(kept, {0: 9.0, 1: 1.0, 2: 8.0, 3: 2.0, 4: 7.0, 5: 1.5}, "reward/mean")
     assert exports(kept) == ["best", "last", "best", "last", "last"]
     assert (kept.best.step, kept.best.value) == (3, 2.0)
 
 
 def test_the_last_step_may_be_the_best_of_a_training_metric(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, save_steps=4, best=Best("reward/mean"))
+    kept = checkpointer(tmp_path, save_steps=4, best=Best("reward/mean"))
     run(kept, {0: 9.0, 1: 1.0, 2: 8.0, 3: 2.0, 4: 7.0, 5: 2.5}, "reward/mean")
     assert (kept.best.step, kept.best.value) == (5, 2.5)
     assert exports(kept) == ["best", "last", "best", "last"]
 
 
 def test_a_run_stops_when_patience_is_over_and_saves_there(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, best=Best("eval/x", patience=2))
+    kept = checkpointer(tmp_path, best=Best("eval/x", patience=2))
     run(kept, {0: 1.0, 1: 0.5, 2: 2.0, 3: 1.9, 4: 2.0, 5: 9.0}, "eval/x")
     assert kept.stopped
     assert exports(kept) == ["best", "best", "last"]
@@ -168,12 +170,12 @@ def test_a_run_stops_when_patience_is_over_and_saves_there(tmp_path: Path) -> No
 
 def test_a_resumed_run_knows_its_best_and_how_long_it_waited(tmp_path: Path) -> None:
     best = Best("eval/x", patience=3)
-    whole = keeper(tmp_path / "whole", best=best)
+    whole = checkpointer(tmp_path / "whole", best=best)
     values = {0: 1.0, 1: 0.5, 2: 0.9, 3: 0.8, 4: 5.0}
     run(whole, values, "eval/x")
-    first = keeper(tmp_path / "parts", best=best, save_steps=3)
+    first = checkpointer(tmp_path / "parts", best=best, save_steps=3)
     run(first, values, "eval/x", range(3))
-    second = keeper(tmp_path / "parts", best=best, save_steps=3)
+    second = checkpointer(tmp_path / "parts", best=best, save_steps=3)
     found = second.store.latest()
     assert found is not None
     second.resume(Adapting(), found)
@@ -185,19 +187,19 @@ def test_a_resumed_run_knows_its_best_and_how_long_it_waited(tmp_path: Path) -> 
 
 
 def test_a_run_that_chooses_by_another_metric_chooses_anew(tmp_path: Path) -> None:
-    first = keeper(tmp_path, best=Best("eval/x"))
+    first = checkpointer(tmp_path, best=Best("eval/x"))
     run(first, {5: 3.0}, "eval/x")
     found = first.store.latest()
     assert found is not None
     for other in (Best("eval/y"), Best("eval/x", lower=True)):
-        second = keeper(tmp_path, best=other)
+        second = checkpointer(tmp_path, best=other)
         second.resume(Adapting(), found)
         assert second.best == other
 
 
 def saved(root: Path, built: Method, method: Method) -> Checkpoint:
     """The checkpoint of a run that was built with one method and ended with another."""
-    kept = keeper(root, built=built, last_step=1)
+    kept = checkpointer(root, built=built, last_step=1)
     kept.after(0, method, {})
     found = kept.store.latest()
     assert found is not None
@@ -206,11 +208,11 @@ def saved(root: Path, built: Method, method: Method) -> Checkpoint:
 
 def test_resuming_loads_every_group(tmp_path: Path) -> None:
     groups = {name: group(name) for name in ("policy", "critic")}
-    first = keeper(tmp_path, groups=groups, last_step=1)
+    first = checkpointer(tmp_path, groups=groups, last_step=1)
     first.after(0, Adapting(kl_coef=0.7), {})
     found = first.store.latest()
     assert found is not None
-    second = keeper(tmp_path, groups={name: group(name) for name in groups})
+    second = checkpointer(tmp_path, groups={name: group(name) for name in groups})
     assert second.resume(Adapting(), found) == Adapting(kl_coef=0.7)
     for name in groups:
         assert calls(second, name) == [("load", str(found.path / name), "state")]
@@ -225,7 +227,7 @@ def test_whatever_a_method_adapts_survives_a_resume(tmp_path: Path) -> None:
     kept = found.state["adapted"]
     assert isinstance(kept, dict)
     assert kept.keys() == {"temperature", "phase", "bounds", "warm"}
-    resumed = keeper(tmp_path, built=Annealed(beta=3.0)).resume(Annealed(beta=3.0), found)
+    resumed = checkpointer(tmp_path, built=Annealed(beta=3.0)).resume(Annealed(beta=3.0), found)
     assert resumed == replace(adapted, beta=3.0)
     assert isinstance(resumed.bounds, tuple)
     assert resumed.adapt({}).temperature == 0.125
@@ -233,7 +235,7 @@ def test_whatever_a_method_adapts_survives_a_resume(tmp_path: Path) -> None:
 
 def test_what_an_earlier_run_adapted_is_kept_by_the_next_checkpoint_too(tmp_path: Path) -> None:
     found = saved(tmp_path, Annealed(), Annealed(temperature=0.25))
-    second = keeper(tmp_path, built=Annealed(), last_step=2)
+    second = checkpointer(tmp_path, built=Annealed(), last_step=2)
     second.after(1, second.resume(Annealed(), found), {})
     later = second.store.latest()
     assert later is not None
@@ -242,14 +244,16 @@ def test_what_an_earlier_run_adapted_is_kept_by_the_next_checkpoint_too(tmp_path
 
 def test_a_method_that_adapts_nothing_comes_back_as_this_run_has_it(tmp_path: Path) -> None:
     found = saved(tmp_path, Unadapted(beta=9.0), Unadapted(beta=9.0))
-    assert keeper(tmp_path, built=Unadapted()).resume(Unadapted(), found) == Unadapted(beta=1.0)
+    assert checkpointer(tmp_path, built=Unadapted()).resume(Unadapted(), found) == Unadapted(
+        beta=1.0
+    )
 
 
 def test_an_adapted_field_that_the_method_does_not_have_is_refused(tmp_path: Path) -> None:
     found = saved(tmp_path, Annealed(), Annealed(temperature=0.5))
     said = f"checkpoint {found.path} holds an adapted temperature, which m does not have: "
     with pytest.raises(UserError, match=re.escape(said)) as caught:
-        keeper(tmp_path, built=Unadapted()).resume(Unadapted(), found)
+        checkpointer(tmp_path, built=Unadapted()).resume(Unadapted(), found)
     assert "\n" not in str(caught.value)
 
 
@@ -264,33 +268,33 @@ def test_an_old_checkpoints_coefficient_is_taken_up_again(tmp_path: Path) -> Non
     found = saved(tmp_path, Adapting(), Adapting())
     kept = {name: value for name, value in found.state.items() if name != "adapted"}
     old = replace(found, state={**kept, "method": {"kl_coef": 0.7, "beta": 9.0}})
-    assert keeper(tmp_path).resume(Adapting(), old) == Adapting(kl_coef=0.7, beta=1.0)
+    assert checkpointer(tmp_path).resume(Adapting(), old) == Adapting(kl_coef=0.7, beta=1.0)
     without = replace(found, state={**kept, "method": {"beta": 9.0}})
-    assert keeper(tmp_path).resume(Unadapted(), without) == Unadapted()
+    assert checkpointer(tmp_path).resume(Unadapted(), without) == Unadapted()
 
 
 def test_a_checkpoint_that_says_nothing_of_a_best_leaves_the_choice_to_this_run(
     tmp_path: Path,
 ) -> None:
-    first = keeper(tmp_path, last_step=1)
+    first = checkpointer(tmp_path, last_step=1)
     first.after(0, Adapting(), {})
     found = first.store.latest()
     assert found is not None
     state = {name: value for name, value in found.state.items() if name != "best_so_far"}
-    second = keeper(tmp_path, best=Best("eval/x"))
+    second = checkpointer(tmp_path, best=Best("eval/x"))
     second.resume(Adapting(), replace(found, state=state))
     assert second.best == Best("eval/x")
 
 
 def test_a_value_network_is_exported_where_asked_for(tmp_path: Path) -> None:
     groups = {name: group(name) for name in ("policy", "critic")}
-    kept = keeper(tmp_path, groups=groups, save_value_network=True, last_step=1)
+    kept = checkpointer(tmp_path, groups=groups, save_value_network=True, last_step=1)
     kept.after(0, Adapting(), {})
     assert exports(kept, "critic") == ["last_critic"]
 
 
 def test_a_run_without_a_critic_exports_none_though_asked(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, save_value_network=True, last_step=1)
+    kept = checkpointer(tmp_path, save_value_network=True, last_step=1)
     kept.after(0, Adapting(), {})
     assert exports(kept) == ["last"]
 
@@ -302,14 +306,14 @@ def test_other_constants_of_the_training_set_are_refused(
     """In both directions: also where one of the two runs has none."""
     own = {"reward_mean": 0.25}
     for name, saved, going_on in (("a", own, other), ("b", other, own)):
-        first = keeper(tmp_path / name, constants=saved, last_step=1)
+        first = checkpointer(tmp_path / name, constants=saved, last_step=1)
         first.after(0, Adapting(), {})
         found = first.store.latest()
         assert found is not None
-        keeper(tmp_path / name, constants=saved).resume(Adapting(), found)
+        checkpointer(tmp_path / name, constants=saved).resume(Adapting(), found)
         said = re.escape(f"constants {saved} of its training set, this run has {going_on}")
         with pytest.raises(UserError, match=said):
-            keeper(tmp_path / name, constants=going_on).resume(Adapting(), found)
+            checkpointer(tmp_path / name, constants=going_on).resume(Adapting(), found)
 
 
 def test_an_export_is_completed_with_the_metrics_of_its_step(tmp_path: Path) -> None:
@@ -318,21 +322,21 @@ def test_an_export_is_completed_with_the_metrics_of_its_step(tmp_path: Path) -> 
     def complete(path: Path, metrics: Mapping[str, float]) -> None:
         done.append((path.name, metrics["eval/mean"]))
 
-    kept = keeper(tmp_path, best=Best("eval/mean"), complete=complete, last_step=2)
+    kept = checkpointer(tmp_path, best=Best("eval/mean"), complete=complete, last_step=2)
     kept.after(0, Adapting(), {"eval/mean": 3.0})
     kept.after(1, Adapting(), {"eval/mean": 2.0})
     assert done == [("best", 3.0), ("last", 2.0)]
 
 
 def test_a_metric_that_nobody_logs_is_named_at_once(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, best=Best("reward/maen"))
+    kept = checkpointer(tmp_path, best=Best("reward/maen"))
     with pytest.raises(UserError, match="'reward/maen', which this run does not log: did you mean"):
         kept.after(0, Adapting(), {"reward/mean": 1.0})
-    keeper(tmp_path, best=Best("policy/loss"), key_known=True).after(0, Adapting(), {})
+    checkpointer(tmp_path, best=Best("policy/loss"), key_known=True).after(0, Adapting(), {})
 
 
 def test_a_metric_that_was_there_once_may_be_missing_later(tmp_path: Path) -> None:
-    kept = keeper(tmp_path, best=Best("policy/loss"))
+    kept = checkpointer(tmp_path, best=Best("policy/loss"))
     kept.after(0, Adapting(), {"policy/loss": 1.0})
     kept.after(1, Adapting(), {"a/b": 1.0})
     assert kept.key_known
@@ -340,7 +344,7 @@ def test_a_metric_that_was_there_once_may_be_missing_later(tmp_path: Path) -> No
 
 def test_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
     """A best that does not exist yet is null, not -Infinity."""
-    kept = keeper(tmp_path, last_step=1, best=Best("eval/x"))
+    kept = checkpointer(tmp_path, last_step=1, best=Best("eval/x"))
     kept.after(0, Adapting(), {})
     text = (tmp_path / "checkpoints" / "step_00000000" / "state.json").read_text()
     state = json.loads(text, parse_constant=lambda name: pytest.fail(name))["state"]

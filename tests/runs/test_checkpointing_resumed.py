@@ -10,7 +10,7 @@ from local_group import NotingRank, trainers
 
 from rto.methods.base import PlainMethod
 from rto.protocols import Card
-from rto.runs.checkpointing import Best, RunKeeper
+from rto.runs.checkpointing import Best, RunCheckpointer
 from rto.training.checkpoint import CheckpointStore
 from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch
@@ -24,10 +24,14 @@ class Plain(PlainMethod):
         raise NotImplementedError
 
 
-def keeper(root: Path, rank: NotingRank, *, steps: int, best: Best | None = None) -> RunKeeper:
+def checkpointer(
+    root: Path, rank: NotingRank, *, steps: int, best: Best | None = None
+) -> RunCheckpointer:
     store = CheckpointStore(root / "checkpoints", identity=Identity("m"), max_num=3)
     groups = {"policy": trainers("policy", rank)}
-    return RunKeeper(store, groups, root, steps, save_steps=2, built=Plain(), best=best or Best())
+    return RunCheckpointer(
+        store, groups, root, steps, save_steps=2, built=Plain(), best=best or Best()
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,7 @@ def keeper(root: Path, rank: NotingRank, *, steps: int, best: Best | None = None
     ids=["at its last step", "with steps to go", "out of patience"],
 )
 def test_last_is_written_again(tmp_path: Path, steps: int, best: Best, written: bool) -> None:
-    first = keeper(tmp_path, NotingRank(), steps=steps, best=best)
+    first = checkpointer(tmp_path, NotingRank(), steps=steps, best=best)
     for step in range(4):
         first.after(step, Plain(), {"eval/x": 1.0 if step < 2 else 0.5})
         if first.stopped:
@@ -48,6 +52,6 @@ def test_last_is_written_again(tmp_path: Path, steps: int, best: Best, written: 
     found = first.store.latest()
     assert found is not None
     rank = NotingRank()
-    keeper(tmp_path, rank, steps=steps, best=best).resume(Plain(), found)
+    checkpointer(tmp_path, rank, steps=steps, best=best).resume(Plain(), found)
     export = [("export", str(tmp_path / "last"))] if written else []
     assert rank.calls == [("load", str(found.path / "policy"), "state"), *export]

@@ -67,7 +67,7 @@ def test_stored_weights_are_those_of_the_model_in_the_engines_precision(
 
 
 @dataclass
-class Doors:
+class Transports:
     """The session of an evaluation: an engine of a table, and frozen models that score by one."""
 
     local: LocalSession
@@ -78,7 +78,7 @@ class Doors:
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
+def transports(monkeypatch: pytest.MonkeyPatch) -> Transports:
     """Policies are tables by name."""
     local = LocalSession({"frozen": {Role.REFERENCE: bigram(3)}})
     monkeypatch.setattr(evaluate, "session", local)
@@ -89,7 +89,7 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
         "stored_weights",
         lambda path, dtype, *, engine: {"table": bigram(int(path))},
     )
-    return Doors(local)
+    return Transports(local)
 
 
 def evaluated(policies: dict[str, str], **config: Any) -> dict[str, evaluate.Evaluated]:
@@ -114,30 +114,30 @@ def evaluated(policies: dict[str, str], **config: Any) -> dict[str, evaluate.Eva
     )
 
 
-def test_every_policy_answers_the_same_prompts_with_the_same_seeds(doors: Doors) -> None:
+def test_every_policy_answers_the_same_prompts_with_the_same_seeds(transports: Transports) -> None:
     found = evaluated({"a": "1", "again": "1", "b": "2"})
     seeds = [[r.seed for r in each.rollouts] for each in found.values()]
     assert seeds[0] == seeds[1] == seeds[2]
     assert len(seeds[0]) == 6
     assert found["a"].rollouts == found["again"].rollouts
     assert [r.token_ids for r in found["a"].rollouts] != [r.token_ids for r in found["b"].rollouts]
-    assert len(doors.local.opened) == 1, "one engine takes their weights in turn"
+    assert len(transports.local.opened) == 1, "one engine takes their weights in turn"
 
 
-def test_answers_are_scored_by_the_reference_and_the_reward_models(doors: Doors) -> None:
+def test_answers_are_scored_by_the_reference_and_the_reward_models(transports: Transports) -> None:
     (found,) = evaluated({"a": "1"}).values()
     tokens = found.scored.tokens
     assert torch.equal(found.scored[Role.REFERENCE], bigram_logprobs(bigram(3), tokens))
     sums = tokens.response_ids.masked_fill(~tokens.response_mask, 0).sum(-1).float()
     assert torch.equal(found.scored[Role.REWARD], sums)
-    assert doors.actors.models is not None
-    assert list(doors.actors.models.rewards) == ["rm"]
-    assert doors.actors.door == "object_store"
+    assert transports.actors.models is not None
+    assert list(transports.actors.models.rewards) == ["rm"]
+    assert transports.actors.transport == "object_store"
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, evaluate.BESIDE_SCORERS), (0.7, 0.7)])
 def test_the_engine_leaves_room_for_the_models_that_score(
-    asked: float | None, expected: float, doors: Doors
+    asked: float | None, expected: float, transports: Transports
 ) -> None:
     evaluated({"a": "1"}, vllm=VLLM(gpu_memory_utilization=asked))
-    assert doors.actors.config.vllm.gpu_memory_utilization == expected
+    assert transports.actors.config.vllm.gpu_memory_utilization == expected

@@ -203,17 +203,17 @@ GPUS = Plan({}, {}, "cuda", colocated=True)
 
 
 @pytest.mark.parametrize(
-    ("colocated", "width", "door", "transfers", "sleeps"),
+    ("colocated", "width", "transport", "transfers", "sleeps"),
     [(True, 2, "ipc", [("ipc", 2)], True), (False, 1, "nccl", [("nccl", 1)], False)],
 )
 def test_on_gpus_the_ranks_join_the_engines_transfer(
-    colocated: bool, width: int, door: str, transfers: list[Any], sleeps: bool, model: str
+    colocated: bool, width: int, transport: str, transfers: list[Any], sleeps: bool, model: str
 ) -> None:
     vllm = VLLM(engine="vllm", tensor_parallel_size=width, enable_sleep=True)
     run = planned(model, vllm=vllm, plan=replace(GPUS, colocated=colocated))
     actors = local_actors(run.config, frozen={Role.REFERENCE: bigram()})
     pipeline = build_pipeline(run, actors)
-    assert actors.door == pipeline.sync.door == door
+    assert actors.transport == pipeline.sync.transport == transport
     assert actors.ranks["policy"].transfers == transfers
     assert pipeline.generator.sleep_after is sleeps
     assert actors.waited == 1

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rto.errors import RewardProtocolError, UserError
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
-from rto.scoring.listen import Door
+from rto.scoring.listen import Listener
 from rto.scoring.server import REQUEST_CAP, ServedRewardModel, TextReward, build_app, serve
 
 QUERIES = ["a b", "c d e f a b c d", "e", "a b c </s>", "f f"]
@@ -213,6 +213,6 @@ def test_exactly_one_source(sources: tuple[str | None, str | None]) -> None:
         serve(
             reward_model=model,
             func_path=function,
-            door=Door(socket.socket(), None, ""),
+            listener=Listener(socket.socket(), None, ""),
             max_batch=8,
         )

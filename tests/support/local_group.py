@@ -95,7 +95,7 @@ class BigramRank(TrainerActor):
         return _digests({"table": self.table})
 
     def send_weights(self) -> None:
-        raise AssertionError("the other door")
+        raise AssertionError("the other transport")
 
 
 @dataclass

@@ -23,7 +23,7 @@ from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.placement import Placement
 from rto.cluster.plan import Plan
 from rto.protocols import Method
-from rto.rollout.engine import Door
+from rto.rollout.engine import Transport
 from rto.sections.run_config import RunConfig
 from rto.training.learner import Objective
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, StepStats, TokenBatch, TrainBatch
@@ -86,8 +86,8 @@ class LearningRank(BigramRank):
             return method.value_loss(scores, batch, norm)
         return method.loss(PolicyOutput(logprobs=scores), batch, norm)
 
-    def init_weight_transfer(self, engines: Any, door: Any, workers: int) -> None:
-        self.transfers.append((door, workers))
+    def init_weight_transfer(self, engines: Any, transport: Any, workers: int) -> None:
+        self.transfers.append((transport, workers))
 
     def save(self, folder: str, tag: str) -> None:
         Path(folder).mkdir(parents=True)
@@ -115,7 +115,7 @@ class LocalActors(Actors):
     engine_of: BigramEngine = field(default_factory=lambda: BigramEngine(bigram(9)))
     replica: FrozenReplica | None = None
     models: Models | None = None
-    door: Door | None = None
+    transport: Transport | None = None
     waited: int = 0
     ended: list[str] = field(default_factory=list)
 
@@ -129,8 +129,8 @@ class LocalActors(Actors):
         self.replica = FrozenReplica(dict(self.frozen), (1.0,) * len(models.rewards))
         return scorers_of(self.replica)
 
-    def start_engines(self, model_path: str, door: Door) -> Engines:
-        self.door = door
+    def start_engines(self, model_path: str, transport: Transport) -> Engines:
+        self.transport = transport
         return engines_of(self.engine_of)
 
     def wait(self, progress: Progress = silent) -> None:

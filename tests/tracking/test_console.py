@@ -56,7 +56,8 @@ def test_the_line_has_the_figures_that_exist_and_the_time_left() -> None:
 def test_the_pace_of_a_resumed_run_ignores_what_was_done_before() -> None:
     clock = Clock()
     console, stream = plain()
-    live = LiveConsole("RTO", total=10, first=8, console=console, clock=clock)
+    live = LiveConsole("RTO", total=10, console=console, clock=clock, tell=lambda _: None)
+    live.begin(8)
     clock.now = 60
     live.log(8, {})
     assert stream.getvalue().endswith("9/10  left 1:00\n")

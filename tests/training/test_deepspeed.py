@@ -25,11 +25,11 @@ def rates(name: LrScheduler) -> list[float]:
         warmup_steps=WARMUP, total_steps=TOTAL, min_lr_ratio=0.1, device="cpu",
     )  # fmt: skip
     schedule = learning_rate_schedule(optimizer, settings)
-    found = [schedule.get_last_lr()[0]]
+    found = [float(schedule.get_last_lr()[0])]
     for _ in range(TOTAL):
         optimizer.step()
         schedule.step()
-        found.append(schedule.get_last_lr()[0])
+        found.append(float(schedule.get_last_lr()[0]))
     return found
 
 
@@ -86,9 +86,10 @@ def test_gradients_of_bf16_are_summed_in_fp32(
 
 
 def test_offloaded_states_are_kept_on_the_cpu() -> None:
-    offloaded = deepspeed._config(settings(adam_offload=True, device="cuda"))
+    offloaded: Any = deepspeed._config(settings(adam_offload=True, device="cuda"))
     assert offloaded["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
-    assert "offload_optimizer" not in deepspeed._config(settings())["zero_optimization"]
+    resident: Any = deepspeed._config(settings())
+    assert "offload_optimizer" not in resident["zero_optimization"]
 
 
 def test_biases_and_norms_do_not_decay_and_frozen_weights_are_left_out() -> None:

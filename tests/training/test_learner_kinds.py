@@ -23,8 +23,8 @@ ROWS = token_batch([[1], [1, 1, 1], [1]], [[3, 2], [5, 6, 7, 2], [4]])
 
 @pytest.fixture(scope="module", autouse=True)
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    meeting = tmp_path_factory.mktemp("alone") / "meet"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
+    rendezvous = tmp_path_factory.mktemp("alone") / "meet"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -76,6 +76,10 @@ class Method:
         return LossOutput(torch.tensor(3.0))
 
 
+def made(*outputs: str) -> Any:
+    return Method(*outputs)
+
+
 def engine(**changes: Any) -> Any:
     return cast(ZeroEngine, Model(**changes))
 
@@ -89,13 +93,13 @@ def test_each_kind_descends_a_loss_of_its_own(
 ) -> None:
     trainer = kind(engine())
     assert trainer.area == area
-    assert float(trainer.loss(Method(), None, TrainBatch(ROWS), NORM).loss) == loss
+    assert float(trainer.loss(made(), None, TrainBatch(ROWS), NORM).loss) == loss
 
 
 @pytest.mark.parametrize("outputs", [(), ("entropy",), ("value", "entropy")])
 def test_a_policy_gives_what_the_method_reads_and_no_more(outputs: tuple[str, ...]) -> None:
     model = engine()
-    PolicyTrainer(model).forward(ROWS, temperature=1.0, method=Method(*outputs))
+    PolicyTrainer(model).forward(ROWS, temperature=1.0, method=made(*outputs))
     (asked,) = model.asked
     assert asked["with_entropy"] is ("entropy" in outputs)
     assert asked["with_value"] is ("value" in outputs)
@@ -107,11 +111,11 @@ def test_the_reference_is_read_by_methods_that_need_its_kl_alone() -> None:
     reference: Any = object()
     model = engine()
     trainer = PolicyTrainer(model, reference=reference)
-    trainer.forward(ROWS, temperature=1.0, method=Method("reference_kl"))
-    trainer.forward(ROWS, temperature=1.0, method=Method())
+    trainer.forward(ROWS, temperature=1.0, method=made("reference_kl"))
+    trainer.forward(ROWS, temperature=1.0, method=made())
     assert [asked["reference"] for asked in model.asked] == [reference, None]
     with pytest.raises(ValueError, match="reads reference_kl and this trainer has no reference"):
-        PolicyTrainer(engine()).forward(ROWS, temperature=1.0, method=Method("reference_kl"))
+        PolicyTrainer(engine()).forward(ROWS, temperature=1.0, method=made("reference_kl"))
 
 
 @pytest.mark.parametrize(("chunk", "count"), [(1024, 1), (7, 1), (6, 2), (3, 3)])

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.studies.scalar.arms import Data, Trainee
 from benchmarks.studies.scalar.world import World, logprobs, sample
 from rpo_ext.methods.rpo import RPO, RPOBatch
-from rto.methods.narrow import expect
+from rto.methods.expect import expect
 from rto.models.policy import Policy
 from rto.types import Role
 

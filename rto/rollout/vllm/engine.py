@@ -26,7 +26,7 @@ from vllm.platforms import current_platform
 
 from rto.errors import ProofError, UserError
 from rto.models.continuation import Continuation
-from rto.rollout.engine import Door
+from rto.rollout.engine import Transport
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.rollout.vllm.weights import WeightProof
 from rto.weights.accepted_version import ProvenVersion
@@ -56,7 +56,7 @@ class VllmEngine:
         enable_prefix_caching: bool = False,
         enable_sleep: bool = False,
         cpu_kvcache_gib: int = 1,
-        weight_transfer: Door = "object_store",
+        weight_transfer: Transport = "object_store",
         engine_index: int = 0,
     ) -> None:
         """On CPU the engine is always eager and never sleeps.

@@ -48,7 +48,7 @@ class LoadsWeights(Protocol):
 class WeightProof:
     """Worker extension: records what arrives between ``record_weights`` and ``settle_weights``.
 
-    All doors end in ``model.load_weights``, at once or in chunks; that is where it listens.
+    All transports end in ``model.load_weights``, at once or in chunks; that is where it listens.
     """
 
     model_runner: HoldsModel
@@ -158,7 +158,7 @@ class WeightSender:
 
     def __init__(
         self,
-        door: Literal["nccl", "ipc"],
+        transport: Literal["nccl", "ipc"],
         engines: Sequence[Any],
         *,
         rank: int,
@@ -169,7 +169,7 @@ class WeightSender:
         """``num_workers`` is the number of engines times their tensor-parallel size."""
         init_info = (
             NCCLTrainerInitInfo(master_address, get_open_port(), 1 + num_workers, rank=rank)
-            if door == "nccl"
+            if transport == "nccl"
             else IPCTrainerInitInfo(packed=True, rank=rank)
         )
         self._weights = weights

@@ -73,5 +73,5 @@ def test_merged_responses_are_said_alike(
     if command == "train":
         argv += ["--reward.model_name_or_path", str(tiny_reward_dir)]
     run = prepared(command, method, argv)
-    assert run.intake.merged == 3
+    assert run.row_counts.merged == 3
     assert "3 responses that stand twice for their prompt are merged" in capsys.readouterr().out

@@ -51,8 +51,8 @@ def test_disliked_responses_are_left_out_and_counted(
     """Of w0 and w7 every response is disliked; one more prompt is longer than 32 tokens."""
     run = sft(write(tmp_path, THUMBS), tiny_model_dir)
     assert demonstrations(run) == [(2, 3), (4, 6)]
-    assert {k: v for k, v in run.intake.filtered.items() if v} == {TOO_LONG: 1, DISLIKED: 2}
-    assert run.intake.read == 5
+    assert {k: v for k, v in run.row_counts.filtered.items() if v} == {TOO_LONG: 1, DISLIKED: 2}
+    assert run.row_counts.read == 5
     said = capsys.readouterr().out
     assert "2 prompts whose every response has a bad verdict are left out, 2 remain" in said
 
@@ -63,7 +63,7 @@ def test_of_numbers_the_best_is_a_demonstration_also_below_zero(
     rows = [{"prompt": "w0", "response": f"w{i}", "reward": -float(i)} for i in (2, 1, 3)]
     run = sft(write(tmp_path, rows), tiny_model_dir)
     assert demonstrations(run) == [(0, 1)]
-    assert DISLIKED not in run.intake.filtered
+    assert DISLIKED not in run.row_counts.filtered
 
 
 def test_nothing_but_dislikes(tmp_path: Path, tiny_model_dir: Path) -> None:

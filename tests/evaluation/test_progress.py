@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from rto.cli import eval_progress
-from rto.cli.eval_progress import EndpointProgress
+from rto.evaluation import progress
 from rto.evaluation.endpoint import Usage
+from rto.evaluation.progress import EndpointProgress
 
 USAGE = Usage(prompt_tokens=12_000, completion_tokens=345, num_asked=3, num_kept=2)
 
@@ -26,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(eval_progress, "time", found)
+    monkeypatch.setattr(progress, "time", found)
     return found
 
 
