@@ -13,6 +13,7 @@ import pytest
 import rto
 from rto import api
 from rto.errors import UserError
+from rto.sections.methods import Algo
 from rto.sections.parse import dump
 from rto.sections.run_config import RunConfig
 from run_folders import write_run
@@ -168,9 +169,10 @@ def test_what_is_no_run_or_damaged_is_one_line(run_folder: Path, tmp_path: Path)
 
 
 def test_the_command_of_a_run_folder_reads_its_settings(run_folder: Path) -> None:
-    for command in ("sft", "nonsense"):
+    for command, method in (("sft", "sft"), ("nonsense", "ppo")):
         (run_folder / "run.json").write_text(json.dumps({"command": command}))
-        assert rto.load_config(run_folder / "config.yaml") == RunConfig()
+        found = rto.load_config(run_folder / "config.yaml")
+        assert found == RunConfig(algo=Algo(method))
 
 
 @pytest.mark.usefixtures("started")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from handles import Handle
 
-from rto.cluster import build, launch, placement
+from rto.cluster import build, launch
+from rto.cluster import session as session_module
 from rto.cluster.build import Actors
 from rto.cluster.groups import ActorGroup
 from rto.cluster.placement import Placement
@@ -59,8 +60,8 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
     monkeypatch.setattr(launch, "start", found.start)
     monkeypatch.setattr(launch, "stop", found.stop)
     monkeypatch.setattr(launch, "cluster_address", lambda settings: None)
-    monkeypatch.setattr(placement, "reserve", found.reserve)
-    monkeypatch.setattr(placement, "release", found.release)
+    monkeypatch.setattr(session_module, "reserve", found.reserve)
+    monkeypatch.setattr(session_module, "release", found.release)
     monkeypatch.setattr(build.ray, "kill", found.kill)
     return found
 
@@ -101,7 +102,7 @@ def test_bundles_that_cannot_be_had_leave_no_ray_behind(
     def full(plan: Plan, *, timeout: float) -> Placement:
         raise ValueError("full")
 
-    monkeypatch.setattr(placement, "reserve", full)
+    monkeypatch.setattr(session_module, "reserve", full)
     with pytest.raises(ValueError, match="full"):
         one_run()
     assert not ray.up

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from example_package import block, write_distribution
+from example_package import block
 from torch import Tensor
 
 from rto.errors import UserError
@@ -27,7 +27,7 @@ from rto.quickstart.tokenizer import build_base_model
 from rto.registry import build
 from rto.runs.online import OnlineRun
 from rto.runs.prepare import prepare_online
-from rto.sections.methods import Algo, methods_of
+from rto.sections.methods import Algo
 from rto.sections.parse import dump, parse_run
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, PolicyOutput, Role, ScoredBatch, TokenBatch
@@ -56,6 +56,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def package(installed: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(installed)
+    former = sys.modules.get("rto_rwr")
+    if former is not None and Path(str(former.__file__)).parent != installed:
+        monkeypatch.delitem(sys.modules, "rto_rwr")
     module = importlib.import_module("rto_rwr")
     assert Path(str(module.__file__)).parent == installed
     return module
@@ -186,47 +189,6 @@ def test_it_trains_by_name(package: ModuleType, flags: dict[str, list[str]]) -> 
     assert run.method == package.RWR(beta=3)
     with pytest.raises(UserError, match="set rollout.n_samples_per_prompt to 2 or more"):
         prepared("1")
-
-
-BROKEN = {
-    "fails": ("raise RuntimeError('no such chip')", "RWR", "RuntimeError: no such chip; mend or"),
-    "function": ("def RWR(config, tokenizer): ...", "RWR", "is no frozen dataclass: see docs/ext"),
-    "absent": ("", "RWR", "cannot be loaded: AttributeError"),
-    "default": (
-        "from dataclasses import dataclass\nfrom rto.card import Card\n"
-        "from rto.sections.ranges import Positive\n"
-        "@dataclass(frozen=True)\nclass RWR:\n    beta: Positive = -1.0\n"
-        "    card = Card('rwr', 't', 'p', 'rewards', ('offline',))\n",
-        "RWR",
-        "algo.rwr.beta is -1.0: must be above 0",
-    ),
-    "name": (
-        "from dataclasses import dataclass\nfrom rto.card import Card\n"
-        "@dataclass(frozen=True)\nclass RWR:\n"
-        "    card = Card('other', 't', 'p', 'rewards', ('offline',))\n",
-        "RWR",
-        "calls itself other: give card that name",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_package_that_cannot_be_loaded_is_one_line_and_harms_no_other_method(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, name, said = BROKEN[kind]
-    module = f"rto_broken_{kind}"
-    (tmp_path / f"{module}.py").write_text(source)
-    write_distribution(tmp_path, "rto-broken", "rwr", f"{module}:{name}")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError) as caught:
-        parse_run("fit", ["--algo", "rwr"])
-    text = str(caught.value)
-    assert text.startswith("algo.name is 'rwr': ")
-    assert said in text
-    assert "\n" not in text
-    assert parse_run("fit", ["--algo", "rpo"]).config.algo.name == "rpo"
-    assert "rwr" not in methods_of("fit")
 
 
 def scored(fill: float) -> tuple[ScoredBatch, Tensor]:

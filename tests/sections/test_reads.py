@@ -9,8 +9,8 @@ import yaml
 
 from rto.errors import UserError
 from rto.sections import reads
-from rto.sections.methods import Algo, methods_of
-from rto.sections.names import canonical, known_fields, shared_fields, spellings
+from rto.sections.methods import methods_of
+from rto.sections.names import known_fields, shared_fields
 from rto.sections.parse import dump, narrow, parse_run
 from rto.sections.run_config import RunConfig
 
@@ -36,16 +36,6 @@ def test_a_method_reads_its_own_settings_and_no_other_does() -> None:
             for method in methods_of(command):
                 acts = reads.reads(command, method, name, {TOKEN_REWARD: "given"})
                 assert acts == (method == owner), (command, method, name)
-
-
-@pytest.mark.parametrize("spelling", sorted(spellings()))
-def test_a_spelling_means_a_field_of_one_type(spelling: str) -> None:
-    """A value is read before it is known which method it is for."""
-    fields = [known_fields()[name] for name in spellings()[spelling].values()]
-    assert all(kind == fields[0] for kind in fields)
-    for method, name in spellings()[spelling].items():
-        assert canonical(spelling, method) == name
-        assert name.startswith(f"algo.{method}.")
 
 
 @pytest.mark.parametrize(
@@ -123,41 +113,6 @@ def test_a_file_may_serve_several_commands(
         "algo.dpo_reward_scale, ", ""
     )
     assert (config.algo.name, config.algo.settings.beta, config.train.batch_size) == ("dpo", 0.7, 2)
-
-
-def test_a_file_may_name_the_methods_of_two_commands(tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text("algo: {name: rto}\npreference: {loss: ipo, beta: 0.7}\n")
-    dpo, train = (parse_run(x, ["--config", str(file)]).config.algo for x in ("dpo", "train"))
-    assert (dpo.name, dpo.settings.beta, train.name) == ("ipo", 0.7, "rto")
-    file.write_text("algo: {name: ipo, ipo: {beta: 0.7}}\n")
-    assert parse_run("dpo", ["--config", str(file)]).config.algo == dpo
-    with pytest.raises(UserError, match="--loss is 'rpo': did you mean rdpo"):
-        parse_run("dpo", ["--loss", "rpo"])
-
-
-def test_null_in_a_former_spelling_is_the_methods_own(tmp_path: Path) -> None:
-    """Files that earlier versions wrote hold it."""
-    file = tmp_path / "config.yaml"
-    file.write_text("algo: {name: grpo, loss_reduction: null, kl: {estimator: null, target: null}}")
-    assert parse_run("train", ["--config", str(file)]).config.algo == Algo("grpo")
-    file.write_text("algo: {name: grpo, grpo: {kl_estimator: null}}")
-    with pytest.raises(UserError, match="algo.grpo.kl_estimator is null: must be k1, k2 or k3"):
-        parse_run("train", ["--config", str(file)])
-
-
-def test_two_spellings_of_a_setting_are_one_setting(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text("algo: {kl: {init_coef: 0.5}}\n")
-    flags = ["--config", str(file), "--algo.ppo.kl_coef", "0.25", "--algo.kl.init_coef", "0.125"]
-    assert parse_run("train", flags).config.algo.settings.kl_coef == 0.125
-    assert capsys.readouterr().out == (
-        "given 2 times, the last counts: --algo.ppo.kl_coef 0.25, --algo.kl.init_coef 0.125\n"
-    )
-    assert parse_run("train", flags[:4]).config.algo.settings.kl_coef == 0.25
-    assert parse_run("train", flags[:2]).config.algo.settings.kl_coef == 0.5
 
 
 def test_config_yaml_holds_what_is_read_and_loads_again(tmp_path: Path) -> None:
