@@ -162,12 +162,12 @@ def _env_vars(value: object, *, where: str) -> dict[str, str]:
 
 
 def _resources(value: object, *, where: str) -> dict[str, float]:
-    found = _mapping(value, RESOURCE_KEYS, where=where)
-    for key, number in found.items():
+    resources = _mapping(value, RESOURCE_KEYS, where=where)
+    for key, number in resources.items():
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if not is_number or not 0 <= number <= MOST:
             raise UserError(f"{where}.{key} is {_shown(number)}: give a number, 0 or more")
-    return found
+    return resources
 
 
 def _check_secrets(job: Job, *, where: str) -> None:

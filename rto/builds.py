@@ -24,8 +24,8 @@ def hide_cuda_builds() -> None:
     if CPU_BUILD not in _version("torch"):
         return
     for name in COMPANIONS:
-        found = name not in sys.modules and _version(name)
-        if found and CPU_BUILD not in found:
+        version = name not in sys.modules and _version(name)
+        if version and CPU_BUILD not in version:
             sys.modules[name] = None  # pyright: ignore[reportArgumentType]
 
 
@@ -50,5 +50,5 @@ def _version(name: str) -> str:
     file = Path(spec.origin).with_name("version.py")
     if not file.is_file():
         return ""
-    found = re.search(r"^__version__ = ['\"](.+)['\"]", file.read_text(encoding="utf-8"), re.M)
-    return found[1] if found else ""
+    match = re.search(r"^__version__ = ['\"](.+)['\"]", file.read_text(encoding="utf-8"), re.M)
+    return match[1] if match else ""

@@ -131,8 +131,8 @@ def rendered(conversion: FlagConversion) -> str:
 
 def _trainer(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     program, rest = words[0], words[1:]
-    found = PROGRAM.search(program)
-    name = found and (found["trainer"] or found["file"] or found["script"])
+    match = PROGRAM.search(program)
+    name = match and (match["trainer"] or match["file"] or match["script"])
     if name is None and rest:
         name, rest = rest[0], rest[1:]
     if name not in COMMANDS:
@@ -142,18 +142,18 @@ def _trainer(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _flags(words: Sequence[str]) -> dict[str, list[str]]:
     """Their flags, dashes within a name as underscores; a flag that stands twice: the last one."""
-    found: dict[str, list[str]] = {}
+    flags: dict[str, list[str]] = {}
     values: list[str] = []
     for word in words:
         if word.startswith("--") and len(word) > 2:
             name, equals, inline = word[2:].partition("=")
             values = [inline] if equals else []
-            found[name.replace("-", "_")] = values
-        elif found:
+            flags[name.replace("-", "_")] = values
+        elif flags:
             values.append(word)
         else:
             raise UserError(f"unexpected word {word!r} before the first flag of the call")
-    return found
+    return flags
 
 
 def _convert_flag(conversion: FlagConversion, flag: str, values: list[str]) -> None:

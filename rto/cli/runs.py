@@ -25,13 +25,13 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(options.folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"runs: {folder}: no such folder: name one that holds run folders")
-    found = by_state([summarise(path) for path in find_runs(folder)])
+    summaries = by_state([summarise(path) for path in find_runs(folder)])
     if options.json:
-        print(json.dumps([_plain(each) for each in found], indent=2))
-    elif not found:
+        print(json.dumps([_plain(each) for each in summaries], indent=2))
+    elif not summaries:
         print(f"no run folders in {folder}")
     else:
-        _show(found, folder)
+        _show(summaries, folder)
     return 0
 
 

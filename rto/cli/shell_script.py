@@ -45,11 +45,11 @@ class _Script:
 
     def assign(self, line: str) -> bool:
         """Take a line that assigns; False for another."""
-        found = ASSIGNMENT.match(line)
-        if found is None:
+        match = ASSIGNMENT.match(line)
+        if match is None:
             return False
-        name, text = found[1], found[2].strip()
-        more = line[: found.start(2)].endswith("+=")
+        name, text = match[1], match[2].strip()
+        more = line[: match.start(2)].endswith("+=")
         if text.startswith("("):
             self._assign(name, text, more)
             return True

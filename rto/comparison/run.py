@@ -136,7 +136,7 @@ def entries(names: str) -> list[ComparedMethod]:
     Raises:
         UserError: no method of this name, or it does not train in this mode.
     """
-    found: list[ComparedMethod] = []
+    chosen_entries: list[ComparedMethod] = []
     for name in names.split(","):
         plain, _, mode = name.partition(":")
         algo = plain.removesuffix("+rto")
@@ -146,11 +146,11 @@ def entries(names: str) -> list[ComparedMethod]:
         if algo != plain and not takes_token_reward(algo):
             raise UserError(f"--algos {name}: {algo} has no token reward; write {algo}")
         label = name
-        while label in {entry.label for entry in found}:
+        while label in {entry.label for entry in chosen_entries}:
             label += "'"
         rewarded = algo != plain or algo == "rto"
-        found.append(ComparedMethod(label, algo, cast("Mode", mode or modes[0]), rewarded))
-    return found
+        chosen_entries.append(ComparedMethod(label, algo, cast("Mode", mode or modes[0]), rewarded))
+    return chosen_entries
 
 
 def planned_runs(plan: ComparisonPlan) -> Iterator[ComparedRun]:
@@ -253,7 +253,7 @@ def judge(plan: ComparisonPlan, base: RunConfig, runs: Sequence[ComparedRun]) ->
         sources = replace(sources, normalise=(), model_names=(), texts=texts, weights=[1.0])
         base = replace(base, reward=replace(base.reward, model_name_or_path=[], weights=None))
     policies = {run.name: str(run.folder / "last") for run in runs}
-    found = evaluate_policies(
+    evaluations = evaluate_policies(
         {"start": str(base.actor.model_name_or_path), **policies},
         prompts,
         config=base,
@@ -264,7 +264,7 @@ def judge(plan: ComparisonPlan, base: RunConfig, runs: Sequence[ComparedRun]) ->
         logs=plan.root / "logs",
     )
     costs = {run.name: _costs(run.folder) for run in runs}
-    return {name: _judged(each, costs.get(name, {})) for name, each in found.items()}
+    return {name: _judged(each, costs.get(name, {})) for name, each in evaluations.items()}
 
 
 def _judged(result: Evaluated, costs: Mapping[str, float]) -> Judged:

@@ -52,14 +52,14 @@ class OfflineBatches:
         """The numbers of the groups that some step holds, those before ``start_step`` included,
         ascending."""
         whole, rest = divmod(self.num_steps, self.steps_per_epoch)
-        found = np.zeros(len(self._groups), bool)
+        visited = np.zeros(len(self._groups), bool)
         for epoch in range(whole + (rest > 0)):
             steps = rest if epoch == whole else self.steps_per_epoch
             order = permutation(len(self._groups), seed=self._seed, epoch=epoch)
-            found[order[: steps * self._batch_size]] = True
-            if found.all():
+            visited[order[: steps * self._batch_size]] = True
+            if visited.all():
                 break
-        return np.flatnonzero(found)
+        return np.flatnonzero(visited)
 
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
         order = np.empty(0, np.int64)

@@ -219,10 +219,10 @@ def lost_turn(messages: Sequence[Message], text: str) -> int | None:
     by_length = sorted(range(len(messages)), key=lambda i: -len(messages[i]["content"]))
     for number in by_length:
         message = messages[number]
-        found = _is_in(message["content"], left, reasoned=message["role"] == "assistant")
-        if found is None:
+        place = _is_in(message["content"], left, reasoned=message["role"] == "assistant")
+        if place is None:
             return number
-        left = left.replace(found, "\0", 1) if found else left
+        left = left.replace(place, "\0", 1) if place else left
     return None
 
 

@@ -81,12 +81,12 @@ def require_text(value: object, *, source: str, row: int, field: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        found = "missing"
+        problem = "missing"
     elif isinstance(value, str):
-        found = "empty"
+        problem = "empty"
     else:
-        found = f"a {type(value).__name__}, not text"
-    raise UserError(f"{source}: row {row}: '{field}' is {found}; repair or drop the row")
+        problem = f"a {type(value).__name__}, not text"
+    raise UserError(f"{source}: row {row}: '{field}' is {problem}; repair or drop the row")
 
 
 def mix(sizes: Sequence[int], *, probs: Sequence[float] | None, seed: int) -> np.ndarray:

@@ -90,12 +90,12 @@ def self_bleu(texts: Sequence[str]) -> np.ndarray:
 
 def _two_highest(counts: Sequence[Counter[Ngram]]) -> dict[Ngram, tuple[int, int]]:
     """The highest and second highest count of each n-gram in one text."""
-    found: dict[Ngram, tuple[int, int]] = {}
+    best_two: dict[Ngram, tuple[int, int]] = {}
     for each in counts:
         for gram, count in each.items():
-            first, second = found.get(gram, (0, 0))
-            found[gram] = (count, first) if count > first else (first, max(second, count))
-    return found
+            first, second = best_two.get(gram, (0, 0))
+            best_two[gram] = (count, first) if count > first else (first, max(second, count))
+    return best_two
 
 
 def _elsewhere(highest: tuple[int, int], own: int) -> int:

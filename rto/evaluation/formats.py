@@ -121,8 +121,8 @@ def read_answers(path: str, questions: Sequence[Question], *, name: str) -> Answ
             key, answer = _read_row(row)
         if given.setdefault(key, answer) != answer:
             raise UserError(f"{path}: row {number}: a second answer to {key[1]!r:.60}: keep one")
-    found = [given.get(("turn", q.turns[0])) or given.get(("id", str(q.id))) for q in questions]
-    kept = [_whole(path, *pair) for pair in zip(questions, found, strict=True)]
+    matches = [given.get(("turn", q.turns[0])) or given.get(("id", str(q.id))) for q in questions]
+    kept = [_whole(path, *pair) for pair in zip(questions, matches, strict=True)]
     return Answers(name, [each.turns for each in kept], [each.finished for each in kept])
 
 

@@ -87,16 +87,16 @@ def questions_of(config: RunConfig) -> list[Question]:
     options = config.generate
     if options.prompts is None:
         return [Question(n, (prompt,), row=n) for n, prompt in enumerate(options.prompt)]
-    found = load_questions(
+    questions = load_questions(
         options.prompts, split=config.data.prompt_split, prompt_key=options.prompt_key
     )
-    for question in found:
+    for question in questions:
         require(
             len(question.turns) == 1,
             f"{options.prompts}: question {question.id} has {len(question.turns)} turns: "
             "`rto eval` asks them one after another",
         )
-    return found
+    return questions
 
 
 def answer(questions: Questions, config: RunConfig) -> list[Sample]:

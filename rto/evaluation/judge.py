@@ -45,8 +45,8 @@ class JudgePrompt:
 
     def verdict(self, text: str) -> str | None:
         """``a``, ``b`` or ``tie``; None unless the text holds exactly one kind of mark."""
-        found = [name for name, mark in self.verdicts.items() if mark in text]
-        return found[0] if len(found) == 1 else None
+        names = [name for name, mark in self.verdicts.items() if mark in text]
+        return names[0] if len(names) == 1 else None
 
 
 def load_judge_prompt(name: str) -> JudgePrompt:

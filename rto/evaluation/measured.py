@@ -69,8 +69,8 @@ TextMetric = Callable[[Texts, MetricModels], Measured]
 
 def mean(values: np.ndarray, *, source: str = "") -> Measured:
     """A mean over prompts with its 95% bootstrap interval."""
-    found = bootstrap(values)
-    return Measured(found.mean, len(values), found.ci95, source)
+    interval = bootstrap(values)
+    return Measured(interval.mean, len(values), interval.ci95, source)
 
 
 def first_line(error: BaseException) -> str:

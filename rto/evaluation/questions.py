@@ -53,9 +53,9 @@ def load_questions(
     """
     rows = load_rows(source, split=split)
     if prompt_key is None and "turns" in rows.column_names:
-        found = list(_turns(rows, source))
+        questions = list(_turns(rows, source))
     elif prompt_key is None and (layout := told_layout(rows)) is not None and layout.rated:
-        found = [
+        questions = [
             Question(
                 row.where.row,
                 (_one_turn(row.prompt, row.where),),
@@ -65,9 +65,9 @@ def load_questions(
             for row in load_feedback(source, split=split)
         ]
     else:
-        found = list(_single(rows, source, prompt_key, reference_key))
+        questions = list(_single(rows, source, prompt_key, reference_key))
     distinct: dict[tuple[str, ...], Question] = {}
-    for question in found:
+    for question in questions:
         distinct.setdefault(question.turns, question)
     return list(distinct.values())
 

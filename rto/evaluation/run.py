@@ -67,11 +67,11 @@ def evaluate(job: Job, root: Path, console: Console, arguments: str) -> Evaluati
 
     ``arguments`` are those of the command, for the file of figures.
     """
-    found = answers_of(job, root)
-    save_answers(job, found, root)
-    rewards = rewards_of(job, found)
-    figures = measure_all(job, found, rewards)
-    win_rates = judge_all(job, found, rewards, root, console)
+    answers = answers_of(job, root)
+    save_answers(job, answers, root)
+    rewards = rewards_of(job, answers)
+    figures = measure_all(job, answers, rewards)
+    win_rates = judge_all(job, answers, rewards, root, console)
     save(root / "eval.json", job, figures, win_rates, arguments)
     return EvaluationResult(figures, win_rates)
 
@@ -137,7 +137,7 @@ def described(decoding: Decoding) -> str:
 
 def answers_of(job: Job, root: Path) -> dict[str, Sampled]:
     """Each policy's answers, the model's first."""
-    found = {answers.name: Sampled(answers, None) for answers in job.outputs}
+    samples = {answers.name: Sampled(answers, None) for answers in job.outputs}
     if job.policies:
         options = job.options
         reference = None if options.reference is None else model_path(options.reference)
@@ -147,7 +147,7 @@ def answers_of(job: Job, root: Path) -> dict[str, Sampled]:
             ref=replace(config.ref, model_name_or_path=reference),
             rollout=replace(config.rollout, temperature=options.decoding.temperature or 1.0),
         )
-        found |= sample(
+        samples |= sample(
             job.policies,
             job.questions,
             config=config,
@@ -155,7 +155,7 @@ def answers_of(job: Job, root: Path) -> dict[str, Sampled]:
             source=options.prompts,
             logs=root / "logs",
         )
-    return {name: found[name] for name in job.names}
+    return {name: samples[name] for name in job.names}
 
 
 def save_answers(job: Job, found: Mapping[str, Sampled], root: Path) -> None:

@@ -81,7 +81,7 @@ def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Ev
         UserError: no model, or one without safetensors.
     """
     config = load_config(path)
-    found = config.to_dict()
+    settings = config.to_dict()
     folder = _local(path)
     if not any(Path(folder).glob("*.safetensors")):
         raise UserError(f"{path}: no *.safetensors in it: save the model with save_pretrained")
@@ -90,7 +90,7 @@ def load_policy(name: str, path: str, *, chat_template: str | None = None) -> Ev
         path=folder,
         tokenizer=load_tokenizer(path, chat_template=chat_template),
         context=max_positions(config),
-        architecture={k: v for k, v in found.items() if k not in NOT_ARCHITECTURE},
+        architecture={k: v for k, v in settings.items() if k not in NOT_ARCHITECTURE},
         stops=generation_stops(path),
     )
     # Several templates without a choice are refused here.
@@ -116,7 +116,7 @@ def sample(
             reference = load_tokenizer(config.reference_path)
             both = {policy.path: policy.tokenizer, config.reference_path: reference}
             assert_same_tokenizer(both, ends_alike=[config.reference_path])
-    found: dict[str, Sampled] = {}
+    sampled: dict[str, Sampled] = {}
     for group in _groups(policies):
         prompts = {p.name: _prompts(p, questions, [()] * len(questions), source) for p in group}
         max_len = _max_len(group[0], prompts, questions, sampling)
@@ -124,10 +124,10 @@ def sample(
         with evaluator(group[0].path, config=sized, sampling=sampling, logs=logs) as held:
             for policy in group:
                 held.load(policy.path)
-                found[policy.name] = _converse(
+                sampled[policy.name] = _converse(
                     held, policy, questions, prompts[policy.name], max_len, source
                 )
-    return found
+    return sampled
 
 
 def _converse(

@@ -42,27 +42,27 @@ def measure(
         Unavailable: a metric that was asked for by name.
     """
     texts = Texts([joined(turns) for turns in answers.turns], [q.reference for q in questions])
-    found: dict[str, Measured] = {}
+    values: dict[str, Measured] = {}
     missing: dict[str, str] = {}
     for name in METRICS if names is None else [n for n in names if n in METRICS]:
         if name in known_missing:
             missing[name] = known_missing[name]
             continue
         try:
-            found[name] = _computed(name, texts, models)
+            values[name] = _computed(name, texts, models)
         except Unavailable as error:
             if names is not None:
                 raise
             missing[name] = str(error)
-    found |= {
+    values |= {
         f"reward_{i}" if i else "reward": mean(scores, source=path)
         for i, (path, scores) in enumerate(rewards.items())
     }
     if kl is not None:
-        found["kl"] = mean(kl)
+        values["kl"] = mean(kl)
     cut = np.array([not finished for finished in answers.finished])
-    found["cut"] = Measured(float(cut.mean()), len(cut))
-    return Figures(found, missing)
+    values["cut"] = Measured(float(cut.mean()), len(cut))
+    return Figures(values, missing)
 
 
 def reward_scores(

@@ -41,12 +41,12 @@ def with_adapters(model: PreTrainedModel, lora: Lora, task: str) -> PeftModel:
 
 def _linears(model: PreTrainedModel) -> str:
     """Which names there are to choose from."""
-    found = {
+    targets = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
     }
-    return f"use all-linear, or some of {some(found, limit=12)}"
+    return f"use all-linear, or some of {some(targets, limit=12)}"
 
 
 def _target_modules(names: str) -> str | list[str]:

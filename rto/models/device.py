@@ -68,12 +68,12 @@ def with_dtype(config: RunConfig, device: DeviceType | None = None) -> RunConfig
     """
     if config.ds.param_dtype != "auto":
         return config
-    found = native_dtype(
+    dtype = native_dtype(
         device or device_type(config.train.device),
         cpu=torch.cpu.get_capabilities(),
         cuda=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
     )
-    return replace(config, ds=replace(config.ds, param_dtype=found))
+    return replace(config, ds=replace(config.ds, param_dtype=dtype))
 
 
 def dtype_told(asked: RunConfig, settled: RunConfig, device: DeviceType) -> str:

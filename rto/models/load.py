@@ -80,10 +80,10 @@ def generation_stops(path: str) -> tuple[int, ...]:
             ends = load_config(path).to_dict().get("eos_token_id")
         else:
             ends = json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
-    found = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in found):
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in ids):
         raise UserError(f"{path}: eos_token_id of its generation config is {ends!r}: give ids")
-    return tuple(found)
+    return tuple(ids)
 
 
 def load_config(path: str) -> PreTrainedConfig:

@@ -73,23 +73,23 @@ def max_positions(config: PreTrainedConfig) -> int | None:
 def longest_of_short(config: PreTrainedConfig) -> int | None:
     """The most tokens of a row that rope type longrope gives its short frequencies; None for other
     types, whose frequencies no length changes within the model's positions."""
-    found = (
+    differences = (
         rope["original_max_position_embeddings"]
         for rope in rope_parameters(config.get_text_config())
         if rope.get("rope_type") == "longrope"
     )
-    return next(found, None)
+    return next(differences, None)
 
 
 def rope_parameters(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
     """Those of the model, or of each type of its layers."""
-    found = config.to_dict().get("rope_parameters")
-    if not isinstance(found, Mapping):
+    parameters = config.to_dict().get("rope_parameters")
+    if not isinstance(parameters, Mapping):
         return
-    if "rope_type" in found:
-        yield found
+    if "rope_type" in parameters:
+        yield parameters
         return
-    yield from (each for each in found.values() if isinstance(each, Mapping))
+    yield from (each for each in parameters.values() if isinstance(each, Mapping))
 
 
 def check_positions(config: PreTrainedConfig, *, path: str, name: str, length: int) -> None:

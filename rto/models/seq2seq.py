@@ -83,9 +83,9 @@ def decoder_start(model: PreTrainedModel) -> int:
     """The token that the decoder reads before the first response token."""
     configs = [model.config, model.generation_config]
     for config in configs:
-        found = None if config is None else config.to_dict().get("decoder_start_token_id")
-        if found is not None:
-            return found
+        start = None if config is None else config.to_dict().get("decoder_start_token_id")
+        if start is not None:
+            return start
     raise UserError(
         f"model type {model.config.model_type}: config.json has no decoder_start_token_id; set it "
         "(T5: its pad_token_id)"

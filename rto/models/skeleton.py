@@ -70,14 +70,14 @@ def check_model(path: str, use: Use, needs: Needs) -> None:
     Raises:
         UserError: one line with the path and the remedy.
     """
-    found = wanted(path, use)
-    refuse_quantised(found, load_in_4bit=needs.load_in_4bit)
+    files = wanted(path, use)
+    refuse_quantised(files, load_in_4bit=needs.load_in_4bit)
     for name, length in needs.lengths.items():
-        check_positions(found.config, path=path, name=name, length=length)
-    model = _skeleton(found)
+        check_positions(files.config, path=path, name=name, length=length)
+    model = _skeleton(files)
     check_embeddings(model, needs.tokenizer, path=path)
     if needs.lora.rank > 0 and use != "reward":
-        with_adapters(model, needs.lora, found.task)
+        with_adapters(model, needs.lora, files.task)
 
 
 def check_embeddings(
@@ -165,11 +165,11 @@ def _parts(path: str, weights: Path) -> list[Path]:
     with foreign(f"{path}: {weights.name} is damaged", "download or save it again"):
         names = sorted(set(json.loads(weights.read_text())["weight_map"].values()))
         local = Path(path).is_dir()
-        found = {name: weights.with_name(name) if local else cached(path, name) for name in names}
-    missing = [name for name, file in found.items() if file is None or not file.is_file()]
+        paths = {name: weights.with_name(name) if local else cached(path, name) for name in names}
+    missing = [name for name, file in paths.items() if file is None or not file.is_file()]
     if missing:
         raise UserError(
             f"{path}: {weights.name} lists {len(names)} files of weights and {missing[0]} is not "
             "there: download or save the model again"
         )
-    return [file for file in found.values() if file is not None]
+    return [file for file in paths.values() if file is not None]

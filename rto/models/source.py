@@ -63,8 +63,8 @@ def hub_problem() -> str:
 
 def cached(path: str, name: str) -> Path | None:
     """A file of a hub model that lies in this machine's cache."""
-    found = try_to_load_from_cache(path, name)
-    return Path(found) if isinstance(found, str) else None
+    path_in_cache = try_to_load_from_cache(path, name)
+    return Path(path_in_cache) if isinstance(path_in_cache, str) else None
 
 
 NOT_READ = (".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth")

@@ -119,17 +119,17 @@ class Request:
 
 def parse_prompt(prompt: str) -> Request:
     """The request in a prompt; inverse of ``Request.prompt``."""
-    found = _PROMPT.fullmatch(prompt.strip())
-    if found is None or found["mood"] not in MOODS:
+    match = _PROMPT.fullmatch(prompt.strip())
+    if match is None or match["mood"] not in MOODS:
         pattern = PROMPT.format(
             length="N", mood="|".join(MOODS), first="NOUN", second="NOUN", place="PLACE"
         )
         raise UserError(f"not a prompt of the toy task: {prompt!r}; write it as {pattern!r}")
     return Request(
-        length=int(found["length"]),
-        mood=found["mood"],
-        nouns=(found["first"], found["second"]),
-        place=found["place"],
+        length=int(match["length"]),
+        mood=match["mood"],
+        nouns=(match["first"], match["second"]),
+        place=match["place"],
     )
 
 

@@ -97,8 +97,8 @@ class RunRecord:
     @property
     def keys(self) -> list[str]:
         """Names of the metrics, in the order in which they first appear."""
-        found = {key: None for row in self.metrics for key in row}
-        return [key for key in found if "/" in key]
+        names = {key: None for row in self.metrics for key in row}
+        return [key for key in names if "/" in key]
 
     def column(self, key: str) -> tuple[list[float], list[float]]:
         """(iterations, counted from 1; values) of one metric, where it was logged."""
@@ -112,7 +112,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: a path is neither, or not there.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"run folder {path}: no such folder: name one that holds config.yaml")
@@ -122,8 +122,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
                 f"{path} is no run folder and holds none: name one with config.yaml or "
                 "metrics.jsonl"
             )
-        found |= dict.fromkeys(run.resolve() for run in inside)
-    return list(found)
+        folders |= dict.fromkeys(run.resolve() for run in inside)
+    return list(folders)
 
 
 def is_run(path: Path) -> bool:

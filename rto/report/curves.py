@@ -227,7 +227,7 @@ def timeline(
     top = top if top > TINY else 1.0
     plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
     slot = plot_width / len(groups)
-    found = [
+    stages = [
         Bar(
             first=numbers[group[0]],
             last=numbers[group[-1]],
@@ -242,7 +242,7 @@ def timeline(
         run=index,
         width=width,
         height=height,
-        bars=found,
+        bars=stages,
         ticks=[
             (round(height - BOTTOM - tick / top * plot_height, 1), text) for tick, text in marks
         ],

@@ -140,14 +140,14 @@ class IntervalJson(TypedDict):
 
 def figures(entry: object) -> dict[str, Figure]:
     """The numbers and intervals among the values; all else is left out."""
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for name, value in _mapping(entry).items():
         if is_interval(value):
             low, high = value["ci95"]
-            found[name] = Figure(float(value["mean"]), (float(low), float(high)))
+            figures[name] = Figure(float(value["mean"]), (float(low), float(high)))
         elif is_number(value):
-            found[name] = Figure(float(value))
-    return found
+            figures[name] = Figure(float(value))
+    return figures
 
 
 def is_interval(value: object) -> TypeGuard[IntervalJson]:

@@ -43,10 +43,10 @@ class Account:
 
 def accounts(run: RunRecord) -> list[Account]:
     """Of the data set that the run read, and of the responses it sampled."""
-    found: list[Account] = []
+    accounts_of_run: list[Account] = []
     data = run.about.get("data")
     if isinstance(data, Mapping):
-        found.append(Account(data["unit"], data["read"], data["used"], data["filtered"]))
+        accounts_of_run.append(Account(data["unit"], data["read"], data["used"], data["filtered"]))
     if run.is_online:
         rows = [row for row in run.metrics if "response/num" in row]
         known = all("response/trained" in row for row in rows)
@@ -58,8 +58,8 @@ def accounts(run: RunRecord) -> list[Account]:
             if known and "policy/loss" not in row
         )
         reasons = {"critic alone was trained (critic.freezing_steps)": waiting} if waiting else {}
-        found.append(Account("responses", drawn, trained, reasons))
-    return found
+        accounts_of_run.append(Account("responses", drawn, trained, reasons))
+    return accounts_of_run
 
 
 def warnings(run: RunRecord) -> list[str]:
@@ -135,5 +135,5 @@ def logged_problems(path: Path) -> Sequence[str]:
     """Messages of the warnings and errors in a log file of the run."""
     with path.open(encoding="utf-8", errors="replace") as file:
         lines = file.read(MAX_LOG).splitlines()
-        found = (LEVELS.match(line[:MAX_LOG_LINE]) for line in lines)
-        return [match[2] for match in found if match is not None]
+        matches = (LEVELS.match(line[:MAX_LOG_LINE]) for line in lines)
+        return [match[2] for match in matches if match is not None]

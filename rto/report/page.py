@@ -74,10 +74,10 @@ def render(
     runs: Sequence[RunRecord], *, max_bytes: int = MAX_BYTES, reload: int | None = None
 ) -> str:
     """The page. Samples and points of curves are halved until it fits ``max_bytes``."""
-    found = [samples.first_and_last(run) for run in runs]
+    pairs = [samples.first_and_last(run) for run in runs]
     share = 1.0
     while True:
-        text = _render(runs, found, share, reload)
+        text = _render(runs, pairs, share, reload)
         if len(text.encode()) <= max_bytes or share < 1 / 64:
             return text
         share /= 2

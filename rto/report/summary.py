@@ -167,8 +167,8 @@ def _row(content: mmap.mmap, inside: int) -> dict[str, float]:
 
 
 def _outcome(metrics: Mapping[str, object]) -> tuple[str, float] | None:
-    found = ((key, metrics.get(key)) for key in OUTCOMES)
-    return next(((key, value) for key, value in found if is_number(value)), None)
+    outcomes = ((key, metrics.get(key)) for key in OUTCOMES)
+    return next(((key, value) for key, value in outcomes if is_number(value)), None)
 
 
 def by_state(summaries: Sequence[Summary]) -> list[Summary]:

@@ -196,19 +196,19 @@ def adapted_fields(built: Method, method: Method) -> dict[str, object]:
     Raises:
         UserError: a field that differs holds no plain value.
     """
-    found = {
+    values = {
         f.name: getattr(method, f.name) for f in dataclasses.fields(_as_dataclass(method)) if f.init
     }
-    found = {
-        k: v for k, v in found.items() if not _same(v, vars(built).get(k, dataclasses.MISSING))
+    values = {
+        k: v for k, v in values.items() if not _same(v, vars(built).get(k, dataclasses.MISSING))
     }
-    for name, value in found.items():
+    for name, value in values.items():
         if not _is_plain(value):
             raise UserError(
                 f"{method.card.name} adapts its {name}, a {type(value).__name__}: a checkpoint "
                 "holds numbers, strings and tuples of them"
             )
-    return found
+    return values
 
 
 def _as_dataclass(method: Method) -> DataclassValue:

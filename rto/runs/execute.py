@@ -56,14 +56,14 @@ def execute(command: str, config: RunConfig) -> Finished:
         print(starts, flush=True)
     quiet(None)
     run, work = prepared(command, config)
-    found = _find_checkpoint(run, place)
+    checkpoint = _find_checkpoint(run, place)
     with RunFolder(place, resume=config.ckpt.load_enable) as folder:
         quiet(folder.logs)
         folder.write_config(dump(run.config, command))
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         print(dtype_line(config, run), flush=True)
         with RunState(folder, _about(command, run.method.card, run.row_counts)) as state:
-            state.finish_with(work(folder, found))
+            state.finish_with(work(folder, checkpoint))
         add_report(folder.path)
         return Finished(folder.path, state.results)
 

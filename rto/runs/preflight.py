@@ -41,10 +41,10 @@ def _files(command: str, config: RunConfig) -> Iterator[tuple[str, str]]:
 def _models(command: str, config: RunConfig) -> Iterator[tuple[str, str]]:
     """(setting, directory or hub id) of each model that the command loads."""
     sections = {"actor": config.actor, "ref": config.ref, "critic": config.critic}
-    found = {name: section.model_name_or_path for name, section in sections.items()}
+    paths = {name: section.model_name_or_path for name, section in sections.items()}
     if command == "train":
-        found["dpo"] = config.dpo.model_name_or_path
-    for name, path in found.items():
+        paths["dpo"] = config.dpo.model_name_or_path
+    for name, path in paths.items():
         if path is not None:
             yield f"{name}.model_name_or_path", path
     if command == "train":

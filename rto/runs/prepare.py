@@ -252,37 +252,37 @@ def _rows(
 
 
 def _demonstrations(data: Data, template: Template, seed: int) -> Loaded:
-    found = load_examples(data, template, seed=seed)
-    filtered = {TOO_LONG: found.num_too_long}
-    if found.num_disliked:
-        filtered[DISLIKED] = found.num_disliked
+    examples = load_examples(data, template, seed=seed)
+    filtered = {TOO_LONG: examples.num_too_long}
+    if examples.num_disliked:
+        filtered[DISLIKED] = examples.num_disliked
         print(
-            f"{found.num_disliked} prompts whose every response has a bad verdict are left out, "
-            f"{len(found.examples)} remain"
+            f"{examples.num_disliked} prompts whose every response has a bad verdict are left out, "
+            f"{len(examples.examples)} remain"
         )
-    return _told(Loaded(found.examples, filtered, found.num_merged))
+    return _told(Loaded(examples.examples, filtered, examples.num_merged))
 
 
 def _pairs(data: Data, template: Template, seed: int) -> Loaded:
-    found = load_pairs(data, template, seed=seed)
-    if found.num_equal:
+    pairs = load_pairs(data, template, seed=seed)
+    if pairs.num_equal:
         print(
-            f"{found.num_equal} pairs with equal chosen and rejected are left out, "
-            f"{len(found.pairs)} remain"
+            f"{pairs.num_equal} pairs with equal chosen and rejected are left out, "
+            f"{len(pairs.pairs)} remain"
         )
-    filtered = {TOO_LONG: found.num_too_long, EQUAL: found.num_equal}
-    return _told(Loaded(found.pairs, filtered, found.num_merged))
+    filtered = {TOO_LONG: pairs.num_too_long, EQUAL: pairs.num_equal}
+    return _told(Loaded(pairs.pairs, filtered, pairs.num_merged))
 
 
 def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
-    found = load_rated(data, template, min_responses=min_responses)
-    if found.num_too_few:
+    rated = load_rated(data, template, min_responses=min_responses)
+    if rated.num_too_few:
         print(
-            f"{found.num_too_few} prompts with fewer than {min_responses} rated responses are "
-            f"left out, {len(found.groups)} remain"
+            f"{rated.num_too_few} prompts with fewer than {min_responses} rated responses are "
+            f"left out, {len(rated.groups)} remain"
         )
-    filtered = {TOO_LONG: found.num_too_long, TOO_FEW: found.num_too_few}
-    return _told(Loaded(found.groups, filtered, found.num_merged))
+    filtered = {TOO_LONG: rated.num_too_long, TOO_FEW: rated.num_too_few}
+    return _told(Loaded(rated.groups, filtered, rated.num_merged))
 
 
 def _told(loaded: Loaded) -> Loaded:

@@ -176,8 +176,8 @@ def store(
     if Role.UNRELATED in roles:
         mismatched = unrelated_rows(groups, max_len=reference.config.data.max_len)
         parts[Role.UNRELATED] = mismatched.select(wanted)
-    found = dict(zip(parts, reference.logprobs(*parts.values()), strict=True))
-    known = {role: Known(logprobs, places) for role, logprobs in found.items()}
+    scores = dict(zip(parts, reference.logprobs(*parts.values()), strict=True))
+    known = {role: Known(logprobs, places) for role, logprobs in scores.items()}
     return StoredScores(
         groups=groups,
         roles=roles,

@@ -8,7 +8,7 @@ PARTS = ("data", "training", "methods", "runtime")
 def __getattr__(name: str) -> object:
     if name[:1].isupper():
         for part in PARTS:
-            found = vars(import_module(f"rto.sections.{part}")).get(name)
-            if found is not None:
-                return found
+            section = vars(import_module(f"rto.sections.{part}")).get(name)
+            if section is not None:
+                return section
     raise AttributeError(name)

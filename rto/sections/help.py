@@ -91,27 +91,27 @@ def descriptions() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4)
 def _all_descriptions(path: tuple[str, ...]) -> dict[str, str]:
-    found = _descriptions(RunConfig, "")
+    texts = _descriptions(RunConfig, "")
     for name, settings in installed().methods.items():
         kind = type(settings)
         about = " ".join((kind.__doc__ or "").split())
         titled = str(settings.card)
         same = settings.card.paper in about
-        found[f"algo.{name}"] = about if same else f"{titled}. {about}"
-        found |= _descriptions(kind, f"algo.{name}.")
-    return found
+        texts[f"algo.{name}"] = about if same else f"{titled}. {about}"
+        texts |= _descriptions(kind, f"algo.{name}.")
+    return texts
 
 
 def _descriptions(cls: type, prefix: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    all_texts: dict[str, str] = {}
     texts = _attribute_texts(cls)
     for name, hint in hints(cls).items():
         if isinstance(hint, type) and issubclass(hint, Section):
-            found[prefix + name] = " ".join((hint.__doc__ or "").split())
-            found |= _descriptions(hint, f"{prefix}{name}.")
+            all_texts[prefix + name] = " ".join((hint.__doc__ or "").split())
+            all_texts |= _descriptions(hint, f"{prefix}{name}.")
         else:
-            found[prefix + name] = texts.get(name, "")
-    return found
+            all_texts[prefix + name] = texts.get(name, "")
+    return all_texts
 
 
 def _attribute_texts(cls: type) -> dict[str, str]:
@@ -168,12 +168,12 @@ def _setting(name: str, method: str | None) -> str:
 
 def _own_groups(own: ArgumentParser) -> dict[str, str]:
     """Title of each group of flags -> its lines."""
-    found: dict[str, str] = {}
+    groups: dict[str, str] = {}
     for group in own._action_groups:
         if group._group_actions:
             lines = [f"{group.title}: {group.description}", *map(_own_flag, group._group_actions)]
-            found[str(group.title)] = "\n".join(lines)
-    return found
+            groups[str(group.title)] = "\n".join(lines)
+    return groups
 
 
 def _own_flag(action: Action) -> str:

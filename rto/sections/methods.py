@@ -155,24 +155,24 @@ def settings_of(name: str) -> Any:
     Raises:
         UserError: no installed package has it.
     """
-    found = installed()
-    if name in found.broken:
-        raise UserError(f"algo.name is {name!r}: {found.broken[name]}")
-    if name in found.methods:
-        return found.methods[name]
-    for each in found.methods.values():
+    packages = installed()
+    if name in packages.broken:
+        raise UserError(f"algo.name is {name!r}: {packages.broken[name]}")
+    if name in packages.methods:
+        return packages.methods[name]
+    for each in packages.methods.values():
         if isinstance(each, MethodSettings) and name in each.other_programs:
             raise UserError(f"algo.name is {name!r}: {each.other_programs[name]}")
-    hint = nearest(name, found.methods) or f"one of {', '.join(sorted(found.methods))}"
+    hint = nearest(name, packages.methods) or f"one of {', '.join(sorted(packages.methods))}"
     raise UserError(f"algo.name is {name!r}: {hint}")
 
 
 def fields_of(name: str) -> dict[str, Any]:
     """Field -> type of each setting of an installed method, its own before its bases'."""
     kind = type(installed().methods[name])
-    found = hints(kind)
+    types = hints(kind)
     ordered = [each for base in kind.__mro__ for each in base.__dict__.get("__annotations__", {})]
-    return {each: found[each] for each in dict.fromkeys(ordered) if each in found}
+    return {each: types[each] for each in dict.fromkeys(ordered) if each in types}
 
 
 def spellings_of(name: str) -> Mapping[str, str]:

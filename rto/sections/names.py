@@ -100,11 +100,11 @@ def _known(path: tuple[str, ...]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _spellings(path: tuple[str, ...]) -> Mapping[str, Mapping[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    by_spelling: dict[str, dict[str, str]] = {}
     for method in methods.installed().methods:
         for spelling, name in methods.spellings_of(method).items():
-            found.setdefault(spelling, {})[method] = f"algo.{method}.{name}"
-    return found
+            by_spelling.setdefault(spelling, {})[method] = f"algo.{method}.{name}"
+    return by_spelling
 
 
 def _walk(cls: type, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -107,9 +107,9 @@ def split_list(text: str) -> list[str]:
     items: list[str] = []
     while parts:
         names = (",".join(parts[:size]) for size in range(len(parts), 1, -1))
-        found = next((name for name in names if _is_there(name)), parts[0])
-        items.append(found)
-        del parts[: found.count(",") + 1]
+        item = next((name for name in names if _is_there(name)), parts[0])
+        items.append(item)
+        del parts[: item.count(",") + 1]
     return items
 
 

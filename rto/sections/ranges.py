@@ -176,11 +176,11 @@ UNIONS = (typing.Union, types.UnionType)
 def hints(section: type) -> dict[str, Any]:
     """Name of each setting of a section -> its type, range included. A field of a type that no
     flag can hold is none."""
-    found = typing.get_type_hints(section, include_extras=True)
+    types = typing.get_type_hints(section, include_extras=True)
     return {
-        field.name: found[field.name]
+        field.name: types[field.name]
         for field in dataclasses.fields(section)
-        if field.init and field.metadata.get("setting", True) and is_setting(found[field.name])
+        if field.init and field.metadata.get("setting", True) and is_setting(types[field.name])
     }
 
 
@@ -207,8 +207,8 @@ def bare(hint: Any) -> tuple[Any, Any]:
 
 def choices(hint: Any) -> list[str]:
     """The values of a setting that takes one of several, as they are written."""
-    found = [option for option in options(hint) if typing.get_origin(option) is Literal]
-    return [str(choice) for option in found for choice in typing.get_args(option)]
+    literals = [option for option in options(hint) if typing.get_origin(option) is Literal]
+    return [str(choice) for option in literals for choice in typing.get_args(option)]
 
 
 def advice(hint: Any, value: Any) -> str:

@@ -129,8 +129,8 @@ class Planned(Section):
 
     @property
     def num_gpus(self) -> int:
-        found = _GPUS.fullmatch(self.gpus or "")
-        return int(found["count"]) if found else 0
+        match = _GPUS.fullmatch(self.gpus or "")
+        return int(match["count"]) if match else 0
 
     def check(self, prefix: str) -> None:
         require(

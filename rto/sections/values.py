@@ -76,9 +76,9 @@ def from_text(hint: Any, text: str) -> Any:
         return None
     for option in plain:
         if typing.get_origin(option) is Literal:
-            found = [choice for choice in typing.get_args(option) if str(choice) == text]
-            if found:
-                return found[0]
+            matches = [choice for choice in typing.get_args(option) if str(choice) == text]
+            if matches:
+                return matches[0]
     if bool in plain and text.lower() in BOOLEANS:
         return BOOLEANS[text.lower()]
     if int in plain and WHOLE.fullmatch(text):

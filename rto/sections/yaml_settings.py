@@ -29,7 +29,7 @@ def read_settings(path: str, known: Collection[str], near: Callable[[str], str])
         UserError: one line with the file and, where there is one, the setting.
     """
     root = _compose(path)
-    found: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
     lines: dict[str, int] = {}
     sections = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2)} - set(known)
     for name, node, line in _entries(path, root, "", sections):
@@ -41,8 +41,8 @@ def read_settings(path: str, known: Collection[str], near: Callable[[str], str])
         if name not in known:
             hint = near(name)
             raise UserError(f"{path}: unknown key {name}{f': {hint}' if hint else ''}")
-        found[name] = node
-    return found
+        nodes[name] = node
+    return nodes
 
 
 def _compose(path: str) -> Any:

@@ -107,8 +107,8 @@ class CheckpointStore:
 
     def _opened(self, path: Path, warnings: tuple[str, ...]) -> Checkpoint:
         content = json.loads((path / STATE).read_text())
-        found = differences(Identity(**content["identity"]), self._identity)
-        refused = {name: told for name, told in found.items() if name not in self._allow}
+        changes = differences(Identity(**content["identity"]), self._identity)
+        refused = {name: told for name, told in changes.items() if name not in self._allow}
         if refused:
             free = [name for name in refused if FIXED.fullmatch(name) is None]
             allowed = f", or allow it with --ckpt.allow {','.join(free)}" if free else ""

@@ -58,11 +58,11 @@ def identity_of(config: RunConfig, method: str) -> Identity:
     Raises:
         UserError: a file cannot be read.
     """
-    found = flat(config)
-    files = {name: _named_files(found.pop(name)) for name in sorted(FILES & found.keys())}
+    settings = flat(config)
+    files = {name: _named_files(settings.pop(name)) for name in sorted(FILES & settings.keys())}
     kept = {
         name: _place(value) if name.endswith(MODELS) else value
-        for name, value in found.items()
+        for name, value in settings.items()
         if name not in FREE and name.split(".")[0] not in FREE_SECTIONS
     }
     return Identity(method, json.loads(json.dumps(kept)), files)
@@ -73,18 +73,18 @@ def differences(kept: Identity, wanted: Identity) -> dict[str, str]:
 
     A setting that only one of two versions of this program knows is passed over.
     """
-    found: dict[str, str] = {}
+    changes: dict[str, str] = {}
     before_by_name = _by_todays_names(kept)
     if kept.method != wanted.method:
-        found["method"] = f"{kept.method}, this run {wanted.method}"
+        changes["method"] = f"{kept.method}, this run {wanted.method}"
     for name, value in wanted.settings.items():
         if name in before_by_name and before_by_name[name] != value:
-            found[name] = f"{before_by_name[name]}, this run {value}"
+            changes[name] = f"{before_by_name[name]}, this run {value}"
     for name, files in wanted.files.items():
         before = kept.files.get(name, files)
         if [digest for _, digest in before] != [digest for _, digest in files]:
-            found[name] = _told_files(before, files)
-    return found
+            changes[name] = _told_files(before, files)
+    return changes
 
 
 def _by_todays_names(kept: Identity) -> dict[str, object]:

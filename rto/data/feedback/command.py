@@ -29,10 +29,10 @@ def usable_report(
     Raises:
         UserError: none of it can be used.
     """
-    found = _opened(source, data, split)
+    source_rows = _opened(source, data, split)
     report = check(
-        found.rows,
-        found.layout,
+        source_rows.rows,
+        source_rows.layout,
         source=source,
         measure=_measure(model, chat_template),
         max_len=max_len,
@@ -57,10 +57,10 @@ def convert_file(
     seed: int,
 ) -> list[Written]:
     """Write the rows in the layout ``to``; with a ``split``, to two files."""
-    found = _opened(source, data, source_split)
+    source_rows = _opened(source, data, source_split)
     conversion = Conversion(
-        rows=found.rows,
-        layout=found.layout,
+        rows=source_rows.rows,
+        layout=source_rows.layout,
         source=source,
         to=to,
         normalise=normalise,

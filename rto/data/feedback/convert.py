@@ -186,9 +186,9 @@ class Conversion:
             files = [stack.enter_context(draft.open("w", encoding="utf-8")) for draft in drafts]
             for row in self._feedback():
                 side = int(digest(row.prompt) in held)
-                found = list(to_rows(scale(row), self.to, threshold, self.layout))
-                files[side].writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in found)
-                written[side] = written[side].plus(len(found), row.num_merged)
+                converted = list(to_rows(scale(row), self.to, threshold, self.layout))
+                files[side].writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in converted)
+                written[side] = written[side].plus(len(converted), row.num_merged)
         for side in written:
             if not side.num_rows:
                 raise UserError(f"{side.path}: no prompt of {self.source} gives a row: {self.why}")

@@ -88,15 +88,15 @@ class Layout:
 
     def of(self, rows: Dataset) -> Layout:
         """This layout for these rows: their first reward decides whether rewards are verdicts."""
-        found = dataclasses.replace(self, texts=holds_texts(rows), classes=class_names(rows))
+        layout = dataclasses.replace(self, texts=holds_texts(rows), classes=class_names(rows))
         if self.verdicts is None:
-            return found
+            return layout
         head = rows.select_columns([self.verdicts]).select(range(min(len(rows), HEAD)))
         values = (row[self.verdicts] for row in read_rows(head))
         first = next((value for value in values if value is not None), None)
-        names = found.classes.get(self.verdicts)
+        names = layout.classes.get(self.verdicts)
         binary = any(map(is_verdict, names)) if names else is_verdict(first)
-        return dataclasses.replace(found, binary=binary)
+        return dataclasses.replace(layout, binary=binary)
 
 
 def class_names(rows: Dataset) -> dict[str, Sequence[str]]:
@@ -254,12 +254,12 @@ def find_layout(rows: Dataset, source: str, *, name: str | None = None) -> Layou
                 f"{source}: layout {name} needs the column {missing[0]} (columns: {have})"
             )
         return LAYOUTS[name].of(rows)
-    found = told_layout(rows)
-    if found is None:
+    layout = told_layout(rows)
+    if layout is None:
         raise UserError(
             f"{source}: no known layout of feedback (columns: {have}); {nearest_layout(rows)}"
         )
-    return found.of(rows)
+    return layout.of(rows)
 
 
 def told_layout(rows: Dataset) -> Layout | None:
@@ -295,23 +295,23 @@ def _renaming(layout: Layout, names: Sequence[str]) -> dict[str, str]:
     wanted = [name for name in (*prompt, *layout.columns) if name not in names]
     free = [name for name in names if name not in layout.columns and name not in PROMPT_COLUMNS]
     known = {column for each in LAYOUTS.values() for column in each.columns}
-    found: dict[str, str] = {}
+    renames: dict[str, str] = {}
     for new in wanted:
         ranks = {old: rank for old in free if (rank := _is_name(old, new)) is not None}
         near = sorted(ranks, key=lambda old: ranks[old])
         unknown = [old for old in free if old not in known]
         near += difflib.get_close_matches(new, unknown, 1, 0.8)
         if near:
-            found[new] = near[0]
+            renames[new] = near[0]
             free.remove(near[0])
-    return found
+    return renames
 
 
 def _is_name(old: str, new: str) -> int | None:
     """How near ``old`` is to the names that logs have for ``new``, 0 for its own; None for none."""
     names = (new, *OTHER_NAMES.get(new, ()))
-    found = old.strip().lower()
-    return names.index(found) if found in names else None
+    name = old.strip().lower()
+    return names.index(name) if name in names else None
 
 
 def require_rated(layout: Layout, source: str) -> None:
@@ -352,13 +352,13 @@ def read_reward(answer: Answer, layout: Layout, where: Where) -> float:
     names = layout.classes.get(answer.reward_field)
     value = answer.reward if names is None else _class_name(answer.reward, names, where)
     if layout.binary:
-        found = verdict(value)
-        if found is None:
+        liked = verdict(value)
+        if liked is None:
             raise where.error(
                 f"is {value!r:.60}: must be true or false (or yes and no, up and down, 1 and 0, "
                 "+1 and -1); repair or drop the row"
             )
-        return float(found)
+        return float(liked)
     number = _number(value, from_text=layout.texts or names is not None)
     if number is None or not math.isfinite(number):
         raise where.error(

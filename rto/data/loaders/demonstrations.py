@@ -43,13 +43,13 @@ def load_examples(data: Data, template: Template, *, seed: int) -> ExampleDatase
     if not parts:
         raise UserError("no rows: set data.dataset (or data.feedback)")
     groups = [_each_alone(part) for part in parts]
-    found = read_groups(groups, read_examples, data, seed=seed)
-    examples = found.select(np.flatnonzero(found.sizes))
-    num_disliked = int(np.asarray(disliked)[found.numbers].sum()) if disliked else 0
-    num_too_long = len(found) - len(examples) - num_disliked
+    loaded = read_groups(groups, read_examples, data, seed=seed)
+    examples = loaded.select(np.flatnonzero(loaded.sizes))
+    num_disliked = int(np.asarray(disliked)[loaded.numbers].sum()) if disliked else 0
+    num_too_long = len(loaded) - len(examples) - num_disliked
     if not examples:
         raise UserError(
-            f"{', '.join(data.dataset) or data.feedback}: no row is left of {len(found)}: "
+            f"{', '.join(data.dataset) or data.feedback}: no row is left of {len(loaded)}: "
             f"{num_too_long} have a prompt too long for data.max_len, {num_disliked} no response "
             "with a good verdict"
         )
@@ -108,8 +108,8 @@ def _best(
 def _answered(
     prompt: object, answer: str, template: Template, limit: Limit, where: Where
 ) -> Example | None:
-    found = read_responses(prompt, [answer], template, limit, where)
-    return found[0] if found else None
+    responses = read_responses(prompt, [answer], template, limit, where)
+    return responses[0] if responses else None
 
 
 def _text(value: object, template: Template, limit: Limit, where: Where) -> Example:

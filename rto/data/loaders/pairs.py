@@ -42,12 +42,12 @@ def load_pairs(data: Data, template: Template, *, seed: int) -> PairDataset:
         parts = [_rated(data.feedback, data, template, limit, merged)]
     else:
         raise UserError("no pairs: set data.dataset (or data.feedback)")
-    found = read_groups([map(_distinct, part) for part in parts], read_pair, data, seed=seed)
-    pairs = found.select(np.flatnonzero(found.sizes == 2))
-    num_too_long, num_equal = (int((found.sizes == size).sum()) for size in (0, 1))
+    loaded = read_groups([map(_distinct, part) for part in parts], read_pair, data, seed=seed)
+    pairs = loaded.select(np.flatnonzero(loaded.sizes == 2))
+    num_too_long, num_equal = (int((loaded.sizes == size).sum()) for size in (0, 1))
     if not pairs:
         raise UserError(
-            f"{', '.join(data.dataset) or data.feedback}: no pair is left of {len(found)} rows: "
+            f"{', '.join(data.dataset) or data.feedback}: no pair is left of {len(loaded)} rows: "
             f"{num_too_long} have a prompt too long for data.max_len, {num_equal} have "
             "equal chosen and rejected"
         )

@@ -75,9 +75,9 @@ def load_prompts(
         raise UserError("no prompts: set data.prompt_dataset (or data.feedback)")
     tables = [write_table(part, SCHEMA, cache_home(data.cache_dir)) for part in parts]
     order = mix([len(table) for table in tables], probs=data.prompt_probs, seed=seed)
-    found = _fitting(pa.concat_tables(tables), order[: data.max_samples], max_prompt_len, data)
-    num_merged = int(np.asarray(merged)[found.rows].sum()) if merged else 0
-    return replace(found, num_merged=num_merged)
+    prompts = _fitting(pa.concat_tables(tables), order[: data.max_samples], max_prompt_len, data)
+    num_merged = int(np.asarray(merged)[prompts.rows].sum()) if merged else 0
+    return replace(prompts, num_merged=num_merged)
 
 
 def _fitting(table: pa.Table, order: np.ndarray, max_prompt_len: int, data: Data) -> PromptDataset:

@@ -73,8 +73,8 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
         rows = itertools.islice(read_feedback(sources), data.max_samples)
         return (_tokens(row, template, limit) for row in tallied(rows, merged))
 
-    found = Groups.of([write_groups(tokens(), cache_home(data.cache_dir))], read_rated)
-    fits, few = found.sizes > 0, (found.sizes > 0) & (found.sizes < min_responses)
+    groups = Groups.of([write_groups(tokens(), cache_home(data.cache_dir))], read_rated)
+    fits, few = groups.sizes > 0, (groups.sizes > 0) & (groups.sizes < min_responses)
     if few.any() and data.on_few_responses == "error":
         raise _too_few(sources, int(few.argmax()), min_responses)
     kept = np.flatnonzero(fits & ~few)
@@ -82,11 +82,11 @@ def load_rated(data: Data, template: Template, *, min_responses: int) -> RatedDa
     if not len(kept):
         remedy = f"; {ONE_RESPONSE}" if num_too_few else ""
         raise UserError(
-            f"{names[0]}: no usable prompt of {len(found)}: {num_too_long} are too long for "
+            f"{names[0]}: no usable prompt of {len(groups)}: {num_too_long} are too long for "
             f"data.max_len, {num_too_few} have fewer than {min_responses} responses{remedy}"
         )
     num_merged = int(np.asarray(merged)[kept].sum())
-    return RatedDataset(found.select(kept), num_too_long, num_too_few, num_merged)
+    return RatedDataset(groups.select(kept), num_too_long, num_too_few, num_merged)
 
 
 def _too_few(sources: Sequence[Source], number: int, min_responses: int) -> UserError:

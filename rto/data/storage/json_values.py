@@ -16,12 +16,12 @@ def as_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     Raises:
         ValueError: a key stands twice, so that one of its values would be lost.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
+    return values
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=as_object)
@@ -64,10 +64,10 @@ class _Buffer:
 
     def take(self, character: str) -> bool:
         """Past this character, where it is next."""
-        found = not self.is_empty() and self._text.startswith(character)
-        if found:
+        begins = not self.is_empty() and self._text.startswith(character)
+        if begins:
             self._text = self._text[1:]
-        return found
+        return begins
 
     def value(self) -> object:
         if self.is_empty():
