@@ -107,8 +107,11 @@ def parse_run(
     unread = {name for name in values if not reads.reads(command, method, name, values)}
     _say_left_out(command, method, sorted(unread - sources[-1].keys()))
     used: dict[str, Any] = {}
-    for source in sources:
-        used |= _meant({k: v for k, v in source.items() if k not in unread}, method)
+    for path, source in zip([*given.files, None], sources, strict=True):
+        read = {name: value for name, value in source.items() if name not in unread}
+        if path is not None:
+            _refuse_two_spellings(path, read, method)
+        used |= _meant(read, method)
     return Parsed(config=absolute_paths(build(used, method)), dry_run=given.dry_run)
 
 
@@ -238,6 +241,18 @@ def _read(path: str) -> dict[str, Any]:
     fields = accepted()
     nodes = read_settings(path, fields, _near_key)
     return {name: from_node(f"{path}: {name}", fields[name], node) for name, node in nodes.items()}
+
+
+def _refuse_two_spellings(path: str, values: Mapping[str, Any], method: str | None) -> None:
+    """A file says each setting once; of flags, the last one counts."""
+    first: dict[str, str] = {}
+    for name, value in values.items():
+        setting = canonical(name, method)
+        if setting is None or value is None:
+            continue
+        other = first.setdefault(setting, name)
+        if other != name:
+            raise UserError(f"{path}: {other} and {name} are one setting with {method}: give one")
 
 
 def _meant(values: Mapping[str, Any], method: str | None) -> dict[str, Any]:

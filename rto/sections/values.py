@@ -36,7 +36,8 @@ def from_flag(shown: str, hint: Any, values: Sequence[str]) -> Any:
     of_list = [option for option in options(hint) if is_list(option)]
     if not of_list:
         if len(values) != 1:
-            raise UserError(f"{shown} takes one value, got {len(values)}: {' '.join(values)}")
+            listed = f": {' '.join(values)}" if values else ""
+            raise UserError(f"{shown} takes one value, got {len(values)}{listed}")
         return checked(shown, hint, from_text(hint, values[0]))
     if not values:
         raise UserError(f"{shown} needs at least one value")

@@ -70,3 +70,14 @@ def test_two_spellings_of_a_setting_are_one_setting(
     )
     assert parse_run("train", flags[:4]).config.algo.settings.kl_coef == 0.25
     assert parse_run("train", flags[:2]).config.algo.settings.kl_coef == 0.5
+
+
+def test_a_file_that_gives_a_setting_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("algo: {name: ppo, kl: {init_coef: 1}, ppo: {kl_coef: 2}}")
+    said = "algo.kl.init_coef and algo.ppo.kl_coef are one setting with ppo: give one"
+    with pytest.raises(UserError, match=said):
+        parse_run("train", ["--config", str(file)])
+    # With another method the second is left out, as one of PPO's own.
+    flags = ["--config", str(file), "--algo", "rloo"]
+    assert parse_run("train", flags).config.algo.settings.kl_coef == 1
