@@ -30,6 +30,7 @@ from vllm.platforms import current_platform
 from vllm.utils.network_utils import get_open_port
 
 from rto.errors import ProofError
+from rto.weights.buffer import buffer_bytes
 from rto.weights.digest import DigestRecorder, TensorDigests, WeightReceipt
 
 
@@ -167,10 +168,15 @@ class WeightSender:
         master_address: str = "127.0.0.1",
     ) -> None:
         """``num_workers`` is the number of engines times their tensor-parallel size."""
+        sizes = [(each.dtype, each.shape) for each in weights.metadata()]
         init_info = (
             NCCLTrainerInitInfo(master_address, get_open_port(), 1 + num_workers, rank=rank)
             if transport == "nccl"
-            else IPCTrainerInitInfo(packed=True, rank=rank)
+            else IPCTrainerInitInfo(
+                packed=True,
+                rank=rank,
+                packed_buffer_size_bytes=buffer_bytes(sizes),
+            )
         )
         self._weights = weights
         self._engine = WeightTransferTrainerFactory.trainer_init(
