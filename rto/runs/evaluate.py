@@ -103,10 +103,14 @@ def evaluator(
     if models and config.vllm.gpu_memory_utilization is None:
         config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=BESIDE_SCORERS))
     rollout = config.rollout
-    with session(config, _plan(config), logs=logs) as actors:
-        engines = actors.start_engines(first, "object_store")
-        frozen = actors.start_scorers(models) if models else None
+    plan = _plan(config)
+    with session(config, plan, logs=logs) as actors:
         tell("loading the models")
+        engines = actors.start_engines(first, "object_store")
+        if plan.device == "cuda":
+            # vLLM measures the GPU while it starts: what loads beside it would be counted as its.
+            actors.wait()
+        frozen = actors.start_scorers(models) if models else None
         actors.wait()
         generator = EngineGenerator(
             engines=engines,

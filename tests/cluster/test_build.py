@@ -99,13 +99,16 @@ def test_colocated_engines_use_the_gpus_of_the_ranks_on_their_bundles(machine: M
     """Four ranks, two engines of two GPUs."""
     config = RunConfig(vllm=VLLM(tensor_parallel_size=2), ds=DeepSpeed(param_dtype="fp32"))
     made = actors(plan(colocated=True, policy=4, engine=2), config)
-    made.start_trainers("policy", SPEC)
-    made.start_engines("m", "ipc")
-    starts = [handle.calls[0] for handle in machine.made[4:]]
+    engines = made.start_engines("m", "ipc")
+    asked = [call for handle in machine.made for call in handle.calls if call[0] == "devices"]
+    assert len(asked) == 4
+    starts = [handle.calls[0] for handle in engines.group.actors]  # pyright: ignore
     assert [[gpus.answer for gpus in start[6:]] for start in starts] == [
-        ["devices of process 0", "devices of process 1"],
         ["devices of process 2", "devices of process 3"],
+        ["devices of process 4", "devices of process 5"],
     ]
+    ranks = names(made.start_trainers("policy", SPEC))
+    assert ranks == [f"process {2 + rank}" for rank in range(4)], "they were asked, not others"
     apart = actors(plan(policy=4))
     apart.start_trainers("policy", SPEC)
     apart.start_engines("m", "nccl")

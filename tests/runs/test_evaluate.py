@@ -141,3 +141,15 @@ def test_the_engine_leaves_room_for_the_models_that_score(
 ) -> None:
     evaluated({"a": "1"}, vllm=VLLM(gpu_memory_utilization=asked))
     assert transports.actors.config.vllm.gpu_memory_utilization == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "order"),
+    [("cpu", ["engine", "scorer", "ready"]), ("cuda", ["engine", "ready", "scorer", "ready"])],
+)
+def test_an_engine_on_the_scorers_gpu_is_ready_before_they_start(
+    device: str, order: list[str], transports: Transports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "run_device", lambda config: device)
+    evaluated({"a": "1"})
+    assert transports.actors.order == order
