@@ -21,6 +21,7 @@ from rto.rollout.engine import Engine, ReceivingEngine, Transport, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Beside
 from rto.training.ranks import Rank, RankPlace
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
@@ -170,7 +171,7 @@ class EngineActor:
 
     def start(
         self, model_path: str, config: RunConfig, transport: Transport, device: Device, index: int,
-        *gpus: list[str],
+        beside: Beside, *gpus: list[str],
     ) -> None:  # fmt: skip
         """``gpus`` are those to use, one list per colocated rank; none: those Ray gives.
 
@@ -191,6 +192,7 @@ class EngineActor:
             max_tokens=config.rollout.max_tokens_per_gpu,
             transport=transport,
             index=index,
+            beside=beside,
         )
 
     def generate(
@@ -235,6 +237,8 @@ class EngineActor:
         return self.engine
 
 
-def engine_settings(model_path: str, config: RunConfig, transport: Transport) -> tuple[object, ...]:
+def engine_settings(
+    model_path: str, config: RunConfig, transport: Transport, beside: Beside
+) -> tuple[object, ...]:
     """What an engine is built from."""
-    return model_path, config.ds.dtype, config.data.max_len, config.vllm, transport
+    return model_path, config.ds.dtype, config.data.max_len, config.vllm, transport, beside

@@ -85,13 +85,16 @@ class Actors:
         return scorers
 
     def start_engines(self, model_path: str, transport: Transport) -> Engines:
-        settings = engine_settings(model_path, self.config, transport)
+        plan = self.placement.plan
+        settings = engine_settings(model_path, self.config, transport, plan.beside_engine)
         if settings != self.engine:
             self._end_idle("engine")
         self.engine = settings
-        engines, device = Engines(self._group("engine", ENGINE)), self.placement.plan.device
+        engines = Engines(self._group("engine", ENGINE))
         gpus = self._engine_devices(len(engines))
-        self.starting.append(engines.start(model_path, self.config, transport, device, gpus))
+        self.starting.append(
+            engines.start(model_path, self.config, transport, plan.device, plan.beside_engine, gpus)
+        )
         return engines
 
     def wait(self, progress: Progress = silent) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Beside
 
 COLOCATED_GPU_SHARE = 0.2
 """Share of a GPU that a colocated actor is accounted with; several must fit into one bundle."""
@@ -30,6 +31,8 @@ class Plan:
     bundles: Mapping[str, list[dict[str, float]]]
     device: Literal["cpu", "cuda"]
     colocated: bool
+    beside_engine: Beside = "nothing"
+    """What an engine shares its GPUs with."""
 
     @property
     def num_actors(self) -> int:
@@ -107,4 +110,4 @@ def _colocated(counts: dict[str, int], width: int) -> Plan:
         for name, n in counts.items()
     }
     bundle = {"CPU": float(len(counts)), "GPU": 1.0}
-    return Plan(groups, {"shared": [dict(bundle) for _ in range(gpus)]}, "cuda", colocated=True)
+    return Plan(groups, {"shared": [dict(bundle) for _ in range(gpus)]}, "cuda", True, "ranks")

@@ -62,7 +62,7 @@ def started(
     )
     actor = EngineActor()
     for _ in range(2):
-        actor.start("m", config, "nccl", "cpu", 5, *gpus)
+        actor.start("m", config, "nccl", "cpu", 5, "ranks", *gpus)
     return actor, asked
 
 
@@ -70,6 +70,7 @@ def test_an_actor_builds_its_engine_once_and_asks_it(monkeypatch: pytest.MonkeyP
     engine = Receiving(bigram())
     actor, asked = started(monkeypatch, engine)
     room = {"max_len": 80, "device": "cpu", "max_tokens": 99, "transport": "nccl", "index": 5}
+    room = {**room, "beside": "ranks"}
     assert asked == [("m", room)]
     actor.wake("weights")
     actor.load_weights({"table": bigram(1)})
@@ -172,7 +173,10 @@ def test_an_engine_serves_runs_that_would_build_the_same(
     changes: dict[str, Any], same: bool
 ) -> None:
     common: dict[str, Any] = {"ds": DeepSpeed(param_dtype="fp32"), "data": Data(max_len=80)}
-    first = engine_settings("m", RunConfig(**common), "ipc")
-    assert (engine_settings("m", RunConfig(**{**common, **changes}), "ipc") == first) is same
-    assert engine_settings("other", RunConfig(**common), "ipc") != first
-    assert engine_settings("m", RunConfig(**common), "nccl") != first
+    config = RunConfig(**common)
+    first = engine_settings("m", config, "ipc", "ranks")
+    again = engine_settings("m", RunConfig(**{**common, **changes}), "ipc", "ranks")
+    assert (again == first) is same
+    assert engine_settings("other", config, "ipc", "ranks") != first
+    assert engine_settings("m", config, "nccl", "ranks") != first
+    assert engine_settings("m", config, "ipc", "nothing") != first

@@ -103,7 +103,7 @@ def test_colocated_engines_use_the_gpus_of_the_ranks_on_their_bundles(machine: M
     asked = [call for handle in machine.made for call in handle.calls if call[0] == "devices"]
     assert len(asked) == 4
     starts = [handle.calls[0] for handle in engines.group.actors]  # pyright: ignore
-    assert [[gpus.answer for gpus in start[6:]] for start in starts] == [
+    assert [[gpus.answer for gpus in start[7:]] for start in starts] == [
         ["devices of process 2", "devices of process 3"],
         ["devices of process 4", "devices of process 5"],
     ]
@@ -112,7 +112,7 @@ def test_colocated_engines_use_the_gpus_of_the_ranks_on_their_bundles(machine: M
     apart = actors(plan(policy=4))
     apart.start_trainers("policy", SPEC)
     apart.start_engines("m", "nccl")
-    assert machine.made[-1].calls[0][6:] == ()
+    assert machine.made[-1].calls[0][6:] == ("nothing",)
 
 
 def test_a_group_that_is_stopped_is_killed_and_not_missed(machine: Machine) -> None:

@@ -69,7 +69,7 @@ def test_cpu_bundles_hold_one_actor_each() -> None:
 
 def test_colocated_groups_share_the_gpus_of_the_widest() -> None:
     plan = online(config(engines=2), device="cuda")
-    assert plan.colocated
+    assert (plan.colocated, plan.beside_engine) == (True, "ranks")
     assert list(plan.bundles) == ["shared"]
     assert plan.total("GPU") == 4
     assert bundles_of(plan, "policy") == [0, 1, 2, 3]
@@ -96,7 +96,7 @@ def test_a_colocated_engine_spans_the_bundles_of_its_tensor_parallel_ranks() -> 
 
 def test_separate_groups_have_gpus_of_their_own() -> None:
     plan = online(config(colocate=False, engines=2, width=2), device="cuda")
-    assert not plan.colocated
+    assert (plan.colocated, plan.beside_engine) == (False, "nothing")
     # 4 policy + 2 critic + 3 scorers + 2 engines of 2.
     assert plan.total("GPU") == 13
     assert {name: spec.num_gpus for name, spec in plan.groups.items()} == {

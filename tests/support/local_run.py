@@ -148,8 +148,8 @@ def cpu_plan(config: RunConfig) -> Plan:
     return Plan({}, {}, "cpu", colocated=False)
 
 
-def local_actors(config: RunConfig, **parts: Any) -> LocalActors:
-    return LocalActors(config, Placement(cpu_plan(config), {}), **parts)
+def local_actors(config: RunConfig, plan: Plan | None = None, **parts: Any) -> LocalActors:
+    return LocalActors(config, Placement(plan or cpu_plan(config), {}), **parts)
 
 
 @dataclass
@@ -161,5 +161,5 @@ class LocalSession:
 
     @contextmanager
     def __call__(self, config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[LocalActors]:
-        self.opened.append(local_actors(config, **self.parts))
+        self.opened.append(local_actors(config, plan, **self.parts))
         yield self.opened[-1]
