@@ -169,15 +169,3 @@ class Actors:
 
 def _crew(name: str, num_actors: int) -> tuple[str, int]:
     return "trainer" if name in TRAINED else name, num_actors
-
-
-def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:
-    """The transport that fits where the engines are; vLLM alone has others than the store."""
-    if config.vllm.engine == "transformers":
-        return "object_store"
-    backend = config.vllm.sync_backend
-    if backend != "auto":
-        return backend
-    if device == "cpu":
-        return "object_store"
-    return "ipc" if colocated else "nccl"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import TrainerSpec
-from rto.cluster.build import Actors, Models, Progress, choose_transport, silent
+from rto.cluster.build import Actors, Models, Progress, silent
 from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.cluster.plan import Plan
+from rto.cluster.plan import Plan, choose_transport
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe

@@ -10,7 +10,7 @@ from handles import Answers, Handle
 
 from rto.cluster import build, groups
 from rto.cluster.actors import TrainerSpec
-from rto.cluster.build import Actors, Models, choose_transport
+from rto.cluster.build import Actors, Models
 from rto.cluster.placement import Placement
 from rto.cluster.plan import GroupSpec, Plan
 from rto.sections.run_config import RunConfig
@@ -166,20 +166,3 @@ def test_processes_that_rest_forget_their_models_but_engines_keep_theirs(machine
 ])  # fmt: skip
 def test_frozen_models_are_there_where_one_is_named(models: Models, any_: bool) -> None:
     assert bool(models) is any_
-
-
-@pytest.mark.parametrize(
-    ("engine", "backend", "device", "colocated", "transport"),
-    [
-        ("transformers", "auto", "cuda", True, "object_store"),
-        ("vllm", "auto", "cpu", False, "object_store"),
-        ("vllm", "auto", "cuda", True, "ipc"),
-        ("vllm", "auto", "cuda", False, "nccl"),
-        ("vllm", "object_store", "cuda", True, "object_store"),
-    ],
-)
-def test_the_transport_fits_where_the_engines_are(
-    engine: Any, backend: Any, device: str, colocated: bool, transport: str
-) -> None:
-    config = RunConfig(vllm=VLLM(engine=engine, sync_backend=backend))
-    assert choose_transport(config, device=device, colocated=colocated) == transport
