@@ -36,10 +36,12 @@ Kind = Literal["policy", "critic", "score"]
 Device = Literal["cpu", "cuda"]
 
 
-def prepare_process(device: str, *, share: int) -> None:
-    """Settings of a worker process: ``share`` processes of its kind use the cores at once."""
-    if device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
+def prepare_process(*, share: int) -> None:
+    """Settings of a worker process: ``share`` processes of its kind use the cores at once.
+
+    Beside a GPU, too: offloaded Adam, copies and loading are the host's. Ray sets one thread.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class TrainerActor:
         rendezvous: tuple[str, int], share: int,
     ) -> None:  # fmt: skip
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
-        prepare_process(device, share=share)
+        prepare_process(share=share)
         self.rest()
         self.rank = Rank(
             spec.kind,
@@ -140,7 +142,7 @@ class ScorerActor:
         self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: Device,
         replicas: int,
     ) -> None:  # fmt: skip
-        prepare_process(device, share=replicas)
+        prepare_process(share=replicas)
         options = FrozenOptions(
             dtype=dtype_of(config.ds.dtype),
             device=resolve_device(device),
@@ -182,8 +184,8 @@ class EngineActor:
             return
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
-        # vLLM takes torch's thread count, which Ray sets to one.
-        prepare_process(device, share=config.vllm.num_engines)
+        # vLLM takes torch's thread count.
+        prepare_process(share=config.vllm.num_engines)
         self.engine: Engine = build_engine(
             model_path,
             config,

@@ -56,7 +56,7 @@ def started(
         return engine
 
     monkeypatch.setattr("rto.cluster.actors.build_engine", build)
-    monkeypatch.setattr("rto.cluster.actors.prepare_process", lambda device, share: None)
+    monkeypatch.setattr("rto.cluster.actors.prepare_process", lambda share: None)
     config = RunConfig(
         data=Data(max_len=80), rollout=RolloutSection(max_tokens_per_gpu=99), vllm=VLLM()
     )
@@ -121,10 +121,25 @@ def test_processes_that_compute_at_the_same_time_share_the_cores(
     cores: int, share: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    prepare_process("cpu", share=share)
+    prepare_process(share=share)
     assert torch.get_num_threads() == expected
-    prepare_process("cuda", share=1)
-    assert torch.get_num_threads() == expected, "a GPU's process keeps what it has"
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_process_beside_a_gpu_has_its_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def build(path: str, config: RunConfig, **settings: Any) -> BigramEngine:
+        found.append(torch.get_num_threads())
+        return BigramEngine(bigram())
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr("rto.cluster.actors.build_engine", build)
+    config = RunConfig(vllm=VLLM(num_engines=4))
+    for device in ("cpu", "cuda"):
+        torch.set_num_threads(1)
+        EngineActor().start("m", config, "ipc", device, 0, "ranks")
+    assert found == [3, 3]
 
 
 @pytest.mark.usefixtures("threads")
