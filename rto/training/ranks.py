@@ -149,7 +149,9 @@ class Rank:
             for name, tensor in engine.named_full_parameters()
         ]
         stream = WeightStream(
-            shapes, lambda: ((n, t.to(self._dtype)) for n, t in engine.named_full_parameters())
+            shapes,
+            lambda: ((n, t.to(self._dtype)) for n, t in engine.named_full_parameters()),
+            compared=self.place.rank == 0,
         )
         self._sender = WeightSender(
             transport,

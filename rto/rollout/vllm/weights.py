@@ -128,23 +128,27 @@ def _repack_heads(model: nn.Module) -> None:
 class WeightStream(WeightSource):
     """A trainer's full tensors by checkpoint name, digested as they leave.
 
-    ``stream`` gives a fresh pass at each call and must agree with ``metadata`` in order.
+    ``stream`` gives a fresh pass at each call and must agree with ``metadata`` in order. Ranks
+    whose digests nobody reads are not ``compared``: a digest costs a copy to the host.
     """
 
     def __init__(
         self,
         metadata: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
         stream: Callable[[], Iterable[tuple[str, Tensor]]],
+        *,
+        compared: bool = True,
     ) -> None:
         self._metadata = [ParamMeta(*entry) for entry in metadata]
         self._stream = stream
+        self._compared = compared
         self.digests: TensorDigests = {}
 
     def metadata(self) -> list[ParamMeta]:
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        recorder = DigestRecorder()
+        recorder = DigestRecorder(active=self._compared)
         self.digests = recorder.digests
         return recorder.tee(self._stream())
 
