@@ -99,10 +99,10 @@ def test_colocated_engines_use_the_gpus_of_the_ranks_on_their_bundles(machine: M
     """Four ranks, two engines of two GPUs."""
     config = RunConfig(vllm=VLLM(tensor_parallel_size=2), ds=DeepSpeed(param_dtype="fp32"))
     made = actors(plan(colocated=True, policy=4, engine=2), config)
-    engines = made.start_engines("m", "ipc")
+    made.start_engines("m", "ipc")
     asked = [call for handle in machine.made for call in handle.calls if call[0] == "devices"]
     assert len(asked) == 4
-    starts = [handle.calls[0] for handle in engines.group.actors]  # pyright: ignore
+    starts = [handle.calls[0] for handle in machine.made[:2]]
     assert [[gpus.answer for gpus in start[7:]] for start in starts] == [
         ["devices of process 2", "devices of process 3"],
         ["devices of process 4", "devices of process 5"],
