@@ -74,4 +74,4 @@ def _memory(name: str, run: OnlineRun | OfflineRun, config: RunConfig, size: int
         return gib((policies + rewards) * width)
     if run.plan.device == "cpu":
         return gib(size * width + config.vllm.cpu_kvcache_gib * 1024**3)
-    return f"{config.vllm.memory_share:.0%} of its GPUs"
+    return f"{config.vllm.memory_share(run.plan.beside_engine):.0%} of its GPUs"

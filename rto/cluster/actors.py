@@ -21,6 +21,7 @@ from rto.rollout.engine import Engine, ReceivingEngine, Transport, build_engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.scoring.frozen import FrozenOptions, FrozenScorer
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Beside
 from rto.training.ranks import Rank, RankPlace
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 
@@ -35,10 +36,12 @@ Kind = Literal["policy", "critic", "score"]
 Device = Literal["cpu", "cuda"]
 
 
-def prepare_process(device: str, *, share: int) -> None:
-    """Settings of a worker process: ``share`` processes of its kind use the cores at once."""
-    if device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
+def prepare_process(*, share: int) -> None:
+    """Settings of a worker process: ``share`` processes of its kind use the cores at once.
+
+    Beside a GPU, too: offloaded Adam, copies and loading are the host's. Ray sets one thread.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class TrainerActor:
         rendezvous: tuple[str, int], share: int,
     ) -> None:  # fmt: skip
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
-        prepare_process(device, share=share)
+        prepare_process(share=share)
         self.rest()
         self.rank = Rank(
             spec.kind,
@@ -139,7 +142,7 @@ class ScorerActor:
         self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: Device,
         replicas: int,
     ) -> None:  # fmt: skip
-        prepare_process(device, share=replicas)
+        prepare_process(share=replicas)
         options = FrozenOptions(
             dtype=dtype_of(config.ds.dtype),
             device=resolve_device(device),
@@ -170,7 +173,7 @@ class EngineActor:
 
     def start(
         self, model_path: str, config: RunConfig, transport: Transport, device: Device, index: int,
-        *gpus: list[str],
+        beside: Beside, *gpus: list[str],
     ) -> None:  # fmt: skip
         """``gpus`` are those to use, one list per colocated rank; none: those Ray gives.
 
@@ -181,8 +184,8 @@ class EngineActor:
             return
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for each in gpus for gpu in each)
-        # vLLM takes torch's thread count, which Ray sets to one.
-        prepare_process(device, share=config.vllm.num_engines)
+        # vLLM takes torch's thread count.
+        prepare_process(share=config.vllm.num_engines)
         self.engine: Engine = build_engine(
             model_path,
             config,
@@ -191,6 +194,7 @@ class EngineActor:
             max_tokens=config.rollout.max_tokens_per_gpu,
             transport=transport,
             index=index,
+            beside=beside,
         )
 
     def generate(
@@ -235,6 +239,8 @@ class EngineActor:
         return self.engine
 
 
-def engine_settings(model_path: str, config: RunConfig, transport: Transport) -> tuple[object, ...]:
+def engine_settings(
+    model_path: str, config: RunConfig, transport: Transport, beside: Beside
+) -> tuple[object, ...]:
     """What an engine is built from."""
-    return model_path, config.ds.dtype, config.data.max_len, config.vllm, transport
+    return model_path, config.ds.dtype, config.data.max_len, config.vllm, transport, beside

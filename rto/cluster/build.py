@@ -68,35 +68,33 @@ class Actors:
     groups: dict[str, ActorGroup] = field(default_factory=dict)
     starting: list[Pending[None]] = field(default_factory=list)
     watch: Watch = field(default_factory=Watch)
-    policy_devices: Sequence[ObjectRef[list[str]]] = ()
-    """References to the GPU ids of each policy rank, for the engines that share them."""
     idle: Idle = field(default_factory=dict)
     """A new group takes its processes from here, where there are some of its kind and number."""
     engine: tuple[object, ...] | None = None
     """The settings of the engines, running or idle: one process holds one engine all its life."""
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> Trainers:
-        trainers, plan = Trainers(self._create(name, TRAINER)), self.placement.plan
-        if name == "policy" and plan.colocated:
-            # Asked before `start`, which keeps an actor busy until its model is loaded.
-            self.policy_devices = trainers.devices().refs
+        trainers, plan = Trainers(self._group(name, TRAINER)), self.placement.plan
         share = sum(plan.groups[each].num_actors for each in TRAINED if each in plan.groups)
         self.starting.append(trainers.start(spec, self.config, plan.device, share))
         return trainers
 
     def start_scorers(self, models: Models) -> Scorers:
-        scorers, device = Scorers(self._create("scorer", SCORER)), self.placement.plan.device
+        scorers, device = Scorers(self._group("scorer", SCORER)), self.placement.plan.device
         self.starting.append(scorers.start(models.paths, list(models.rewards), self.config, device))
         return scorers
 
     def start_engines(self, model_path: str, transport: Transport) -> Engines:
-        settings = engine_settings(model_path, self.config, transport)
+        plan = self.placement.plan
+        settings = engine_settings(model_path, self.config, transport, plan.beside_engine)
         if settings != self.engine:
             self._end_idle("engine")
         self.engine = settings
-        engines, device = Engines(self._create("engine", ENGINE)), self.placement.plan.device
-        gpus = [self._engine_devices(index) for index in range(len(engines))]
-        self.starting.append(engines.start(model_path, self.config, transport, device, gpus))
+        engines = Engines(self._group("engine", ENGINE))
+        gpus = self._engine_devices(len(engines))
+        self.starting.append(
+            engines.start(model_path, self.config, transport, plan.device, plan.beside_engine, gpus)
+        )
         return engines
 
     def wait(self, progress: Progress = silent) -> None:
@@ -141,10 +139,18 @@ class Actors:
             for process in (process for crew in self.idle.pop(key) for process in crew):
                 ray.kill(process)
 
-    def _engine_devices(self, rank: int) -> Sequence[ObjectRef[list[str]]]:
-        """Colocated engines use the GPUs of the policy ranks that sit on their bundles."""
+    def _engine_devices(self, engines: int) -> list[Sequence[ObjectRef[list[str]]]]:
+        """References to the GPU ids of the policy ranks on each engine's bundles, where they share
+        them. The ranks' processes are made for that; an empty one holds no memory of a GPU."""
+        if not self.placement.plan.colocated:
+            return [()] * engines
         width = self.config.vllm.tensor_parallel_size
-        return self.policy_devices[rank * width : (rank + 1) * width]
+        ranks = Trainers(self._group("policy", TRAINER)).devices().refs
+        return [ranks[index * width : (index + 1) * width] for index in range(engines)]
+
+    def _group(self, name: str, actor: ActorClass[Actor]) -> ActorGroup:
+        """The group's processes, made where they are not there yet."""
+        return self.groups[name] if name in self.groups else self._create(name, actor)
 
     def _create(self, name: str, actor: ActorClass[Actor]) -> ActorGroup:
         spec = self.placement.plan.groups[name]
@@ -163,15 +169,3 @@ class Actors:
 
 def _crew(name: str, num_actors: int) -> tuple[str, int]:
     return "trainer" if name in TRAINED else name, num_actors
-
-
-def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:
-    """The transport that fits where the engines are; vLLM alone has others than the store."""
-    if config.vllm.engine == "transformers":
-        return "object_store"
-    backend = config.vllm.sync_backend
-    if backend != "auto":
-        return backend
-    if device == "cpu":
-        return "object_store"
-    return "ipc" if colocated else "nccl"

@@ -20,6 +20,7 @@ from rto.protocols import Method
 from rto.rollout.engine import Transport
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Beside
 from rto.training.learner import Objective
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 from rto.weights.digest import TensorDigests, WeightReceipt
@@ -173,9 +174,11 @@ class Engines:
         config: RunConfig,
         transport: Transport,
         device: Device,
+        beside: Beside,
         gpus: Sequence[Sequence[ObjectRef[list[str]]]],
     ) -> Pending[None]:
-        """``gpus`` of each engine: the GPU ids of the ranks that it shares them with."""
+        """``gpus`` of each engine: the GPU ids of the ranks that it shares them with; ``beside``
+        names what else is on them."""
         return self.group.each(
             [
                 remote(
@@ -185,6 +188,7 @@ class Engines:
                     transport,
                     device,
                     index,
+                    beside,
                     *map(arriving, own),
                 )
                 for index, own in enumerate(gpus)

@@ -95,7 +95,7 @@ def stop() -> None:
 
 
 def _stay_local() -> None:
-    """What Ray, gloo and vLLM read to keep every socket of a single machine on loopback."""
+    """What Ray, gloo, NCCL and vLLM read to keep every socket of a single machine on loopback."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     # Ray's own processes read that one; this process read it when it imported Ray.
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -107,6 +107,8 @@ def _stay_local() -> None:
     interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        # For how ranks find each other: on one machine tensors take NVLink or shared memory.
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
 def _keep_freed_memory() -> None:

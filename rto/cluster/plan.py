@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from rto.rollout.engine import Transport
+from rto.sections.ranges import require
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Beside
 
 COLOCATED_GPU_SHARE = 0.2
 """Share of a GPU that a colocated actor is accounted with; several must fit into one bundle."""
@@ -30,6 +33,8 @@ class Plan:
     bundles: Mapping[str, list[dict[str, float]]]
     device: Literal["cpu", "cuda"]
     colocated: bool
+    beside_engine: Beside = "nothing"
+    """What an engine shares its GPUs with."""
 
     @property
     def num_actors(self) -> int:
@@ -53,6 +58,9 @@ def plan_actors(
     On CUDA with ``train.colocate_all`` every group shares one set of GPU bundles, actor i of each
     group on bundle i. Otherwise each group has GPUs of its own. On CPU the groups share the
     machine's cores evenly; Ray's accounting there only keeps the actors on one node's resources.
+
+    Raises:
+        UserError: engines that share GPUs with ranks have one that no rank is on.
     """
     counts = {"policy": config.actor.num_ranks}
     if critic:
@@ -75,7 +83,25 @@ def _cpu_plan(config: RunConfig, counts: dict[str, int], num_cpus: float) -> Pla
 
 def _gpu_plan(config: RunConfig, counts: dict[str, int]) -> Plan:
     width = config.vllm.tensor_parallel_size
-    return (_colocated if config.train.colocate_all else _separate)(counts, width)
+    if not config.train.colocate_all:
+        return _separate(counts, width)
+    if "engine" in counts:
+        _check_shared(config, counts["policy"])
+    return _colocated(counts, width)
+
+
+def _check_shared(config: RunConfig, ranks: int) -> None:
+    """An engine takes its GPUs from policy ranks: beyond them it would fall on any. Over IPC each
+    rank lends a buffer as well, whose memory only an engine on its GPU gives back."""
+    engines, width = config.vllm.num_engines, config.vllm.tensor_parallel_size
+    ipc = choose_transport(config, device="cuda", colocated=True) == "ipc"
+    require(
+        engines * width == ranks if ipc else engines * width <= ranks,
+        f"vllm.num_engines {engines} x vllm.tensor_parallel_size {width} is {engines * width} GPUs "
+        f"of engines, which share those of {ranks} policy ranks: use "
+        f"{'as many' if ipc else 'no more'} (vllm.num_engines {max(1, ranks // width)}), or GPUs "
+        "of their own (train.colocate_all false)",
+    )
 
 
 def _separate(counts: dict[str, int], width: int) -> Plan:
@@ -107,4 +133,16 @@ def _colocated(counts: dict[str, int], width: int) -> Plan:
         for name, n in counts.items()
     }
     bundle = {"CPU": float(len(counts)), "GPU": 1.0}
-    return Plan(groups, {"shared": [dict(bundle) for _ in range(gpus)]}, "cuda", colocated=True)
+    return Plan(groups, {"shared": [dict(bundle) for _ in range(gpus)]}, "cuda", True, "ranks")
+
+
+def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:
+    """The transport that fits where the engines are; vLLM alone has others than the store."""
+    if config.vllm.engine == "transformers":
+        return "object_store"
+    backend = config.vllm.sync_backend
+    if backend != "auto":
+        return backend
+    if device == "cpu":
+        return "object_store"
+    return "ipc" if colocated else "nccl"

@@ -13,6 +13,14 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
+HEAD_CHUNK = {"cpu": 1024, "cuda": 4096}
+"""Positions whose logits exist at a time. Each chunk adds its part to the head's gradient, on a GPU
+in bf16: the error of 16 parts was twice that of one (0.0056 and 0.0029 of the gradient's size)."""
+
+
+def head_chunk(device: torch.device) -> int:
+    """Positions of a chunk, where the caller names no number."""
+    return HEAD_CHUNK.get(device.type, HEAD_CHUNK["cpu"])
 
 
 class TokenScores(NamedTuple):
@@ -29,17 +37,17 @@ def chunked_logprobs(
     ids: Tensor,
     *,
     temperature: float = 1.0,
-    chunk_size: int = 1024,
+    chunk_size: int | None = None,
     num_chunks: int | None = None,
     with_entropy: bool = False,
     reference: tuple[Tensor, Head] | None = None,
 ) -> TokenScores:
     """Log-probs [N] of ``ids`` [N] under softmax(lm_head(hidden) / temperature), hidden [N, H].
 
-    The logits exist for ``chunk_size`` positions at a time; where gradients are on they are
-    computed again in the backward pass, all but the last chunk's: the backward pass begins there,
-    and computing them again would need the memory that keeping them does. ``lm_head`` is called
-    as a module, once per chunk and pass, so that ZeRO-3 hooks see it: ranks then agree on
+    The logits exist for ``chunk_size`` positions at a time (``head_chunk``); where gradients are on
+    they are computed again in the backward pass, all but the last chunk's: the backward pass begins
+    there, and computing them again would need the memory that keeping them does. ``lm_head`` is
+    called as a module, once per chunk and pass, so that ZeRO-3 hooks see it: ranks then agree on
     ``num_chunks``, which replaces ``chunk_size``. The entropy [N] of the same distribution comes
     with it when asked for; and with the hidden states [N, H'] and head of a ``reference``, which
     gets no gradient, KL(reference || this distribution) over the vocabulary [N], both at the same
@@ -64,7 +72,8 @@ def chunked_logprobs(
         entropy = _entropy(all_logprobs) if with_entropy else None
         return TokenScores(_gather(all_logprobs, ids), entropy, kl)
 
-    count = num_chunks or max(1, math.ceil(len(ids) / chunk_size))
+    size = chunk_size or head_chunk(hidden.device)
+    count = num_chunks or max(1, math.ceil(len(ids) / size))
     inputs = [hidden, ids] if reference is None else [hidden, ids, reference[0]]
     scores = _map_chunks(of_chunk, inputs, count)
     return TokenScores(

@@ -90,7 +90,7 @@ def prove_rows_alone(model: PreTrainedModel, group: TokenBatch) -> None:
 
     They are not where a model reads ahead (BERT), normalises over the batch, drops tokens of a
     full expert, or draws at random in training. Other attentions than SDPA and transformers' own
-    need the device that the model is not on yet.
+    may need a device that the model is not on.
 
     Raises:
         UserError: they are not.

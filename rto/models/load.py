@@ -114,7 +114,8 @@ def is_encoder_decoder(path: str) -> bool:
 
 class Loading(TypedDict):
     """How a model is loaded. ``max_len``: see ``rto.models.rope.fix_frequencies``; there are peft
-    adapters on it when ``lora.rank`` is above 0."""
+    adapters on it when ``lora.rank`` is above 0. A ``device`` gets it at once, so that what is
+    tried on it is tried there; 4-bit weights choose their own."""
 
     dtype: torch.dtype
     attn_implementation: str
@@ -122,6 +123,7 @@ class Loading(TypedDict):
     lora: NotRequired[Lora | None]
     load_in_4bit: NotRequired[bool]
     gradient_checkpointing: NotRequired[bool]
+    device: NotRequired[torch.device]
 
 
 def load_language_model(path: str, **how: Unpack[Loading]) -> PreTrainedModel | PeftModel:
@@ -284,6 +286,7 @@ def _load(
     lora: Lora | None = None,
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
+    device: torch.device | None = None,
 ) -> PreTrainedModel | PeftModel:
     refuse_quantised(wanted, load_in_4bit=load_in_4bit)
     with reading(wanted.path):
@@ -306,6 +309,8 @@ def _load(
     fix_frequencies(model, max_len=max_len)
     if load_in_4bit:
         _disable_avx512(model)
+    elif device is not None:
+        cast(torch.nn.Module, model).to(device)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     # Importing peft takes seconds: only where adapters are asked for.

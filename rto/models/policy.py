@@ -68,7 +68,7 @@ class Policy(nn.Module, ABC):
         with_entropy: bool = False,
         with_value: bool = False,
         reference: Policy | None = None,
-        chunk_size: int = 1024,
+        chunk_size: int | None = None,
         num_chunks: int | None = None,
     ) -> PolicyOutput:
         """Log-probs of the response tokens, fp32 [B, T], 0 where masked; entropy likewise.
@@ -76,7 +76,7 @@ class Policy(nn.Module, ABC):
         A frozen ``reference`` gives KL(reference || policy) likewise; the policy itself stands for
         its base without adapters. The value fp32 [B] is that of the prompt (see ``States``), and
         its gradient reaches the model. ``num_chunks`` calls of the head instead of one per
-        ``chunk_size`` tokens.
+        ``chunk_size`` tokens (``head_chunk``, if not given).
         """
         states = self.states(tokens)
         scores = chunked_logprobs(

@@ -14,7 +14,7 @@ from rto.models.device import resolve_device
 from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
-from rto.sections.runtime import VLLM
+from rto.sections.runtime import VLLM, Beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,15 +88,17 @@ def build_engine(
     max_tokens: int = BATCH_TOKENS,
     transport: Transport = "object_store",
     index: int = 0,
+    beside: Beside = "nothing",
 ) -> Engine:
     """The engine that ``config`` names, where ``settled`` has left its section, for the model at
     ``path``.
 
     ``max_len`` bounds prompt plus response; ``max_tokens`` a batch of transformers' sampling.
-    ``device`` is transformers': vLLM finds its own. ``index`` numbers the engines of a run.
+    ``device`` is transformers': vLLM finds its own. ``index`` numbers the engines of a run, and
+    ``beside`` says what else is on its GPU.
     """
     if config.vllm.engine == "vllm":
-        return _vllm_engine(path, config, max_len, transport, index)
+        return _vllm_engine(path, config, max_len, transport, index, beside)
     return HfEngine(
         path,
         dtype=config.ds.dtype,
@@ -108,7 +110,12 @@ def build_engine(
 
 
 def _vllm_engine(
-    path: str, config: RunConfig, max_len: int, transport: Transport, index: int
+    path: str,
+    config: RunConfig,
+    max_len: int,
+    transport: Transport,
+    index: int,
+    beside: Beside,
 ) -> Engine:
     from rto.rollout.vllm.engine import VllmEngine
 
@@ -119,7 +126,7 @@ def _vllm_engine(
         max_model_len=max_len,
         seed=config.train.seed,
         tensor_parallel_size=vllm.tensor_parallel_size,
-        gpu_memory_utilization=vllm.memory_share,
+        gpu_memory_utilization=vllm.memory_share(beside),
         enforce_eager=vllm.enforce_eager,
         enable_prefix_caching=vllm.enable_prefix_caching,
         enable_sleep=vllm.enable_sleep,

@@ -29,8 +29,6 @@ from rto.tracking.phases import tell
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 from rto.weights.digest import DigestRecorder
 
-BESIDE_SCORERS = 0.5
-"""The engine's share of a GPU that it has together with models that score."""
 VERSION = 0
 """Of every policy: the seed of a request derives from it, and all policies get the same seeds."""
 
@@ -100,13 +98,15 @@ def evaluator(
     models = Models(reference, config.reward.model_name_or_path)
     roles = frozenset(reference) | frozenset([] if rewards is None else [Role.REWARD])
     config = with_engine(with_dtype(config, run_device(config)), first)
-    if models and config.vllm.gpu_memory_utilization is None:
-        config = replace(config, vllm=replace(config.vllm, gpu_memory_utilization=BESIDE_SCORERS))
     rollout = config.rollout
-    with session(config, _plan(config), logs=logs) as actors:
-        engines = actors.start_engines(first, "object_store")
-        frozen = actors.start_scorers(models) if models else None
+    plan = _plan(config, scored=bool(models))
+    with session(config, plan, logs=logs) as actors:
         tell("loading the models")
+        engines = actors.start_engines(first, "object_store")
+        if plan.device == "cuda":
+            # vLLM measures the GPU while it starts: what loads beside it would be counted as its.
+            actors.wait()
+        frozen = actors.start_scorers(models) if models else None
         actors.wait()
         generator = EngineGenerator(
             engines=engines,
@@ -170,7 +170,7 @@ def stored_weights(path: str, dtype: torch.dtype, *, engine: str) -> dict[str, T
     }
 
 
-def _plan(config: RunConfig) -> Plan:
+def _plan(config: RunConfig, *, scored: bool) -> Plan:
     """One engine and one scorer, on the cores of a CPU machine or beside each other on a GPU."""
     on_cpu = run_device(config) == "cpu"
     gpus = 0.0 if on_cpu else 0.5
@@ -181,4 +181,5 @@ def _plan(config: RunConfig) -> Plan:
         bundles={"shared": [bundle]},
         device="cpu" if on_cpu else "cuda",
         colocated=False,
+        beside_engine="scorers" if scored else "nothing",
     )

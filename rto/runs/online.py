@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from rto.cluster.actors import TrainerSpec
-from rto.cluster.build import Actors, Models, Progress, choose_transport, silent
+from rto.cluster.build import Actors, Models, Progress, silent
 from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.cluster.plan import Plan
+from rto.cluster.plan import Plan, choose_transport
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
@@ -138,16 +138,20 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
 
 
 def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) -> Pipeline:
-    """All actors, started at once and ready."""
+    """All actors, ready: started at once, but engines first where they share GPUs with ranks."""
     config, path = run.config, str(run.config.actor.model_name_or_path)
     steps = run.iterations * config.steps_per_iteration
     transport = choose_transport(config, device=run.plan.device, colocated=run.plan.colocated)
+    engines = None
+    if run.plan.colocated:
+        engines = _engines_alone(run, actors, transport, progress)
     policy = actors.start_trainers(
         "policy", TrainerSpec("policy", path, steps, extras=run.method.outputs)
     )
     critic = _start_critic(run, actors, steps)
     frozen = actors.start_scorers(run.models) if run.models else None
-    engines = actors.start_engines(path, transport)
+    if engines is None:
+        engines = actors.start_engines(path, transport)
     actors.wait(progress)
     if transport != "object_store":
         workers = len(engines) * config.vllm.tensor_parallel_size
@@ -165,7 +169,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
             ),
             samples_per_prompt=config.rollout.n_samples_per_prompt,
             run_seed=config.train.seed,
-            sleep_after=config.vllm.enable_sleep and run.plan.colocated,
+            sleep_after=_takes_turns(run),
         ),
         scorer=ClusterScorer(policy=policy, critic=critic, frozen=frozen, rewards=run.rewards),
         learner=ClusterLearner(
@@ -173,6 +177,24 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
         ),
         sync=_sync(run, policy, engines, transport),
     )
+
+
+def _engines_alone(
+    run: OnlineRun, actors: Actors, transport: Transport, progress: Progress
+) -> Engines:
+    """Engines that nothing else on their GPUs disturbs while they start; then they sleep until the
+    first push. vLLM sizes its cache by how the GPU's free memory changes in that time, so a trainer
+    that loads beside it would be counted as the engine's own use."""
+    engines = actors.start_engines(str(run.config.actor.model_name_or_path), transport)
+    actors.wait(progress)
+    if _takes_turns(run):
+        engines.sleep()
+    return engines
+
+
+def _takes_turns(run: OnlineRun) -> bool:
+    """Whether engines give their memory to the ranks on their GPUs after each rollout."""
+    return run.config.vllm.enable_sleep and run.plan.colocated
 
 
 def _start_critic(run: OnlineRun, actors: Actors, steps: int) -> Trainers | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,19 +13,21 @@ from torch import Tensor, nn
 
 from rto.batching.microbatch import plan_microbatches
 from rto.errors import RewardProtocolError, UserError
-from rto.models.device import empty_cache
 from rto.models.families import load_policy
 from rto.models.heads import SequenceReward
 from rto.models.load import load_scalar_model, reward_constants
 from rto.models.policy import Policy
+from rto.scoring.offload import Offloaded
 from rto.types import Role, TokenBatch
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class FrozenOptions:
     """How frozen models are held and run.
 
-    ``offload`` keeps them in host memory and moves one at a time to ``device``; ``max_tokens`` is
+    ``offload`` keeps them in host memory and lends one at a time to ``device``; ``max_tokens`` is
     the budget of one forward, padding, where the model reads any, included. ``max_len`` is the
     longest row (``rto.models.rope``).
     """
@@ -48,7 +51,7 @@ class FrozenScorer:
         options: FrozenOptions,
     ) -> None:
         self._options = options
-        self._home = torch.device("cpu") if options.offload else options.device
+        self._offloaded: dict[nn.Module, Offloaded] = {}
         self._paths = dict(roles)
         self._policies = {path: self._policy(path) for path in dict.fromkeys(roles.values())}
         self._reward_paths = list(reward_models)
@@ -115,13 +118,9 @@ class FrozenScorer:
         place = torch.tensor([row for rows in plan for row in rows])
         return torch.cat(parts)[place.argsort()]
 
-    @contextmanager
-    def _on_device(self, model: nn.Module) -> Iterator[None]:
-        model.to(self._options.device)
-        yield
-        if self._options.offload:
-            model.to(self._home)
-            empty_cache(self._options.device)
+    def _on_device(self, model: nn.Module) -> AbstractContextManager[None]:
+        held = self._offloaded.get(model)
+        return contextlib.nullcontext() if held is None else held.on_device()
 
     def _policy(self, path: str) -> Policy:
         policy = load_policy(
@@ -129,8 +128,9 @@ class FrozenScorer:
             dtype=self._options.dtype,
             attn_implementation=self._options.attn_implementation,
             max_len=self._options.max_len,
+            device=self._options.device,
         )
-        return _frozen(policy, self._home)
+        return self._frozen(policy)
 
     def _reward(self, path: str) -> SequenceReward:
         model = load_scalar_model(
@@ -138,13 +138,13 @@ class FrozenScorer:
             dtype=self._options.dtype,
             attn_implementation=self._options.attn_implementation,
             max_len=self._options.max_len,
+            device=self._options.device,
             new_head=False,
         )
-        return _frozen(SequenceReward(model), self._home)
+        return self._frozen(SequenceReward(model))
 
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def _frozen(model: Model, device: torch.device) -> Model:
-    return model.to(device).eval().requires_grad_(False)
+    def _frozen(self, model: Model) -> Model:
+        model.eval().requires_grad_(False)
+        if self._options.offload:
+            self._offloaded[model] = Offloaded(model, self._options.device)
+        return model

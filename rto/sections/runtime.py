@@ -68,6 +68,13 @@ class DeepSpeed(Section):
         return self.param_dtype
 
 
+Beside = Literal["nothing", "scorers", "ranks"]
+"""What else computes on an engine's GPUs."""
+MEMORY_SHARE: dict[Beside, float] = {"nothing": 0.9, "scorers": 0.5, "ranks": 0.4}
+"""Of a GPU, what an engine may take where ``vllm.gpu_memory_utilization`` is unset. Beside ranks
+their weights and optimizer states stay while it samples; the cache of an 8B model has room."""
+
+
 @dataclass(frozen=True)
 class VLLM(Section):
     """The sampling engines."""
@@ -80,8 +87,9 @@ class VLLM(Section):
     tensor_parallel_size: Devices = 1
     """GPUs per engine."""
     gpu_memory_utilization: PositiveShare | None = None
-    """Share of a GPU's memory that an engine may take, weights and cache. Unset: 0.9, or 0.5 where
-    `rto eval` and `rto compare` have models that score beside it."""
+    """Share of a GPU's memory that an engine may take, weights and cache. Unset: 0.9 for an engine
+    that has its GPUs to itself, 0.4 where it shares them with ranks (`train.colocate_all`), 0.5
+    where `rto eval` and `rto compare` have models that score beside it."""
     enforce_eager: bool = False
     """Start sooner and sample slower: no CUDA graphs."""
     enable_prefix_caching: bool = True
@@ -95,9 +103,10 @@ class VLLM(Section):
     logprob_tolerance: Positive | None = None
     """Largest mean |engine - trainer| log-prob per token; unset: 1e-3 in fp32, 0.1 in bf16."""
 
-    @property
-    def memory_share(self) -> float:
-        return 0.9 if self.gpu_memory_utilization is None else self.gpu_memory_utilization
+    def memory_share(self, beside: Beside) -> float:
+        """What an engine may take of a GPU, unless the user says otherwise."""
+        given = self.gpu_memory_utilization
+        return MEMORY_SHARE[beside] if given is None else given
 
 
 LOGPROB_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}

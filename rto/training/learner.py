@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rto.batching.microbatch import plan_microbatches
 from rto.errors import UserError
+from rto.functional.logprobs import head_chunk
 from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
 from rto.types import LossNorm, LossOutput, PolicyOutput, StepStats, TokenBatch, TrainBatch
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from rto.training.deepspeed import ZeroEngine
 
 EMA_FILE = "ema.safetensors"
-HEAD_CHUNK = 1024
 Batch = TypeVar("Batch", bound=TrainBatch)
 Trains = TypeVar("Trains")
 """The kind of method that a trainer takes its loss from."""
@@ -250,7 +250,8 @@ class PolicyTrainer(RankTrainer[PolicyMethod, PolicyOutput]):
 
     def _num_chunks(self, tokens: TokenBatch) -> int:
         """Calls of the head that all ranks make: ZeRO-3 gathers its weight in each of them."""
-        count = (tokens.response_mask.sum() + HEAD_CHUNK - 1) // HEAD_CHUNK
+        size = head_chunk(tokens.response_mask.device)
+        count = (tokens.response_mask.sum() + size - 1) // size
         dist.all_reduce(count, op=dist.ReduceOp.MAX)
         return max(1, int(count))
 

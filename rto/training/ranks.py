@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 Kind = Literal["policy", "critic", "score"]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class Rank:
             device=place.device,
         )
         torch.manual_seed(config.train.seed)
+        device = resolve_device("cpu" if place.device == "cpu" else "cuda")
         module, model = build_module(
-            kind, model_path, config, value_constants, value_head="value" in extras
+            kind, model_path, config, value_constants, value_head="value" in extras, device=device
         )
         section = config.critic if kind == "critic" else config.actor
-        device = str(resolve_device("cpu" if place.device == "cpu" else "cuda"))
-        settings = engine_settings(section, config, device=device, total_steps=total_steps)
+        settings = engine_settings(section, config, device=str(device), total_steps=total_steps)
         self._model = model
         self._dtype = dtype_of(config.ds.dtype)
         engine = ZeroEngine(module, settings=settings, exported=model)
@@ -148,7 +149,9 @@ class Rank:
             for name, tensor in engine.named_full_parameters()
         ]
         stream = WeightStream(
-            shapes, lambda: ((n, t.to(self._dtype)) for n, t in engine.named_full_parameters())
+            shapes,
+            lambda: ((n, t.to(self._dtype)) for n, t in engine.named_full_parameters()),
+            compared=self.place.rank == 0,
         )
         self._sender = WeightSender(
             transport,
@@ -197,8 +200,10 @@ def build_module(
     constants: tuple[float, float],
     *,
     value_head: bool = False,
+    device: torch.device = CPU,
 ) -> tuple[Policy | TokenValue | PromptValue | SequenceReward, PreTrainedModel | PeftModel]:
-    """The module that the engine trains, and the Hugging Face model inside it."""
+    """The module that the engine trains, and the Hugging Face model inside it: on ``device``, but
+    for ZeRO-3, which takes a model apart that need not fit there whole."""
     section = config.critic if kind == "critic" else config.actor
     common: Loading = {
         "dtype": dtype_of(config.ds.dtype),
@@ -207,6 +212,7 @@ def build_module(
         "lora": config.ds.lora,
         "load_in_4bit": config.ds.load_in_4bit,
         "gradient_checkpointing": section.gradient_checkpointing_enable,
+        "device": CPU if config.ds.zero_stage == 3 else device,
     }
     if kind == "policy":
         module = load_policy(path, value_head=value_head, **common)
@@ -228,8 +234,9 @@ def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torc
         dtype=dtype_of(config.ds.dtype),
         attn_implementation=config.ds.attn_implementation,
         max_len=config.data.max_len,
+        device=device,
     )
-    return reference.to(device).eval().requires_grad_(False)
+    return reference.eval().requires_grad_(False)
 
 
 def build_trainer(

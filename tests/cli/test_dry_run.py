@@ -97,6 +97,28 @@ def test_every_configuration_gets_a_plan(
     assert "M parameters" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("colocate", "given", "said"),
+    [(True, None, "40% of its GPUs"), (False, None, "90% of its GPUs"), (True, 0.3, "30% of its")],
+)
+def test_the_plan_tells_what_an_engine_takes_of_its_gpu(
+    colocate: bool, given: float | None, said: str, capsys: pytest.CaptureFixture[str],
+    tiny_model_dir: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text("".join(json.dumps({"input": f"w{i}"}) + "\n" for i in range(8)))
+    share = [] if given is None else ["--vllm.gpu_memory_utilization", str(given)]
+    assert main([
+        "train", "--algo", "ppo", "--actor.model_name_or_path", str(tiny_model_dir),
+        "--reward.func_path", str(FOLDER.parents[1] / "rto/quickstart/reward_func.py"),
+        "--data.prompt_dataset", str(rows),
+        "--data.max_len", "64", "--rollout.max_new_tokens", "8", "--rollout.batch_size", "8",
+        "--train.batch_size", "8", "--train.colocate_all", str(colocate).lower(),
+        "--plan.gpus", "4xA100-80", "--vllm.engine", "vllm", *share, "--dry_run",
+    ]) == 0  # fmt: skip
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_no_offline_figure_is_at_the_temperature_of_sampling(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:

@@ -56,13 +56,13 @@ def started(
         return engine
 
     monkeypatch.setattr("rto.cluster.actors.build_engine", build)
-    monkeypatch.setattr("rto.cluster.actors.prepare_process", lambda device, share: None)
+    monkeypatch.setattr("rto.cluster.actors.prepare_process", lambda share: None)
     config = RunConfig(
         data=Data(max_len=80), rollout=RolloutSection(max_tokens_per_gpu=99), vllm=VLLM()
     )
     actor = EngineActor()
     for _ in range(2):
-        actor.start("m", config, "nccl", "cpu", 5, *gpus)
+        actor.start("m", config, "nccl", "cpu", 5, "ranks", *gpus)
     return actor, asked
 
 
@@ -70,6 +70,7 @@ def test_an_actor_builds_its_engine_once_and_asks_it(monkeypatch: pytest.MonkeyP
     engine = Receiving(bigram())
     actor, asked = started(monkeypatch, engine)
     room = {"max_len": 80, "device": "cpu", "max_tokens": 99, "transport": "nccl", "index": 5}
+    room = {**room, "beside": "ranks"}
     assert asked == [("m", room)]
     actor.wake("weights")
     actor.load_weights({"table": bigram(1)})
@@ -120,10 +121,25 @@ def test_processes_that_compute_at_the_same_time_share_the_cores(
     cores: int, share: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    prepare_process("cpu", share=share)
+    prepare_process(share=share)
     assert torch.get_num_threads() == expected
-    prepare_process("cuda", share=1)
-    assert torch.get_num_threads() == expected, "a GPU's process keeps what it has"
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_process_beside_a_gpu_has_its_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def build(path: str, config: RunConfig, **settings: Any) -> BigramEngine:
+        found.append(torch.get_num_threads())
+        return BigramEngine(bigram())
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr("rto.cluster.actors.build_engine", build)
+    config = RunConfig(vllm=VLLM(num_engines=4))
+    for device in ("cpu", "cuda"):
+        torch.set_num_threads(1)
+        EngineActor().start("m", config, "ipc", device, 0, "ranks")
+    assert found == [3, 3]
 
 
 @pytest.mark.usefixtures("threads")
@@ -172,7 +188,10 @@ def test_an_engine_serves_runs_that_would_build_the_same(
     changes: dict[str, Any], same: bool
 ) -> None:
     common: dict[str, Any] = {"ds": DeepSpeed(param_dtype="fp32"), "data": Data(max_len=80)}
-    first = engine_settings("m", RunConfig(**common), "ipc")
-    assert (engine_settings("m", RunConfig(**{**common, **changes}), "ipc") == first) is same
-    assert engine_settings("other", RunConfig(**common), "ipc") != first
-    assert engine_settings("m", RunConfig(**common), "nccl") != first
+    config = RunConfig(**common)
+    first = engine_settings("m", config, "ipc", "ranks")
+    again = engine_settings("m", RunConfig(**{**common, **changes}), "ipc", "ranks")
+    assert (again == first) is same
+    assert engine_settings("other", config, "ipc", "ranks") != first
+    assert engine_settings("m", config, "nccl", "ranks") != first
+    assert engine_settings("m", config, "ipc", "nothing") != first

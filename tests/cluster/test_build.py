@@ -10,7 +10,7 @@ from handles import Answers, Handle
 
 from rto.cluster import build, groups
 from rto.cluster.actors import TrainerSpec
-from rto.cluster.build import Actors, Models, choose_transport
+from rto.cluster.build import Actors, Models
 from rto.cluster.placement import Placement
 from rto.cluster.plan import GroupSpec, Plan
 from rto.sections.run_config import RunConfig
@@ -99,17 +99,20 @@ def test_colocated_engines_use_the_gpus_of_the_ranks_on_their_bundles(machine: M
     """Four ranks, two engines of two GPUs."""
     config = RunConfig(vllm=VLLM(tensor_parallel_size=2), ds=DeepSpeed(param_dtype="fp32"))
     made = actors(plan(colocated=True, policy=4, engine=2), config)
-    made.start_trainers("policy", SPEC)
     made.start_engines("m", "ipc")
-    starts = [handle.calls[0] for handle in machine.made[4:]]
-    assert [[gpus.answer for gpus in start[6:]] for start in starts] == [
-        ["devices of process 0", "devices of process 1"],
+    asked = [call for handle in machine.made for call in handle.calls if call[0] == "devices"]
+    assert len(asked) == 4
+    starts = [handle.calls[0] for handle in machine.made[:2]]
+    assert [[gpus.answer for gpus in start[7:]] for start in starts] == [
         ["devices of process 2", "devices of process 3"],
+        ["devices of process 4", "devices of process 5"],
     ]
+    ranks = names(made.start_trainers("policy", SPEC))
+    assert ranks == [f"process {2 + rank}" for rank in range(4)], "they were asked, not others"
     apart = actors(plan(policy=4))
     apart.start_trainers("policy", SPEC)
     apart.start_engines("m", "nccl")
-    assert machine.made[-1].calls[0][6:] == ()
+    assert machine.made[-1].calls[0][6:] == ("nothing",)
 
 
 def test_a_group_that_is_stopped_is_killed_and_not_missed(machine: Machine) -> None:
@@ -163,20 +166,3 @@ def test_processes_that_rest_forget_their_models_but_engines_keep_theirs(machine
 ])  # fmt: skip
 def test_frozen_models_are_there_where_one_is_named(models: Models, any_: bool) -> None:
     assert bool(models) is any_
-
-
-@pytest.mark.parametrize(
-    ("engine", "backend", "device", "colocated", "transport"),
-    [
-        ("transformers", "auto", "cuda", True, "object_store"),
-        ("vllm", "auto", "cpu", False, "object_store"),
-        ("vllm", "auto", "cuda", True, "ipc"),
-        ("vllm", "auto", "cuda", False, "nccl"),
-        ("vllm", "object_store", "cuda", True, "object_store"),
-    ],
-)
-def test_the_transport_fits_where_the_engines_are(
-    engine: Any, backend: Any, device: str, colocated: bool, transport: str
-) -> None:
-    config = RunConfig(vllm=VLLM(engine=engine, sync_backend=backend))
-    assert choose_transport(config, device=device, colocated=colocated) == transport

@@ -71,9 +71,9 @@ def test_engines_start_with_a_number_each_and_the_gpus_that_they_share(
     handles: list[Handle],
 ) -> None:
     shared: list[Any] = [["a", "b"], ["c"]]
-    Engines(group(handles)).start("m", CONFIG, "ipc", "cuda", shared)
-    assert handles[0].calls == [("start", "m", CONFIG, "ipc", "cuda", 0, "a", "b")]
-    assert handles[1].calls == [("start", "m", CONFIG, "ipc", "cuda", 1, "c")]
+    Engines(group(handles)).start("m", CONFIG, "ipc", "cuda", "ranks", shared)
+    assert handles[0].calls == [("start", "m", CONFIG, "ipc", "cuda", 0, "ranks", "a", "b")]
+    assert handles[1].calls == [("start", "m", CONFIG, "ipc", "cuda", 1, "ranks", "c")]
 
 
 def test_scorers_start_alike_and_score_a_shard_each(handles: list[Handle]) -> None:

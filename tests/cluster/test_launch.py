@@ -61,7 +61,7 @@ def test_a_process_without_ray_is_not_connected(monkeypatch: pytest.MonkeyPatch)
     assert "ray" not in sys.modules, "asking imports nothing"
 
 
-OURS = ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "GOMP_SPINCOUNT")
+OURS = ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "GOMP_SPINCOUNT")
 
 
 @pytest.fixture
@@ -82,9 +82,20 @@ def test_sockets_of_a_single_machine_stay_on_loopback() -> None:
 
     launch._stay_local()
     assert os.environ["VLLM_HOST_IP"] == "127.0.0.1"
-    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    for library in ("GLOO", "NCCL"):
+        assert os.environ[f"{library}_SOCKET_IFNAME"] in ("lo", "lo0")
     assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert ray_constants.ENABLE_RAY_CLUSTER is False
+
+
+def test_a_cluster_that_is_joined_keeps_its_interfaces(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its ranks may be on several machines."""
+    bare.setattr("ray.is_initialized", lambda: True)
+    for address, is_local in (("10.0.0.1:6379", False), (None, True)):
+        launch.start(Cluster(address=address), device="cuda", num_actors=1, log_dir=tmp_path)
+        assert [name in os.environ for name in OURS] == [is_local] * len(OURS)
 
 
 @pytest.mark.usefixtures("bare")

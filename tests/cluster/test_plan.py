@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rto.cluster.plan import Plan, plan_actors
+from rto.cluster.plan import Plan, choose_transport, plan_actors
+from rto.errors import UserError
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM
 from rto.sections.training import Actor, Critic, Frozen, Train
@@ -20,7 +21,7 @@ def config(*, colocate: bool = True, width: int = 1, engines: int = 1) -> RunCon
         critic=Critic(num_gpus_per_node=2),
         ref=Frozen(num_gpus_per_node=3),
         train=Train(colocate_all=colocate),
-        vllm=VLLM(num_engines=engines, tensor_parallel_size=width),
+        vllm=VLLM(num_engines=engines, tensor_parallel_size=width, sync_backend="object_store"),
     )
 
 
@@ -69,7 +70,7 @@ def test_cpu_bundles_hold_one_actor_each() -> None:
 
 def test_colocated_groups_share_the_gpus_of_the_widest() -> None:
     plan = online(config(engines=2), device="cuda")
-    assert plan.colocated
+    assert (plan.colocated, plan.beside_engine) == (True, "ranks")
     assert list(plan.bundles) == ["shared"]
     assert plan.total("GPU") == 4
     assert bundles_of(plan, "policy") == [0, 1, 2, 3]
@@ -89,14 +90,35 @@ def test_a_colocated_engine_spans_the_bundles_of_its_tensor_parallel_ranks() -> 
     plan = online(config(engines=2, width=2), device="cuda")
     assert bundles_of(plan, "engine") == [0, 2]
     assert plan.total("GPU") == 4
-    wide = online(config(engines=3, width=2), device="cuda")
-    assert bundles_of(wide, "engine") == [0, 2, 4]
-    assert wide.total("GPU") == 6
+
+
+@pytest.mark.parametrize(
+    ("engines", "width", "backend", "fits"),
+    [
+        (4, 1, "auto", True), (2, 2, "auto", True), (1, 4, "ipc", True),
+        (5, 1, "auto", False), (3, 2, "auto", False), (1, 1, "auto", False), (1, 2, "ipc", False),
+        (1, 1, "object_store", True), (4, 1, "object_store", True), (5, 1, "object_store", False),
+    ],
+)  # fmt: skip
+def test_every_gpu_of_a_colocated_engine_has_a_policy_rank(
+    engines: int, width: int, backend: Any, fits: bool
+) -> None:
+    """There are four."""
+    settings = config(engines=engines, width=width)
+    settings = replace(settings, vllm=replace(settings.vllm, sync_backend=backend))
+    apart = replace(settings, train=Train(colocate_all=False))
+    assert online(apart, device="cuda").num_actors == online(settings, device="cpu").num_actors
+    assert "engine" not in online(settings, device="cuda", online=False).groups
+    if fits:
+        assert online(settings, device="cuda").total("GPU") == 4
+        return
+    with pytest.raises(UserError, match=f"share those of 4 policy ranks.*engines {4 // width}"):
+        online(settings, device="cuda")
 
 
 def test_separate_groups_have_gpus_of_their_own() -> None:
     plan = online(config(colocate=False, engines=2, width=2), device="cuda")
-    assert not plan.colocated
+    assert (plan.colocated, plan.beside_engine) == (False, "nothing")
     # 4 policy + 2 critic + 3 scorers + 2 engines of 2.
     assert plan.total("GPU") == 13
     assert {name: spec.num_gpus for name, spec in plan.groups.items()} == {
@@ -118,3 +140,20 @@ def test_a_colocated_engine_takes_the_gpus_of_the_ranks_and_counts_for_none_itse
     shares = {name: spec.num_gpus for name, spec in plan.groups.items()}
     assert shares["engine"] == 0
     assert min(share for name, share in shares.items() if name != "engine") > 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "backend", "device", "colocated", "transport"),
+    [
+        ("transformers", "auto", "cuda", True, "object_store"),
+        ("vllm", "auto", "cpu", False, "object_store"),
+        ("vllm", "auto", "cuda", True, "ipc"),
+        ("vllm", "auto", "cuda", False, "nccl"),
+        ("vllm", "object_store", "cuda", True, "object_store"),
+    ],
+)
+def test_the_transport_fits_where_the_engines_are(
+    engine: Any, backend: Any, device: str, colocated: bool, transport: str
+) -> None:
+    config = RunConfig(vllm=VLLM(engine=engine, sync_backend=backend))
+    assert choose_transport(config, device=device, colocated=colocated) == transport

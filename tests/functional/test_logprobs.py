@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from rto.functional import logprobs
 from rto.functional.logprobs import chunked_logprobs
 
 N, H, V = 37, 8, 53
@@ -177,6 +178,21 @@ def test_bf16_hidden_states_give_fp32_log_probs():
     logprobs, *_ = chunked_logprobs(hidden, head, ids, chunk_size=10)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, selected_logprobs_naive(head(hidden), ids))
+
+
+@pytest.mark.parametrize(("like", "rows", "calls"), [
+    ("cpu", 1024, 1), ("cpu", 4096, 4), ("cuda", 4096, 1), ("cuda", 4097, 2),
+])  # fmt: skip
+def test_a_gpu_reads_more_positions_at_a_time(
+    like: str, rows: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size goes by the tensors' device; here that is one without memory."""
+    monkeypatch.setitem(logprobs.HEAD_CHUNK, "meta", logprobs.HEAD_CHUNK[like])
+    head, asked = nn.Linear(H, V, device="meta"), list[int]()
+    head.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    ids = torch.zeros(rows, dtype=torch.long, device="meta")
+    chunked_logprobs(torch.zeros(rows, H, device="meta"), head, ids)
+    assert len(asked) == calls
 
 
 def test_no_positions_give_no_log_probs():

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from rto.errors import UserError
+from rto.models import causal, heads
 from rto.models.decoder import Decoder
-from rto.models.families import load_policy
+from rto.models.families import load_critic, load_policy
 from rto.models.load import load_language_model
 
 
@@ -61,3 +62,27 @@ def test_routers_make_no_noise(tmp_path: Path) -> None:
     model = load_language_model(str(tmp_path), dtype=torch.float32, attn_implementation="sdpa")
     assert model.config.to_dict()["router_jitter_noise"] == 0.0
     Decoder(model)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("load", [load_policy, load_critic])
+def test_a_model_is_tried_on_the_device_that_it_is_loaded_for(
+    device: str, load: Any, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    class Trial:
+        packs = False
+
+        def __init__(self, model: LlamaForCausalLM) -> None:
+            found.extend({parameter.device.type for parameter in model.parameters()})
+
+    monkeypatch.setattr(causal, "Decoder", Trial)
+    monkeypatch.setattr(heads, "Decoder", Trial)
+    load(
+        str(tiny_model_dir),
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        device=torch.device(device),
+    )
+    assert found == [device]

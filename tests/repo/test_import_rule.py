@@ -92,7 +92,8 @@ ROOMS = {
     "sections": "card errors protocols resources secrets text yaml_file",
     "text": "",
     "tracking": "errors protocols secrets sections text types",
-    "training": "batching data errors methods models protocols rollout sections types weights",
+    "training": "batching data errors functional methods models protocols rollout sections types "
+    "weights",
     "types": "",
     "weights": "errors",
     "yaml_file": "errors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,16 @@ def test_an_engine_of_a_run_is_built_from_its_section(built: list[dict[str, Any]
             "engine_index": 1,
         }
     ]
+
+
+@pytest.mark.parametrize(("beside", "share"), [("nothing", 0.9), ("scorers", 0.5), ("ranks", 0.4)])
+def test_an_engine_takes_what_its_neighbours_leave_where_nothing_is_set(
+    beside: Any, share: float, built: list[dict[str, Any]]
+) -> None:
+    unset = replace(CONFIG, vllm=replace(CONFIG.vllm, gpu_memory_utilization=None))
+    for config in (unset, CONFIG):
+        build_engine("m", config, max_len=96, device="cpu", beside=beside)
+    assert [each["gpu_memory_utilization"] for each in built] == [share, 0.5]
 
 
 def test_an_engine_alone_caches_no_prompt_and_sleeps_for_nobody(

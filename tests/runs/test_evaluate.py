@@ -135,9 +135,31 @@ def test_answers_are_scored_by_the_reference_and_the_reward_models(transports: T
     assert transports.actors.transport == "object_store"
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(None, evaluate.BESIDE_SCORERS), (0.7, 0.7)])
+@pytest.mark.parametrize(("asked", "scored", "expected"), [
+    (None, True, 0.5), (None, False, 0.9), (0.7, True, 0.7),
+])  # fmt: skip
 def test_the_engine_leaves_room_for_the_models_that_score(
-    asked: float | None, expected: float, transports: Transports
+    asked: float | None, scored: bool, expected: float, transports: Transports, tmp_path: Path
 ) -> None:
-    evaluated({"a": "1"}, vllm=VLLM(gpu_memory_utilization=asked))
-    assert transports.actors.config.vllm.gpu_memory_utilization == expected
+    frozen = {"ref": Frozen("r"), "reward": Reward(model_name_or_path=["rm"])} if scored else {}
+    config = RunConfig(
+        ds=DeepSpeed(param_dtype="fp32"),
+        train=Train(device="cpu"),
+        vllm=VLLM(gpu_memory_utilization=asked),
+        **frozen,
+    )
+    with evaluate.evaluator("1", config=config, logs=tmp_path):
+        actors = transports.actors
+    assert actors.config.vllm.memory_share(actors.placement.plan.beside_engine) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "order"),
+    [("cpu", ["engine", "scorer", "ready"]), ("cuda", ["engine", "ready", "scorer", "ready"])],
+)
+def test_an_engine_on_the_scorers_gpu_is_ready_before_they_start(
+    device: str, order: list[str], transports: Transports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "run_device", lambda config: device)
+    evaluated({"a": "1"})
+    assert transports.actors.order == order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,37 @@ def test_on_gpus_the_ranks_join_the_engines_transfer(
     assert actors.transport == pipeline.sync.transport == transport
     assert actors.ranks["policy"].transfers == transfers
     assert pipeline.generator.sleep_after is sleeps
-    assert actors.waited == 1
+
+
+@dataclass
+class Sleeper(BigramEngine):
+    """Says when it falls asleep."""
+
+    order: list[str] = field(default_factory=list)
+
+    def sleep(self) -> None:
+        self.order.append("sleep")
+
+
+@pytest.mark.parametrize(
+    ("device", "colocated", "sleep", "expected"),
+    [
+        ("cuda", True, True, "engine ready sleep policy critic scorer ready"),
+        ("cuda", True, False, "engine ready policy critic scorer ready"),
+        ("cuda", False, True, "policy critic scorer engine ready"),
+        ("cpu", False, True, "policy critic scorer engine ready"),
+    ],
+)
+def test_engines_on_the_ranks_gpus_are_ready_and_asleep_before_a_rank_starts(
+    device: Any, colocated: bool, sleep: bool, expected: str, model: str
+) -> None:
+    plan = replace(GPUS, device=device, colocated=colocated)
+    run = planned(model, vllm=VLLM(engine="transformers", enable_sleep=sleep), plan=plan)
+    engine = Sleeper(bigram())
+    actors = local_actors(run.config, frozen={Role.REFERENCE: bigram()}, engine_of=engine)
+    engine.order = actors.order
+    build_pipeline(run, actors)
+    assert actors.order == expected.split()
 
 
 def test_the_parts_of_a_pipeline_follow_the_settings(model: str) -> None:

@@ -116,25 +116,29 @@ class LocalActors(Actors):
     replica: FrozenReplica | None = None
     models: Models | None = None
     transport: Transport | None = None
-    waited: int = 0
+    order: list[str] = field(default_factory=list)
+    """The groups as they were started, and "ready" for each wait."""
     ended: list[str] = field(default_factory=list)
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> Trainers:
+        self.order.append(name)
         table = self.critic if name == "critic" else self.policy
         self.ranks[name] = LearningRank(table, spec=spec)
         return trainers_of(name, self.ranks[name])
 
     def start_scorers(self, models: Models) -> Scorers:
+        self.order.append("scorer")
         self.models = models
         self.replica = FrozenReplica(dict(self.frozen), (1.0,) * len(models.rewards))
         return scorers_of(self.replica)
 
     def start_engines(self, model_path: str, transport: Transport) -> Engines:
+        self.order.append("engine")
         self.transport = transport
         return engines_of(self.engine_of)
 
     def wait(self, progress: Progress = silent) -> None:
-        self.waited += 1
+        self.order.append("ready")
 
     def stop(self, name: str) -> None:
         self.ended.append(name)
@@ -144,8 +148,8 @@ def cpu_plan(config: RunConfig) -> Plan:
     return Plan({}, {}, "cpu", colocated=False)
 
 
-def local_actors(config: RunConfig, **parts: Any) -> LocalActors:
-    return LocalActors(config, Placement(cpu_plan(config), {}), **parts)
+def local_actors(config: RunConfig, plan: Plan | None = None, **parts: Any) -> LocalActors:
+    return LocalActors(config, Placement(plan or cpu_plan(config), {}), **parts)
 
 
 @dataclass
@@ -157,5 +161,5 @@ class LocalSession:
 
     @contextmanager
     def __call__(self, config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[LocalActors]:
-        self.opened.append(local_actors(config, **self.parts))
+        self.opened.append(local_actors(config, plan, **self.parts))
         yield self.opened[-1]

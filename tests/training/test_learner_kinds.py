@@ -13,6 +13,7 @@ from token_rows import token_batch
 from torch import Tensor
 
 from rto.errors import UserError
+from rto.functional.logprobs import HEAD_CHUNK
 from rto.training.deepspeed import ZeroEngine
 from rto.training.learner import CriticTrainer, PolicyTrainer, RankTrainer, ScoreTrainer
 from rto.types import LossNorm, LossOutput, PolicyOutput, TokenBatch, TrainBatch
@@ -123,7 +124,7 @@ def test_all_ranks_call_a_sharded_head_equally_often(
     chunk: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 7 response tokens."""
-    monkeypatch.setattr("rto.training.learner.HEAD_CHUNK", chunk)
+    monkeypatch.setitem(HEAD_CHUNK, "cpu", chunk)
     model = engine(zero_stage=3)
     PolicyTrainer(model).forward(ROWS, temperature=1.0)
     assert model.asked[0]["num_chunks"] == count

@@ -16,6 +16,7 @@ from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed, Lora
 from rto.sections.training import Actor, Adam, Critic, Frozen, Train
+from rto.training import ranks
 from rto.training.deepspeed import ZeroEngine
 from rto.training.learner import CriticTrainer, PolicyTrainer, ScoreTrainer
 from rto.training.ranks import build_module, build_trainer, engine_settings, load_reference
@@ -40,6 +41,24 @@ def test_each_kind_of_rank_trains_a_module_of_its_own(
     built, model = build_module(kind, str(tiny_model_dir), config(tiny_model_dir), (0.0, 1.0))
     assert type(built) is module
     assert built.model is model
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(2, "meta"), (3, "cpu")])
+def test_a_rank_loads_on_its_device_unless_zero_takes_the_model_apart(
+    stage: Any, expected: str, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config(tiny_model_dir, ds=DeepSpeed(param_dtype="fp32", zero_stage=stage))
+    asked: list[str] = []
+    own = ranks.load_policy
+
+    def load(path: str, **how: Any) -> Any:
+        asked.append(how.pop("device").type)
+        return own(path, **how)
+
+    monkeypatch.setattr(ranks, "load_policy", load)
+    meta = torch.device("meta")
+    build_module("policy", str(tiny_model_dir), made, (0.0, 1.0), device=meta)
+    assert asked == [expected]
 
 
 def test_a_reward_model_keeps_what_its_texts_were_rendered_with(tiny_model_dir: Path) -> None:

@@ -39,6 +39,13 @@ def test_recorder_passes_pairs_on_and_refuses_a_second_tensor_of_a_name():
         list(recorder.tee([("a", torch.zeros(2))]))
 
 
+def test_a_recorder_at_rest_passes_the_same_pairs_on_and_takes_no_digest():
+    recorder = DigestRecorder(active=False)
+    pairs = [("a", torch.zeros(2)), ("b", torch.ones(2))]
+    assert list(recorder.tee(pairs)) == pairs
+    assert recorder.digests == {}
+
+
 def test_first_difference_names_the_first_in_sorted_order():
     sent = {"c": "3", "a": "1", "b": "2"}
     assert first_difference(sent, dict(sorted(sent.items()))) is None

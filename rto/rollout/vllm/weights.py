@@ -30,6 +30,7 @@ from vllm.platforms import current_platform
 from vllm.utils.network_utils import get_open_port
 
 from rto.errors import ProofError
+from rto.weights.buffer import buffer_bytes
 from rto.weights.digest import DigestRecorder, TensorDigests, WeightReceipt
 
 
@@ -127,23 +128,27 @@ def _repack_heads(model: nn.Module) -> None:
 class WeightStream(WeightSource):
     """A trainer's full tensors by checkpoint name, digested as they leave.
 
-    ``stream`` gives a fresh pass at each call and must agree with ``metadata`` in order.
+    ``stream`` gives a fresh pass at each call and must agree with ``metadata`` in order. Ranks
+    whose digests nobody reads are not ``compared``: a digest costs a copy to the host.
     """
 
     def __init__(
         self,
         metadata: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
         stream: Callable[[], Iterable[tuple[str, Tensor]]],
+        *,
+        compared: bool = True,
     ) -> None:
         self._metadata = [ParamMeta(*entry) for entry in metadata]
         self._stream = stream
+        self._compared = compared
         self.digests: TensorDigests = {}
 
     def metadata(self) -> list[ParamMeta]:
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        recorder = DigestRecorder()
+        recorder = DigestRecorder(active=self._compared)
         self.digests = recorder.digests
         return recorder.tee(self._stream())
 
@@ -167,10 +172,15 @@ class WeightSender:
         master_address: str = "127.0.0.1",
     ) -> None:
         """``num_workers`` is the number of engines times their tensor-parallel size."""
+        sizes = [(each.dtype, each.shape) for each in weights.metadata()]
         init_info = (
             NCCLTrainerInitInfo(master_address, get_open_port(), 1 + num_workers, rank=rank)
             if transport == "nccl"
-            else IPCTrainerInitInfo(packed=True, rank=rank)
+            else IPCTrainerInitInfo(
+                packed=True,
+                rank=rank,
+                packed_buffer_size_bytes=buffer_bytes(sizes),
+            )
         )
         self._weights = weights
         self._engine = WeightTransferTrainerFactory.trainer_init(
