@@ -42,16 +42,25 @@ def rollout_columns(rollouts: Sequence[Rollout], batch: ScoredBatch) -> RolloutC
     if len(rollouts) != len(batch):
         raise ValueError(f"{len(rollouts)} rollouts for {len(batch)} scored rows")
     mask = batch.tokens.response_mask
+    places = mask.flatten().nonzero().squeeze(-1)
+
+    def real(x: Tensor) -> Tensor:
+        return x.flatten().index_select(0, places)
+
     by_token = {role: x.detach() for role, x in batch.scores.items() if x.ndim > 1}
-    sums = {r: x.masked_fill(~mask, 0).sum(-1) for r, x in by_token.items() if r in LOGPROBS}
+    sums = {
+        r: torch.where(mask, x, x.new_zeros(())).sum(-1)
+        for r, x in by_token.items()
+        if r in LOGPROBS
+    }
     alone = {role: x.detach() for role, x in batch.scores.items() if x.ndim == 1}
     return RolloutColumns(
         rows=_rows(rollouts),
         lengths=mask.sum(-1),
-        ids=batch.tokens.response_ids[mask].int(),
+        ids=real(batch.tokens.response_ids).int(),
         tokens={
-            "sampler_logprobs": batch.tokens.sampler_logprobs[mask],
-            **{f"{role}_tokens": x[mask] for role, x in by_token.items()},
+            "sampler_logprobs": real(batch.tokens.sampler_logprobs),
+            **{f"{role}_tokens": real(x) for role, x in by_token.items()},
         },
         responses={str(role): x.clone() for role, x in (sums | alone).items()},
     )
