@@ -30,7 +30,7 @@ def gae(
     for t in reversed(range(len(by_token))):
         running = by_token[t] + gamma * lambd * running
         summed[t] = running
-    advantages = zero_masked(summed.t().contiguous(), mask)
+    advantages = zero_masked(summed.t(), mask)
     return advantages, advantages + values
 
 

@@ -24,7 +24,7 @@ def written(run: Path, iteration: int) -> Path:
 def test_files_of_both_kinds_are_found_in_order_and_parquet_counts(tmp_path: Path) -> None:
     for iteration in (10, 2):
         write_iteration(tmp_path, iteration, [rollout(0, "p", "r", 1.0)])
-    for iteration in (3, 10):
+    for iteration in (3, 10, 1_000_000):
         written(tmp_path, iteration)
     (tmp_path / "rollouts" / "iter_000004.parquet.tmp").touch()
     (tmp_path / "rollouts" / "iter_000005.parquet").mkdir()
@@ -32,6 +32,7 @@ def test_files_of_both_kinds_are_found_in_order_and_parquet_counts(tmp_path: Pat
         (2, "iter_000002.jsonl.gz"),
         (3, "iter_000003.parquet"),
         (10, "iter_000010.parquet"),
+        (1_000_000, "iter_1000000.parquet"),
     ]
     assert find_rollouts(tmp_path / "none") == {}
 
