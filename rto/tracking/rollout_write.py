@@ -103,14 +103,15 @@ def _rounded(values: Tensor) -> Tensor:
 def write_rollouts(path: Path, columns: RolloutColumns) -> None:
     """The whole file or none, on the disk. Equal content gives equal bytes."""
     draft = path.with_name(f"{path.name}.tmp")
+    split = [f"{name}.list.element" for name in columns.tokens]
     with draft.open("wb") as file:
         pq.write_table(
             rollout_table(columns),
             file,
             compression="zstd",
             row_group_size=GROUP_ROWS,
-            use_dictionary=["prompt"],
-            use_byte_stream_split=[f"{name}.list.element" for name in columns.tokens],
+            use_dictionary=["prompt"],  # pyright: ignore[reportArgumentType]
+            use_byte_stream_split=split,  # pyright: ignore[reportArgumentType]
         )
         file.flush()
         os.fsync(file.fileno())
