@@ -42,6 +42,7 @@ TARGETS = {
     "logprob_memory_ratio": Target(0.35, "lower", "logprob_memory"),
     "first_step_seconds": Target(60, "lower", "quickstart"),
     "rto_help_seconds": Target(1.5, "lower", "rto_help"),
+    "driver_seconds": Target(0.5, "lower", "driver"),
     "grpo_like_samples_ratio": Target(2, "higher", "grpo_like"),
     "dpo_step_ratio": Target(2, "higher", "preference"),
     "dpo_memory_ratio": Target(1, "lower", "preference"),

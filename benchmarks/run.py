@@ -2,8 +2,9 @@
 
     python -m benchmarks.run [NAME ...] [--model DIR] [--feedback FILE] [--quick] [--out FILE]
 
-Each benchmark runs in a process of its own, with nothing else on the machine if its figures are to
-mean anything. The result file keeps the entries of figures that were not asked for.
+NAME is a figure, or a module, which stands for all of its figures. Each benchmark runs in a process
+of its own, with nothing else on the machine if its figures are to mean anything. The result file
+keeps the entries of figures that were not asked for.
 """
 
 from __future__ import annotations
@@ -56,10 +57,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("--out", type=Path, help="default benchmarks/latest.json, none if --quick")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.names if name not in TARGETS]
+    unknown = [name for name in arguments.names if not figures_of(name)]
     if unknown:
         parser.error(f"unknown figure {unknown[0]!r}: one of {', '.join(TARGETS)}")
+    arguments.names = [figure for name in arguments.names for figure in figures_of(name)]
     return arguments
+
+
+def figures_of(name: str) -> list[str]:
+    """The figure of this name, or those of the module of this name."""
+    if name in TARGETS:
+        return [name]
+    return [figure for figure, target in TARGETS.items() if target.module == name]
 
 
 def measure(module: str, options: Options, *, log: Path) -> list[Figure]:

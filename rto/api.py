@@ -6,7 +6,6 @@ names, or the short spellings. Heavy imports happen in the call that needs them.
 
 from __future__ import annotations
 
-import gzip
 import json
 import numbers
 import os
@@ -131,7 +130,9 @@ class Run:
         """
         import pandas as pd
 
-        paths = self._rollout_files()
+        from rto.tracking.rollout_read import find_rollouts
+
+        paths = find_rollouts(self.folder)
         if iterations is not None:
             wanted = [iterations] if isinstance(iterations, int) else list(iterations)
             absent = [number for number in wanted if number not in paths]
@@ -142,10 +143,6 @@ class Run:
                 )
             paths = {number: paths[number] for number in wanted}
         return pd.DataFrame([row for number in paths for row in _responses(number, paths[number])])
-
-    def _rollout_files(self) -> dict[int, Path]:
-        found = sorted((self.folder / "rollouts").glob("iter_*.jsonl.gz"))
-        return {int(path.name.split(".")[0].removeprefix("iter_")): path for path in found}
 
     def _export(self, name: str) -> Path:
         path = self.folder / name
@@ -208,13 +205,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _responses(iteration: int, path: Path) -> Iterator[dict[str, Any]]:
     from rto.errors import foreign
+    from rto.tracking.rollout_read import read_rollouts
 
-    with (
-        foreign(f"{path}: not a file of rollouts", "remove it, or restore it from a copy"),
-        gzip.open(path, "rt", encoding="utf-8") as file,
-    ):
-        for line in file:
-            row = json.loads(line)
+    with foreign(f"{path}: not a file of rollouts", "remove the file"):
+        for row in read_rollouts(path):
             scores = row.pop("scores")
             yield {"iteration": iteration, **row, **dict(_columns(scores))}
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +78,7 @@ class Rows:
     def take(self, rows: Sequence[int] | Tensor) -> Self:
         """The given rows, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.long)
-        return self.map(lambda x: x[index])
+        return self.map(lambda x: x.index_select(0, index))
 
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda x: x.to(device, non_blocking=True))
@@ -216,11 +218,17 @@ def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:
         if not rollout.token_ids:
             raise ValueError(f"collate: empty response to prompt {rollout.prompt.id}")
         groups.setdefault(rollout.prompt.id, len(groups))
+        if len(rollout.sampler_logprobs) != len(rollout.token_ids):
+            raise ValueError(
+                f"collate: {len(rollout.sampler_logprobs)} log-probs for "
+                f"{len(rollout.token_ids)} tokens in response to prompt {rollout.prompt.id}"
+            )
     prompt_ids, prompt_mask = pad([r.prompt.token_ids for r in rollouts], pad_token_id, left=True)
     response_ids, response_mask = pad([r.token_ids for r in rollouts], pad_token_id, left=False)
     sampler = torch.zeros(response_ids.shape)
-    for row, rollout in enumerate(rollouts):
-        sampler[row, : len(rollout.token_ids)] = torch.tensor(rollout.sampler_logprobs)
+    sampler.masked_scatter_(
+        response_mask, _flat([r.sampler_logprobs for r in rollouts], torch.float32)
+    )
     return TokenBatch(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
@@ -235,13 +243,18 @@ def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """Ragged ids -> (ids [B, N] long, mask [B, N] bool), padded on the left or on the right."""
     width = max(1, *(len(row) for row in rows)) if rows else 1
-    ids = torch.full((len(rows), width), value, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, where] = torch.tensor(row, dtype=torch.long)
-        mask[i, where] = True
-    return ids, mask
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long).unsqueeze(-1)
+    columns = torch.arange(width)
+    mask = columns >= width - lengths if left else columns < lengths
+    ids = torch.full(mask.shape, value, dtype=torch.long)
+    return ids.masked_scatter_(mask, _flat(rows, torch.long)), mask
+
+
+def _flat(rows: Sequence[Sequence[int] | Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """The rows' numbers, one after the other."""
+    count = sum(map(len, rows))
+    kind = np.int64 if dtype == torch.long else np.float32
+    return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(rows), kind, count))
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

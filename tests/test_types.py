@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import random
+from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, collate, pad
 
@@ -72,6 +75,43 @@ def test_collate_refuses_nothing_and_empty_responses():
         collate([], pad_token_id=PAD)
     with pytest.raises(ValueError, match="empty response to prompt 4"):
         collate([rollout(4, ())], pad_token_id=PAD)
+
+
+def row_by_row(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """``pad`` as it was: a tensor per row."""
+    width = max(1, *(len(row) for row in rows)) if rows else 1
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, where] = torch.tensor(row, dtype=torch.long)
+        mask[i, where] = True
+    return ids, mask
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_padding_all_rows_at_once_is_padding_each(count: int, left: bool) -> None:
+    draw = random.Random(count)
+    rows = [tuple(draw.randrange(2**40) for _ in range(draw.randrange(9))) for _ in range(count)]
+    for got, want in zip(pad(rows, PAD, left=left), row_by_row(rows, PAD, left=left), strict=True):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
+
+
+def test_sampler_logprobs_are_rounded_as_a_tensor_of_each_row_is() -> None:
+    draw = random.Random(0)
+    rows = [tuple(-draw.expovariate(1.0) for _ in range(draw.randrange(1, 9))) for _ in range(50)]
+    rollouts = [rollout(i, (1,) * len(row), sampler_logprobs=row) for i, row in enumerate(rows)]
+    tokens = collate(rollouts, pad_token_id=PAD)
+    for got, row in zip(tokens.sampler_logprobs, rows, strict=True):
+        assert torch.equal(got[: len(row)], torch.tensor(row))
+        assert not got[len(row) :].any()
+
+
+def test_collate_refuses_log_probs_of_other_tokens() -> None:
+    with pytest.raises(ValueError, match="1 log-probs for 2 tokens in response to prompt 4"):
+        collate([rollout(4, (1, 2), sampler_logprobs=(-1.0,))], pad_token_id=PAD)
 
 
 def test_take_keeps_the_given_order():

@@ -34,6 +34,9 @@ COMMANDS = {
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
     "runs": Command("list run folders: state, method, last figures", "rto.cli.runs:main"),
+    "rollouts": Command(
+        "print the responses that a run drew, with scores", "rto.cli.rollouts:main"
+    ),
     "report": Command("run folders as one HTML file", "rto.cli.report:main"),
     "eval": Command(
         "metrics and win rate of a model's responses, with intervals", "rto.cli.eval:main"

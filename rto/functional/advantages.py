@@ -23,12 +23,14 @@ def gae(
     values, rewards = zero_masked(values, mask), zero_masked(rewards, mask)
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = rewards + gamma * next_values - values
-    advantages = torch.zeros_like(deltas)
+    # Each step reads and writes the numbers of one token, which lie side by side in [T, B] alone.
+    by_token = deltas.t().contiguous()
+    summed = torch.zeros_like(by_token)
     running = torch.zeros_like(deltas[:, 0])
-    for t in reversed(range(deltas.shape[1])):
-        running = deltas[:, t] + gamma * lambd * running
-        advantages[:, t] = running
-    advantages = zero_masked(advantages, mask)
+    for t in reversed(range(len(by_token))):
+        running = by_token[t] + gamma * lambd * running
+        summed[t] = running
+    advantages = zero_masked(summed.t(), mask)
     return advantages, advantages + values
 
 

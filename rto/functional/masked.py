@@ -1,6 +1,6 @@
 """Sums and means over the True entries of a bool mask.
 
-Masks are applied with ``masked_fill``, never by multiplication: 0 * NaN is NaN, so a product would
+Masks are applied by choosing, never by multiplication: 0 * NaN is NaN, so a product would
 let padding leak into the value, and into the gradient of whatever came before it.
 """
 
@@ -23,7 +23,7 @@ def check_masked(mask: Tensor, **tensors: Tensor) -> None:
 
 def zero_masked(x: Tensor, mask: Tensor) -> Tensor:
     """``x`` with 0 where the mask is False."""
-    return x.masked_fill(~mask, 0)
+    return torch.where(mask, x, x.new_zeros(()))
 
 
 def masked_sum(x: Tensor, mask: Tensor, *, dim: int | None = None) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -13,9 +11,10 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from rto.errors import UserError, foreign
+from rto.errors import foreign
 from rto.report.collect import RunRecord
 from rto.tracking.quiet import escape_control
+from rto.tracking.rollout_read import find_rollouts, read_rollouts
 
 MAX_TOKENS = 400
 """Of a response; what is longer is cut, and the page says so."""
@@ -23,8 +22,6 @@ MAX_PROMPT = 4000
 """Characters of a prompt."""
 SCAN_BYTES = 32 * 2**20
 """Of rollout files between the first and the last, compressed, that are searched for prompts."""
-UNPACKED = 256 * 2**20
-"""Of one rollout file, in bytes."""
 SCALES = {
     "dpo": ("dpo", "dpo_reference", "reference"),
     "kl": ("policy", "reference"),
@@ -52,7 +49,7 @@ class Response:
 
 
 def read_response(row: Mapping[str, Any], iteration: int) -> Response:
-    """A line of a rollout file; ``iteration`` counts from 1."""
+    """A row of a rollout file; ``iteration`` counts from 1."""
     roles = row["scores"]
     by_token = {role: value["tokens"] for role, value in roles.items() if _has_tokens(value)}
     tokens: dict[str, list[float]] = {}
@@ -108,45 +105,35 @@ def first_and_last(run: RunRecord, *, scan_bytes: int = SCAN_BYTES) -> dict[str,
     A prompt of the first iteration that the last one does not have is looked for in the ones
     between, latest first, up to ``scan_bytes``. Of a group the first response counts.
     """
-    files = sorted((run.path / "rollouts").glob("iter_" + "[0-9]" * 6 + ".jsonl.gz"))
-    files = [file for file in files if file.is_file()]
+    files = find_rollouts(run.path)
     if not files:
         return {}
-    first = _by_prompt(files[0])
-    if len(files) == 1:
+    iterations = list(files)
+    begin, end = iterations[0], iterations[-1]
+    first = _by_prompt(files[begin], begin)
+    if begin == end:
         return {text: Before(response) for text, response in first.items()}
-    last = _by_prompt(files[-1])
+    last = _by_prompt(files[end], end)
     later = {text: last[text] for text in first.keys() & last.keys()}
-    for file in reversed(files[1:-1]):
-        scan_bytes -= file.stat().st_size
+    for iteration in reversed(iterations[1:-1]):
+        scan_bytes -= files[iteration].stat().st_size
         if scan_bytes < 0 or len(later) == len(first):
             break
-        for text, response in _by_prompt(file, first.keys() - later.keys()).items():
-            later[text] = response
+        wanted = first.keys() - later.keys()
+        later |= _by_prompt(files[iteration], iteration, wanted)
     found = {text: Before(response, later.get(text)) for text, response in first.items()}
     return found | {text: Before(r) for text, r in last.items() if text not in first}
 
 
-def _by_prompt(path: Path, wanted: set[str] | None = None) -> dict[str, Response]:
-    """The first response to each prompt of one rollout file."""
+def _by_prompt(path: Path, iteration: int, wanted: set[str] | None = None) -> dict[str, Response]:
+    """The first response to each prompt of one iteration's file."""
     found: dict[str, Response] = {}
-    iteration = int(path.name.removeprefix("iter_").split(".")[0]) + 1
-    for number, row in _rows(path):
+    for number, row in enumerate(read_rollouts(path), start=1):
         with foreign(f"{path}:{number}: not a rollout", "remove the file"):
             text = clean(row["prompt"], MAX_PROMPT)
             if text not in found and (wanted is None or text in wanted):
-                found[text] = read_response(row, iteration)
+                found[text] = read_response(row, iteration + 1)
     return found
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with foreign(f"{path}: cannot be read", "remove the file"), gzip.open(path, "rb") as file:
-        left, number = UNPACKED, 0
-        while line := file.readline(left + 1):
-            number, left = number + 1, left - len(line)
-            if left < 0:
-                raise UserError(f"{path}: longer than {UNPACKED} bytes unpacked: remove the file")
-            yield number, json.loads(line)
 
 
 def choose(found: Sequence[Mapping[str, Before]], *, count: int, tokens: int) -> list[str]:

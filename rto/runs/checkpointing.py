@@ -24,6 +24,7 @@ EVAL = "eval/"
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 Complete = Callable[[Path, Mapping[str, float]], None]
+Settle = Callable[[], None]
 
 
 class DataclassValue(Protocol):
@@ -99,6 +100,10 @@ def nothing_more(path: Path, metrics: Mapping[str, float]) -> None:
     return None
 
 
+def nothing_open() -> None:
+    return None
+
+
 @dataclass
 class RunCheckpointer:
     """Implements ``Checkpointer``: checkpoints every ``save_steps`` and after the last step.
@@ -118,6 +123,9 @@ class RunCheckpointer:
     save_value_network: bool = False
     complete: Complete = nothing_more
     """What an export of the policy still needs, given its folder and the step's metrics."""
+    settle: Settle = nothing_open
+    """Returns when all that the run has written until now is on the disk: a checkpoint refers to
+    it."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Of the training set, kept in each checkpoint; going on with others is refused."""
     key_known: bool = False
@@ -181,6 +189,7 @@ class RunCheckpointer:
             "best_so_far": self.best.kept(),
             "constants": dict(self.constants),
         }
+        self.settle()
         self.store.commit(iteration, state)
 
     def _export(self, name: str, metrics: Mapping[str, float]) -> None:

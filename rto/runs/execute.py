@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rto.runs.large_pages import use_large_pages
 from rto.runs.preflight import preflight
 from rto.runs.run_report import add_report
 from rto.sections.methods import MethodSettings
@@ -55,6 +56,7 @@ def execute(command: str, config: RunConfig) -> Finished:
     if starts:
         print(starts, flush=True)
     quiet(None)
+    use_large_pages()
     run, work = prepared(command, config)
     checkpoint = _find_checkpoint(run, place)
     with RunFolder(place, resume=config.ckpt.load_enable) as folder:

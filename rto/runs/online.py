@@ -115,24 +115,29 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             gauges=lambda: pipeline.sync.figures,
             first_iteration=first,
         )
+        checkpointer.settle = tracker.flush
         sampler = PromptSampler(
             run.prompts, batch_size=config.rollout.batch_size, seed=config.train.seed
         )
         pipeline.sync.go_on(first)
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin(first)
-        train(
-            method,
-            prompts=timings.prompts(sampler),
-            generator=timings.generator(pipeline.generator),
-            scorer=timings.scorer(pipeline.scorer),
-            learner=timings.learner(pipeline.learner),
-            sync=timings.sync(pipeline.sync),
-            tracker=tracker,
-            checkpointer=checkpointer,
-            iterations=range(first, run.iterations),
-            pad_token_id=pad_id(run.tokenizer),
-        )
+        try:
+            train(
+                method,
+                prompts=timings.prompts(sampler),
+                generator=timings.generator(pipeline.generator),
+                scorer=timings.scorer(pipeline.scorer),
+                learner=timings.learner(pipeline.learner),
+                sync=timings.sync(pipeline.sync),
+                tracker=tracker,
+                checkpointer=checkpointer,
+                iterations=range(first, run.iterations),
+                pad_token_id=pad_id(run.tokenizer),
+            )
+        finally:
+            # The folder is given free when this returns, and nothing may be written to it then.
+            tracker.flush()
         tracker.close()
         return closing(tracker.latest, console)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import time
@@ -10,19 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from rto.errors import UserError
 from rto.sections.runtime import Logger
 from rto.tracking.console import LiveConsole
+from rto.tracking.rollout_write import RolloutWriter
 from rto.tracking.run_folder import RunFolder, write_atomic
 from rto.tracking.timing import Timings
-from rto.types import Role, Rollout, ScoredBatch
-
-_DECIMALS = 4
-_LOGPROBS = frozenset({Role.POLICY, Role.REFERENCE, Role.DPO, Role.DPO_REFERENCE})
-
+from rto.types import Rollout, ScoredBatch
 
 Gauges = Callable[[], Mapping[str, float]]
 """Metrics read at the end of each iteration, from parts that the loop gets no metrics from."""
@@ -58,6 +53,7 @@ class RunTracker:
     ) -> None:
         self._folder = folder
         self._file = JsonlWriter(folder.metrics, first_iteration=first_iteration)
+        self._rollouts = RolloutWriter()
         self._writers = tuple(writers)
         self._console = console
         self._timings = timings
@@ -66,8 +62,8 @@ class RunTracker:
         self._every = logging_steps
 
     def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
-        path = self._folder.rollouts / f"iter_{iteration:06d}.jsonl.gz"
-        write_rollouts(path, rollouts, batch)
+        path = self._folder.rollouts / f"iter_{iteration:06d}.parquet"
+        self._rollouts.write(path, rollouts, batch)
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         if self._timings is not None:
@@ -83,8 +79,12 @@ class RunTracker:
         if self._console is not None:
             self._console.log(iteration, metrics)
 
+    def flush(self) -> None:
+        """Wait until the rollouts of every iteration so far are on the disk."""
+        self._rollouts.flush()
+
     def close(self) -> None:
-        for writer in (self._file, *self._writers):
+        for writer in (self._rollouts, self._file, *self._writers):
             writer.close()
 
 
@@ -170,48 +170,3 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def write_rollouts(path: Path, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
-    """One gzipped JSON line per rollout. Equal content gives equal bytes."""
-    if len(rollouts) != len(batch):
-        raise ValueError(f"{len(rollouts)} rollouts for {len(batch)} scored rows")
-    draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-        for row in rollout_rows(rollouts, batch):
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
-    draft.replace(path)
-
-
-def rollout_rows(rollouts: Sequence[Rollout], batch: ScoredBatch) -> Iterator[dict[str, object]]:
-    """What the rollout file says of each response: scores without padding, log-probs summed too."""
-    columns = {role: _rounded(values) for role, values in batch.scores.items()}
-    padding = ~batch.tokens.response_mask
-    summed = columns.keys() & _LOGPROBS
-    sums = {role: _rounded(batch[role].masked_fill(padding, 0).sum(-1)) for role in summed}
-    for i, rollout in enumerate(rollouts):
-        length = len(rollout.token_ids)
-        scores: dict[str, object] = {}
-        for role, column in columns.items():
-            value = column[i]
-            if isinstance(value, list):
-                told = {"sum": sums[role][i]} if role in sums else {}
-                scores[role.value] = {"tokens": value[:length], **told}
-            else:
-                scores[role.value] = value
-        yield {
-            "prompt_id": rollout.prompt.id,
-            "sample_index": rollout.sample_index,
-            "policy_version": rollout.policy_version,
-            "seed": rollout.seed,
-            "finished": rollout.finished,
-            "prompt": rollout.prompt.text,
-            "response": rollout.text,
-            "response_ids": list(rollout.token_ids),
-            "scores": scores,
-        }
-
-
-def _rounded(values: torch.Tensor) -> list[float | list[float]]:
-    return values.detach().double().round(decimals=_DECIMALS).tolist()

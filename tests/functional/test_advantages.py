@@ -65,3 +65,30 @@ def test_explained_variance_of_perfect_constant_and_opposite_values():
     for values, expected in (([1.0, 3.0], 1.0), ([7.0, 7.0], 0.0), ([-1.0, -3.0], -3.0)):
         row = torch.tensor([[*values, math.nan]])
         assert explained_variance(values=row, returns=returns, mask=mask) == expected
+
+
+def by_column(
+    values: Tensor, rewards: Tensor, mask: Tensor, gamma: float, lambd: float
+) -> tuple[Tensor, Tensor]:
+    """``gae`` as it was: a column of [B, T] after the other."""
+    values, rewards = values.masked_fill(~mask, 0), rewards.masked_fill(~mask, 0)
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = rewards + gamma * next_values - values
+    advantages, running = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + gamma * lambd * running
+        advantages[:, t] = running
+    advantages = advantages.masked_fill(~mask, 0)
+    return advantages, advantages + values
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (37, 129)])
+def test_gae_by_token_is_gae_by_column_to_the_bit(shape: tuple[int, int]) -> None:
+    torch.manual_seed(sum(shape))
+    rows, length = shape
+    mask = torch.arange(length) < torch.randint(1, length + 1, (rows, 1))
+    values, rewards = torch.randn(shape), torch.randn(shape)
+    got = gae(values=values, rewards=rewards, mask=mask, gamma=0.99, lambd=0.95)
+    for ours, former in zip(got, by_column(values, rewards, mask, 0.99, 0.95), strict=True):
+        assert torch.equal(ours, former)
+        assert ours.is_contiguous()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rto.functional.masked import masked_mean, masked_sum, masked_var, whiten
+from rto.functional.masked import masked_mean, masked_sum, masked_var, whiten, zero_masked
 
 X = torch.tensor([[1.0, 2.0, float("nan")], [6.0, float("inf"), float("nan")]])
 MASK = torch.tensor([[True, True, False], [True, False, False]])
@@ -15,6 +15,21 @@ def test_sums_and_means_see_the_true_entries_only():
     assert masked_mean(X, MASK, denominator=18) == 0.5
     assert masked_sum(X, MASK, dim=-1).tolist() == [3, 6]
     assert masked_mean(X, MASK, dim=-1).tolist() == [1.5, 6]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.long, torch.bool])
+def test_zeros_are_those_of_masked_fill_in_the_same_dtype(dtype: torch.dtype) -> None:
+    x = torch.tensor([[3, 2, 1], [6, 5, 4]]).to(dtype)
+    zeroed, filled = zero_masked(x, MASK), x.masked_fill(~MASK, 0)
+    assert zeroed.dtype == filled.dtype
+    assert torch.equal(zeroed, filled)
+
+
+def test_gradients_pass_where_the_mask_is_true_alone() -> None:
+    x = X.clone().requires_grad_()
+    zero_masked(x, MASK).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[2.0, 4.0, 0.0], [12.0, 0.0, 0.0]]
 
 
 def test_variance_is_the_population_variance():

@@ -7,7 +7,6 @@ what the runs left behind.
 from __future__ import annotations
 
 import ctypes
-import gzip
 import ipaddress
 import json
 import os
@@ -52,6 +51,7 @@ from rto.runs.prepare import prepare_online
 from rto.scoring.server import build_app
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
+from rto.tracking.rollout_read import find_rollouts, read_rollouts
 from rto.types import Prompt, Role, Rollout, ScoredBatch
 from rto.weights.digest import DigestRecorder, WeightReceipt
 
@@ -94,8 +94,7 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
 
 
 def rollouts_of(folder: Path, iteration: int) -> list[dict[str, Any]]:
-    with gzip.open(folder / "rollouts" / f"iter_{iteration:06d}.jsonl.gz", "rt") as file:
-        return [json.loads(line) for line in file]
+    return list(read_rollouts(find_rollouts(folder)[iteration]))
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -381,7 +380,7 @@ def test_a_run_resumed_from_an_older_checkpoint_ends_where_the_whole_one_does(
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "checkpoints" / "step_00000002")
     shutil.rmtree(folder / "last")
-    (folder / "rollouts" / "iter_000002.jsonl.gz").unlink()
+    (folder / "rollouts" / "iter_000002.parquet").unlink()
     with served_reward() as url:
         # The server has another port now.
         going_on = {"ckpt.load_enable": True, "ckpt.allow": "reward.remote_url"}

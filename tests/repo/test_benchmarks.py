@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run
+from benchmarks import driver, run
 from benchmarks.common import TARGETS, Figure, Options, interleaved
 
 
@@ -18,6 +18,7 @@ def test_the_targets_are_those_that_the_project_promises() -> None:
         "logprob_memory_ratio": ("lower", 0.35),
         "first_step_seconds": ("lower", 60),
         "rto_help_seconds": ("lower", 1.5),
+        "driver_seconds": ("lower", 0.5),
         "grpo_like_samples_ratio": ("higher", 2),
         "dpo_step_ratio": ("higher", 2),
         "dpo_memory_ratio": ("lower", 1),
@@ -87,6 +88,19 @@ def test_an_unknown_figure_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
         run.main(["nope"])
     assert error.value.code == 2
     assert "unknown figure 'nope'" in capsys.readouterr().err
+
+
+def test_a_module_stands_for_its_figures() -> None:
+    assert run.parse(["driver", "other_share"]).names == ["driver_seconds", "other_share"]
+    assert run.parse(["quickstart"]).names == ["other_share", "first_step_seconds"]
+
+
+def test_the_driver_is_timed_by_part_and_the_file_beside_the_loop() -> None:
+    seen = driver.iteration(*driver.SIZES["tiny"])
+    assert {*driver.PARTS, "file", "peak GiB", "given GiB", "file MiB"} == seen.keys()
+    assert driver.total(seen) == sum(seen[name] for name in driver.PARTS)
+    assert seen["file"] >= seen["write"] > 0
+    assert seen["peak GiB"] >= seen["given GiB"] > 0
 
 
 def test_a_benchmark_runs_alone_and_leaves_its_entry(tmp_path: Path) -> None:

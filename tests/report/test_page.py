@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from rto.cli.main import main
-from rto.report import samples
 from rto.report.collect import read_runs
 from rto.report.page import render
+from rto.tracking import rollout_read
 from run_folders import HOSTILE, rollout, write_iteration, write_run
 
 
@@ -203,9 +203,9 @@ ROLLOUT = rollout(0, "p", "r", 1.0)
         (loop, ""),
         (pipe, ""),
         (tokenizer, "tokenizer.json: no tokenizer"),
-        (lambda folder: rollouts(folder, b"\xff\n"), "cannot be read: UnicodeDecodeError"),
+        (lambda folder: rollouts(folder, b"\xff\n"), "not a file of rollouts: UnicodeDecodeError"),
         (lambda folder: rollouts(folder, b"[]\n"), ":1: not a rollout: TypeError"),
-        (lambda folder: rollouts(folder, b"[" * 99_999), "cannot be read: RecursionError"),
+        (lambda folder: rollouts(folder, b"[" * 99_999), "not a file of rollouts: RecursionError"),
         (lambda folder: rollouts(folder, b" " * 2000), "longer than 1000 bytes unpacked"),
         (
             lambda folder: rollouts(
@@ -229,7 +229,7 @@ def test_an_odd_folder_is_a_page_or_one_line(
     said: str,
 ) -> None:
     folder = write_run(tmp_path / "rto", iterations=1)
-    monkeypatch.setattr(samples, "UNPACKED", 1000 if "1000" in said else samples.UNPACKED)
+    monkeypatch.setattr(rollout_read, "UNPACKED", 1000 if "1000" in said else rollout_read.UNPACKED)
     damage(folder)
     code = main(["report", str(folder)])
     error = capsys.readouterr().err

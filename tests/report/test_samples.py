@@ -23,12 +23,13 @@ from rto.report.samples import (
     read_response,
     spread,
 )
-from rto.tracking.metrics import rollout_rows
+from rto.tracking.rollout_read import read_rollouts
+from rto.tracking.rollout_write import rollout_columns, write_rollouts
 from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 from run_folders import rollout, write_iteration, write_run, write_tokenizer
 
 
-def test_what_the_tracker_writes_is_read_back() -> None:
+def test_what_the_tracker_writes_is_read_back(tmp_path: Path) -> None:
     """log pi_dpo / pi_ref is -1 + 1.5 and -2 + 1; the padding of the shorter row is not there."""
     prompt = Prompt(id=3, token_ids=(1,), text="ask")
     rollouts = [
@@ -42,7 +43,8 @@ def test_what_the_tracker_writes_is_read_back() -> None:
         Role.REWARD: torch.tensor([0.5, 1.5]),
     }
     batch = ScoredBatch(collate(rollouts, pad_token_id=0), scores)
-    first, second = (read_response(row, 1) for row in rollout_rows(rollouts, batch))
+    write_rollouts(tmp_path / "a.parquet", rollout_columns(rollouts, batch))
+    first, second = (read_response(row, 1) for row in read_rollouts(tmp_path / "a.parquet"))
     assert first.tokens == {"dpo": [0.5, -1.0], "value": [1.0, 2.0]}
     assert first.scores == {
         "reward": 0.5,

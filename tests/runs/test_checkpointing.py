@@ -125,6 +125,15 @@ def test_every_group_saves_into_its_own_folder_of_the_checkpoint(tmp_path: Path)
         assert ("save", str(draft / name), "state") in calls(kept, name)
 
 
+def test_a_checkpoint_is_there_once_the_files_that_it_refers_to_are(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    folder = tmp_path / "checkpoints"
+    kept = checkpointer(tmp_path, save_steps=2, last_step=4)
+    kept.settle = lambda: seen.append(sorted(path.name for path in folder.glob("step_*")))
+    run(kept, {}, "a/b", range(4))
+    assert seen == [[], ["step_00000001"]]
+
+
 @pytest.mark.parametrize(
     ("lower", "expected"),
     [(False, [1, 5]), (True, [1, 3])],

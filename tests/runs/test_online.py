@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,16 @@ from rto.cluster.scorer import RewardSources
 from rto.errors import ProofError
 from rto.methods.ppo import PPO
 from rto.runs import online
+from rto.runs.checkpointing import RunCheckpointer
 from rto.runs.offline import find_checkpoint
 from rto.runs.online import OnlineRun, build_pipeline, run_online, tolerance
 from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, Ckpt, DeepSpeed, Logger
 from rto.sections.training import Actor, Critic, Reward, RolloutSection, Train
+from rto.tracking import rollout_write
 from rto.tracking.run_folder import RunFolder
+from rto.training.checkpoint import CheckpointStore
 from rto.types import Prompt, Role
 
 EOS = 5
@@ -100,7 +105,7 @@ def test_a_run_ends_with_the_figures_of_its_last_iteration_and_what_it_proved(
         rollouts = sorted(path.name for path in folder.rollouts.iterdir())
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert figures == {name: rows[-1][name] for name in online.CLOSING}
-    assert rollouts == [f"iter_00000{i}.jsonl.gz" for i in range(3)]
+    assert rollouts == [f"iter_00000{i}.parquet" for i in range(3)]
     said = capsys.readouterr().out
     assert "reward source: the fours" in said
     for shown in online.PROVEN.values():
@@ -152,6 +157,47 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     assert [note for note in session.opened[2].engine_of.notes if note[0] == "accept"] == [
         ("accept", 2), ("accept", 3), ("accept", 4),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = rollout_write.write_rollouts
+
+    def slowly(path: Path, columns: rollout_write.RolloutColumns) -> None:
+        time.sleep(0.2)
+        write(path, columns)
+
+    monkeypatch.setattr(rollout_write, "write_rollouts", slowly)
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_a_checkpoint_is_there_once_the_rollouts_until_it_are(
+    session: LocalSession, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, seen = CheckpointStore.commit, list[list[str]]()
+
+    def noting(store: CheckpointStore, step: int, state: Mapping[str, object]) -> Path:
+        seen.append(sorted(path.name for path in (tmp_path / "run" / "rollouts").iterdir()))
+        return commit(store, step, state)
+
+    monkeypatch.setattr(CheckpointStore, "commit", noting)
+    with RunFolder(tmp_path / "run") as folder:
+        run_online(planned(model, iterations=2, ckpt=Ckpt(save_steps=1)), folder, None)
+    assert seen == [["iter_000000.parquet"], ["iter_000000.parquet", "iter_000001.parquet"]]
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_a_run_that_fails_leaves_the_rollouts_that_it_drew(
+    session: LocalSession, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(RunCheckpointer, "after", fail)
+    with RunFolder(tmp_path / "run") as folder:
+        with pytest.raises(RuntimeError, match="no more"):
+            run_online(planned(model), folder, None)
+        assert [path.name for path in folder.rollouts.iterdir()] == ["iter_000000.parquet"]
 
 
 @pytest.mark.parametrize("asked", [True, False])

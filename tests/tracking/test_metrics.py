@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
@@ -11,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import wandb
+from sampled_pair import two_rollouts
 
 from rto.errors import UserError
 from rto.sections.runtime import Logger, WandB
 from rto.tracking.metrics import RunTracker, open_tracker
 from rto.tracking.quiet import QUIET_ENV
+from rto.tracking.rollout_read import find_rollouts
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.timing import Timings
-from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
 
 
 class Memory:
@@ -37,22 +36,6 @@ class Memory:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def two_rollouts() -> tuple[list[Rollout], ScoredBatch]:
-    """Responses of 2 tokens and 1 token; every padded entry holds NaN."""
-    prompt = Prompt(id=7, token_ids=(1, 2), text="Häuser?")
-    rollouts = [
-        Rollout(prompt, 0, (5, 6), (-1.0, -2.0), "a\x1b[31m", True, 3, 11),
-        Rollout(prompt, 1, (8,), (-0.5,), "b\ud800", False, 3, 12),
-    ]
-    pad = math.nan
-    scores = {
-        Role.REWARD: torch.tensor([0.25, -1.5]),
-        Role.DPO: torch.tensor([[-0.12344, -0.20004], [-3.0, pad]]),
-        Role.CRITIC: torch.tensor([[0.5, 0.75], [1.0, pad]]),
-    }
-    return rollouts, ScoredBatch(collate(rollouts, pad_token_id=0), scores)
 
 
 def test_each_iteration_is_one_line(tmp_path: Path) -> None:
@@ -121,47 +104,19 @@ def test_a_broken_metrics_line_is_named(tmp_path: Path) -> None:
             RunTracker(folder, first_iteration=1)
 
 
-def test_rollout_file_holds_text_ids_and_unpadded_scores(tmp_path: Path) -> None:
-    rollouts, batch = two_rollouts()
-    with RunFolder(tmp_path / "run") as folder:
-        RunTracker(folder).rollouts(12, rollouts, batch)
-        path = folder.rollouts / "iter_000012.jsonl.gz"
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            first, second = map(json.loads, file)
-    assert first == {
-        "prompt_id": 7,
-        "sample_index": 0,
-        "policy_version": 3,
-        "seed": 11,
-        "finished": True,
-        "prompt": "Häuser?",
-        "response": "a\x1b[31m",
-        "response_ids": [5, 6],
-        "scores": {
-            "reward": 0.25,
-            "dpo": {"sum": -0.3235, "tokens": [-0.1234, -0.2]},
-            "critic": {"tokens": [0.5, 0.75]},
-        },
-    }
-    assert second["response"] == "b\ud800"
-    assert second["finished"] is False
-    assert second["scores"]["dpo"] == {"sum": -3.0, "tokens": [-3.0]}
-
-
-def test_equal_rollouts_give_equal_bytes(tmp_path: Path) -> None:
-    rollouts, batch = two_rollouts()
+def test_a_rollout_file_per_iteration_is_there_after_a_flush(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder:
         tracker = RunTracker(folder)
-        tracker.rollouts(0, rollouts, batch)
-        tracker.rollouts(1, rollouts, batch)
-        first, second = sorted(folder.rollouts.iterdir())
-        assert first.read_bytes() == second.read_bytes()
-
-
-def test_rollouts_and_scores_must_be_the_same_rows(tmp_path: Path) -> None:
-    rollouts, batch = two_rollouts()
-    with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="1 rollouts for 2"):
-        RunTracker(folder).rollouts(0, rollouts[:1], batch)
+        for iteration in (0, 12):
+            tracker.rollouts(iteration, *two_rollouts())
+        tracker.flush()
+        assert [path.name for path in find_rollouts(folder.path).values()] == [
+            "iter_000000.parquet",
+            "iter_000012.parquet",
+        ]
+        tracker.rollouts(13, *two_rollouts())
+        tracker.close()
+        assert list(find_rollouts(folder.path)) == [0, 12, 13]
 
 
 def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
