@@ -58,7 +58,7 @@ def _of_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _of_parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _of_parquet(path: Path) -> Iterator[dict[str, object]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -75,7 +75,7 @@ def _too_large(path: Path) -> UserError:
     return UserError(f"{path}: longer than {UNPACKED} bytes unpacked: remove the file")
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _values(column: pa.Array) -> list[object]:
     """A column's cells, numbers of tokens to the decimals that they were rounded to."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -87,14 +87,15 @@ def _values(column: pa.Array) -> list[Any]:
     return column.to_pylist()
 
 
-def _with_scores(cells: Mapping[str, Any]) -> dict[str, Any]:
+def _with_scores(cells: Mapping[str, object]) -> dict[str, object]:
     row = {name: cell for name, cell in cells.items() if name in ROW}
-    scores: dict[str, Any] = {}
+    per_token: dict[str, dict[str, object]] = {}
+    whole: dict[str, object] = {}
     for name in [name for name in cells if name not in ROW]:
         if name.endswith(_TOKENS):
-            scores.setdefault(name.removesuffix(_TOKENS), {})["tokens"] = cells[name]
+            per_token.setdefault(name.removesuffix(_TOKENS), {})["tokens"] = cells[name]
         elif f"{name}{_TOKENS}" in cells:
-            scores.setdefault(name, {})["sum"] = cells[name]
+            per_token.setdefault(name, {})["sum"] = cells[name]
         else:
-            scores[name] = cells[name]
-    return {**row, "scores": scores}
+            whole[name] = cells[name]
+    return {**row, "scores": per_token | whole}
