@@ -56,9 +56,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def package(installed: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(installed)
-    former = sys.modules.get("rto_rwr")
-    if former is not None and Path(str(former.__file__)).parent != installed:
-        monkeypatch.delitem(sys.modules, "rto_rwr")
     module = importlib.import_module("rto_rwr")
     assert Path(str(module.__file__)).parent == installed
     return module

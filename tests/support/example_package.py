@@ -23,7 +23,8 @@ def write_distribution(folder: Path, name: str, method: str, target: str) -> Non
 
 
 def write_example(folder: Path) -> Path:
-    """A folder for ``sys.path`` that holds the page's package."""
-    (folder / "rto_rwr.py").write_text(block("python"))
-    write_distribution(folder, "rto-rwr", "rwr", "rto_rwr:RWR")
+    """A folder for ``sys.path`` that holds the page's package. Its module has another name than the
+    page's, which a test of the same process may have imported from where pip put it."""
+    (folder / "rto_rwr_of_the_page.py").write_text(block("python"))
+    write_distribution(folder, "rto-rwr", "rwr", "rto_rwr_of_the_page:RWR")
     return folder
