@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -326,7 +327,9 @@ def test_a_live_page_loads_itself_again_as_it_was_left(
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(metrics_row(3)) + "\n")
     write_report(runs, target)
-    WebDriverWait(browser, 10).until(lambda _: "4 iterations" in text(browser, "#overview"))
+    # While the page loads itself, it has no part for a moment, or one that is about to go.
+    waiting = WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException])
+    waiting.until(lambda _: any("4 iterations" in x.text for x in find(browser, "#overview")))
     # The page that came is the last one, which is no live page: it opens as any other.
     assert text(browser, "#smoothed") == "off"
     write_report(runs, target, reload=60)
