@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rto.card import Card, Mode
 from rto.errors import UserError
-from rto.sections.methods import MethodSettings, settings_of, uses
+from rto.sections.methods import Algo, MethodSettings, settings_of
 from rto.sections.run_config import RunConfig
+from rto.sections.training import DPOModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,23 @@ def card(name: str) -> Card:
 
 def takes_token_reward(name: str) -> bool:
     """Whether a DPO policy, where one is given, pays this method's tokens."""
-    return uses(name, "dpo")
+    from rto.types import Role
+
+    return Role.DPO in by_default(name, dpo="given").roles
+
+
+def by_default(name: str, dpo: str | None = None) -> PolicyMethod:
+    """The method with its defaults, for what it says of itself.
+
+    Args:
+        dpo: the DPO policy of the configuration, if it has one.
+
+    Raises:
+        UserError: no installed package has it.
+    """
+    config = RunConfig(algo=Algo(name), dpo=DPOModel(dpo))
+    tokenizer = cast("PreTrainedTokenizerBase", NoTokenizer())
+    return build(config, tokenizer, mode=card(name).modes[0])
 
 
 class NoTokenizer:

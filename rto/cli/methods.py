@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rto.cli.one_line_parser import OneLineParser
-from rto.registry import NoTokenizer, build
-from rto.sections.methods import Algo, installed
-from rto.sections.run_config import RunConfig
+from rto.registry import by_default
+from rto.sections.methods import installed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,9 +47,7 @@ FEEDBACK_ORDER = ("demonstrations", "pairs", "rewards")
 def _describe(name: str) -> dict[str, Any]:
     from rto.types import Role
 
-    config = RunConfig(algo=Algo(name))
-    tokenizer: Any = NoTokenizer()
-    method = build(config, tokenizer, mode=config.algo.settings.card.modes[0])
+    method = by_default(name)
     card, roles = method.card, method.roles
     return {
         "name": card.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from rto.sections.methods import MethodSettings, installed
+from rto.sections.methods import MethodSettings, installed, once_per_path
 
 MEANING = {
     "reward/mean": "Mean reward of the sampled responses.",
@@ -108,6 +108,7 @@ PREFIXES = {
 """Beginning of a metric that a method of another package logs -> what it says."""
 
 
+@once_per_path
 def meanings() -> dict[str, str]:
     """Metric -> what it means, those of the installed methods included."""
     methods = (x for x in installed().methods.values() if isinstance(x, MethodSettings))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 from rto.report.collect import RunRecord
 from rto.report.files import flat
 from rto.sections import parse, reads
+from rto.sections.methods import once_per_path
 from rto.sections.names import accepted, spellings
 
 
@@ -25,7 +25,7 @@ def acting(run: RunRecord) -> dict[str, str]:
     }
 
 
-@functools.cache
+@once_per_path
 def defaults() -> Mapping[str, str]:
     """Each setting of this version by dotted name, its default as ``Run.config`` has values. Former
     spellings, which older folders hold, have that of the first method that has the setting."""

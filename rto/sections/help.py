@@ -8,7 +8,6 @@ import functools
 import importlib
 import inspect
 import re
-import sys
 import textwrap
 from argparse import Action, ArgumentParser
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from rto.errors import UserError, nearest
 from rto.sections import reads
-from rto.sections.methods import MethodSettings, installed
+from rto.sections.methods import MethodSettings, installed, once_per_path
 from rto.sections.names import aliases, canonical, known_fields, shared_fields, spellings
 from rto.sections.parse import defaults
 from rto.sections.ranges import Section, describe, hints, options, show
@@ -84,13 +83,9 @@ def _everything() -> dict[str, str]:
     return {condition: "given" for each in methods for condition in each.acts_with.values()}
 
 
+@once_per_path
 def descriptions() -> dict[str, str]:
     """Dotted name of each setting, and of each section -> what stands below its declaration."""
-    return _all_descriptions(tuple(sys.path))
-
-
-@functools.lru_cache(maxsize=4)
-def _all_descriptions(path: tuple[str, ...]) -> dict[str, str]:
     texts = _descriptions(RunConfig, "")
     for name, settings in installed().methods.items():
         kind = type(settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rto.sections.run_config import RunConfig
 
 Method = TypeVar("Method")
+Value = TypeVar("Value")
 
 GROUP = "rto.methods"
 SHARED = frozenset({"critic", "ref", "dpo"})
@@ -114,13 +115,15 @@ class Installed:
     """Method whose package cannot be loaded -> what its package says."""
 
 
+def once_per_path(make: Callable[[], Value]) -> Callable[[], Value]:
+    """Keeps what a function gives for each ``sys.path``, which decides what is installed."""
+    kept = functools.lru_cache(maxsize=4)(lambda path: make())
+    return functools.wraps(make)(lambda: kept(tuple(sys.path)))
+
+
+@once_per_path
 def installed() -> Installed:
     """The methods of every installed package."""
-    return _installed(tuple(sys.path))
-
-
-@functools.lru_cache(maxsize=4)
-def _installed(path: tuple[str, ...]) -> Installed:
     methods: dict[str, Any] = {}
     broken: dict[str, str] = {}
     for point in entry_points(group=GROUP):

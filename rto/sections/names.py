@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Optional
 
 from rto.sections import methods
+from rto.sections.methods import once_per_path
 from rto.sections.ranges import hints
 from rto.sections.run_config import RunConfig
 
@@ -37,22 +37,35 @@ def shared_fields() -> dict[str, Any]:
     return dict(_walk(RunConfig, ""))
 
 
+@once_per_path
 def known_fields() -> dict[str, Any]:
     """Dotted name of each setting, those of the installed methods included -> its type."""
-    return _known(tuple(sys.path))
+    own = {
+        f"algo.{method}.{name}": hint
+        for method in methods.installed().methods
+        for name, hint in methods.fields_of(method).items()
+    }
+    return shared_fields() | own
 
 
+@once_per_path
 def spellings() -> Mapping[str, Mapping[str, str]]:
     """Other spelling of a method's setting -> method -> the setting."""
-    return _spellings(tuple(sys.path))
+    by_spelling: dict[str, dict[str, str]] = {}
+    for method in methods.installed().methods:
+        for spelling, name in methods.spellings_of(method).items():
+            by_spelling.setdefault(spelling, {})[method] = f"algo.{method}.{name}"
+    return by_spelling
 
 
+@once_per_path
 def aliases() -> dict[str, str]:
     """Each short flag -> a longer name of it."""
     own = {name: _longer(name) for name in spellings() if "." not in name}
     return CHOOSES | own | SHORT
 
 
+@once_per_path
 def accepted() -> dict[str, Any]:
     """Every name that a file may hold, and a flag with two dashes -> the type of its value."""
     fields = known_fields()
@@ -86,25 +99,6 @@ def _longer(short: str) -> str:
     meant = spellings()[short]
     same = (name for name, other in spellings().items() if "." in name and other == meant)
     return next(same, next(iter(meant.values())))
-
-
-@functools.lru_cache(maxsize=4)
-def _known(path: tuple[str, ...]) -> dict[str, Any]:
-    own = {
-        f"algo.{method}.{name}": hint
-        for method in methods.installed().methods
-        for name, hint in methods.fields_of(method).items()
-    }
-    return shared_fields() | own
-
-
-@functools.lru_cache(maxsize=4)
-def _spellings(path: tuple[str, ...]) -> Mapping[str, Mapping[str, str]]:
-    by_spelling: dict[str, dict[str, str]] = {}
-    for method in methods.installed().methods:
-        for spelling, name in methods.spellings_of(method).items():
-            by_spelling.setdefault(spelling, {})[method] = f"algo.{method}.{name}"
-    return by_spelling
 
 
 def _walk(cls: type, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from rto.functional.masked import masked_sum
 from rto.types import Role, Rollout, ScoredBatch
 
 GROUP_ROWS = 1024
@@ -48,11 +49,7 @@ def rollout_columns(rollouts: Sequence[Rollout], batch: ScoredBatch) -> RolloutC
         return x.flatten().index_select(0, places)
 
     by_token = {role: x.detach() for role, x in batch.scores.items() if x.ndim > 1}
-    sums = {
-        r: torch.where(mask, x, x.new_zeros(())).sum(-1)
-        for r, x in by_token.items()
-        if r in LOGPROBS
-    }
+    sums = {r: masked_sum(x, mask, dim=-1) for r, x in by_token.items() if r in LOGPROBS}
     alone = {role: x.detach() for role, x in batch.scores.items() if x.ndim == 1}
     return RolloutColumns(
         rows=_rows(rollouts),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_package import write_example
 
 from rto.cli.compare import main
 from rto.comparison.run import (
@@ -23,6 +24,7 @@ from rto.comparison.run import (
 )
 from rto.comparison.tables import Judged
 from rto.errors import UserError
+from rto.registry import takes_token_reward
 from rto.sections.parse import dump, parse_run
 
 DPO_FLAGS = ["--dpo.model_name_or_path", "dpo_policy"]
@@ -160,6 +162,23 @@ def test_only_those_who_read_it_get_the_dpo_policy(flags: list[str]) -> None:
     runs = planned([*flags, *DPO_FLAGS], "ppo,rto,grpo,grpo+rto")
     given = {run.entry.label: run.config.dpo.model_name_or_path for run in runs}
     assert given == {"ppo": None, "rto": "dpo_policy", "grpo": None, "grpo+rto": "dpo_policy"}
+
+
+def test_only_a_method_that_reads_a_dpo_policy_has_a_token_reward() -> None:
+    assert takes_token_reward("grpo")
+    assert takes_token_reward("rto")
+    for name in ("ppo", "rpo", "dpo"):
+        assert not takes_token_reward(name)
+
+
+def test_a_method_of_another_package_has_a_token_reward_if_it_reads_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its class says nothing of the sections that it reads; its roles do."""
+    monkeypatch.syspath_prepend(write_example(tmp_path))
+    assert not takes_token_reward("rwr")
+    with pytest.raises(UserError, match="rwr has no token reward; write rwr"):
+        entries("rwr+rto")
 
 
 def test_a_grid_is_every_combination(flags: list[str]) -> None:

@@ -81,7 +81,7 @@ ROOMS = {
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",
-    "registry": "card errors protocols sections",
+    "registry": "card errors protocols sections types",
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
@@ -91,7 +91,7 @@ ROOMS = {
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
     "text": "",
-    "tracking": "errors protocols secrets sections text types",
+    "tracking": "errors functional protocols secrets sections text types",
     "training": "batching data errors functional methods models protocols rollout sections types "
     "weights",
     "types": "",
