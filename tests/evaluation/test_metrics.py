@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from metric_texts import MODELS, REFERENCES, RESPONSES, TEXTS, value
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -19,15 +20,6 @@ from transformers import (
 from rto.evaluation.measured import MetricModels, Texts, Unavailable
 from rto.evaluation.meteor import meteor_scores
 from rto.evaluation.metrics import METRICS
-
-MODELS = MetricModels()
-RESPONSES = ["the cat sat on the mat", "a dog ran in the big park today", "no"]
-REFERENCES = ["the cat is on the mat", "the dog ran in the big park", "yes it is"]
-TEXTS = Texts(RESPONSES, REFERENCES)
-
-
-def value(name: str, texts: Texts = TEXTS) -> float:
-    return METRICS[name](texts, MODELS).value
 
 
 def longest_common(a: list[str], b: list[str]) -> int:

@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_tokenizers import tiny_config, tiny_tokenizer
+from model_refusal import refusal
+from tiny_tokenizers import tiny_config
 from transformers import LlamaConfig
 
 from rto.errors import UserError
 from rto.models.config_values import check_values
-from rto.models.skeleton import Needs, Use, check_model
-
-
-def refusal(folder: Path, use: Use = "policy", **more: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        check_model(str(folder), use, Needs(tiny_tokenizer(), {"data.max_len": 64}, **more))
-    said = str(caught.value)
-    assert len(said.splitlines()) == 1
-    assert folder.name in said
-    return said
 
 
 def rewrite(folder: Path, **more: Any) -> None:

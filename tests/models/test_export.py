@@ -6,31 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loaded_models import IDS, causal, scalar
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rto.models.export import save_pretrained
 from rto.models.load import (
-    load_language_model,
-    load_scalar_model,
     load_tokenizer,
     reward_constants,
     set_reward_constants,
 )
 from rto.models.policy import unwrapped
-
-IDS = torch.tensor([[1, 10, 11, 12, 13]])
-
-
-def causal(path: Path, **extra):
-    return load_language_model(
-        str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
-    ).eval()
-
-
-def scalar(path: Path, **extra):
-    return load_scalar_model(
-        str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
-    ).eval()
 
 
 def test_export_loads_again_with_its_tokenizer(tiny_model_dir: Path, tmp_path: Path) -> None:

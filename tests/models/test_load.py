@@ -4,31 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from loaded_models import IDS, causal, scalar
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rto.errors import UserError
 from rto.models.load import (
     assert_same_tokenizer,
-    load_language_model,
-    load_scalar_model,
     load_tokenizer,
     reward_constants,
     set_reward_constants,
 )
-
-IDS = torch.tensor([[1, 10, 11, 12, 13]])
-
-
-def causal(path: Path, **extra):
-    return load_language_model(
-        str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
-    ).eval()
-
-
-def scalar(path: Path, **extra):
-    return load_scalar_model(
-        str(path), dtype=torch.float32, attn_implementation="sdpa", **extra
-    ).eval()
 
 
 def test_dropout_is_off(tiny_model_dir: Path, tmp_path: Path) -> None:

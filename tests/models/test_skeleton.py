@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_refusal import refusal
 from safetensors.torch import load_file, save_file
 from tiny_tokenizers import tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -24,15 +25,6 @@ WEIGHTS = "model.safetensors"
 
 def needs(folder: Path, **more: Any) -> Needs:
     return replace(Needs(load_tokenizer(str(folder)), {"data.max_len": 64}), **more)
-
-
-def refusal(folder: Path, use: Use = "policy", **more: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        check_model(str(folder), use, Needs(tiny_tokenizer(), {"data.max_len": 64}, **more))
-    said = str(caught.value)
-    assert len(said.splitlines()) == 1
-    assert folder.name in said
-    return said
 
 
 @pytest.fixture

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from random import Random
 from statistics import mean
 
 import pytest
+from toy_task import rows, write
 
 from rto.errors import UserError
 from rto.quickstart.data import ToyPaths, demonstrate, write_task
 from rto.quickstart.gold import gold_reward, grammar_faults
 from rto.quickstart.toy import all_requests
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write(directory: Path, seed: int) -> ToyPaths:
-    return write_task(directory, seed=seed, num_sft=60, num_pairs=400, num_prompts=40, num_eval=20)
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> ToyPaths:
-    return write(tmp_path_factory.mktemp("task"), seed=0)
 
 
 def test_no_prompt_is_in_two_files(task: ToyPaths) -> None:

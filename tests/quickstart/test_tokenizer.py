@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from toy_task import rows
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rto.quickstart.data import ToyPaths, write_task
-from rto.quickstart.tokenizer import build_base_model, build_tokenizer
+from rto.quickstart.data import ToyPaths
+from rto.quickstart.tokenizer import build_base_model
 from rto.quickstart.toy import VOCABULARY
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write(directory: Path, seed: int) -> ToyPaths:
-    return write_task(directory, seed=seed, num_sft=60, num_pairs=400, num_prompts=40, num_eval=20)
 
 
 def chat_ids(
@@ -29,18 +20,6 @@ def chat_ids(
         turns, tokenize=False, add_generation_prompt=add_generation_prompt
     )
     return tokenizer(str(text), add_special_tokens=False)["input_ids"]
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> ToyPaths:
-    return write(tmp_path_factory.mktemp("task"), seed=0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer(directory)
-    return AutoTokenizer.from_pretrained(directory)
 
 
 def test_every_word_is_one_token_and_comes_back(tokenizer: PreTrainedTokenizerFast) -> None:

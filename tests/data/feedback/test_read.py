@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from feedback_rows import FLAT, NESTED
+from word_rows import write
 
 from rto.data.feedback.read import Feedback, load_feedback
 from rto.data.loaders.demonstrations import load_examples
@@ -20,16 +21,6 @@ from rto.errors import UserError
 from rto.models.load import load_tokenizer
 from rto.sections.data import Data
 
-NESTED = [
-    {"prompt": "w0", "responses": [{"text": "w1", "reward": 0.0}, {"text": "w2", "reward": 3.0}]},
-    {"prompt": "w3", "responses": [{"text": "w4", "reward": -1.0}, {"text": "w5", "reward": -2.0}]},
-]
-FLAT = [
-    {"prompt": "w0", "response": "w1", "reward": 0.0},
-    {"prompt": "w3", "response": "w4", "reward": -1.0},
-    {"prompt": "w0", "response": "w2", "reward": 3.0},
-    {"prompt": "w3", "response": "w5", "reward": -2.0},
-]
 PAIRS = [
     {"prompt": "w0", "chosen": "w2", "rejected": "w1", "chosen_reward": 3, "rejected_reward": 0},
     {"prompt": "w3", "chosen": "w4", "rejected": "w5", "chosen_reward": -1, "rejected_reward": -2},
@@ -54,11 +45,6 @@ BEST_FIRST = [
     ("w0", (("w2", 3.0), ("w1", 0.0))),
     ("w3", (("w4", -1.0), ("w5", -2.0))),
 ]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def load(path: Path, rows: list[dict[str, Any]]) -> list[Feedback]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feedback_rows import load, refused
+from word_rows import write
 
 from rto.cli.main import main
 from rto.data.feedback.read import load_feedback
 from rto.errors import UserError
-from rto.sections.data import Data
 
 CHAT = [
     {"role": "user", "content": "p"},
@@ -22,22 +22,6 @@ CHAT = [
     {"role": "user", "content": "q"},
     {"role": "assistant", "content": "a"},
 ]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path, rows: list[dict[str, Any]], **data: Any) -> list[Any]:
-    found = load_feedback(write(folder / "f.jsonl", rows), split="train", data=Data(**data))
-    return [(row.prompt, row.responses) for row in found]
-
-
-def refused(folder: Path, rows: list[dict[str, Any]], **data: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        load(folder, rows, **data)
-    return str(caught.value).removeprefix(f"{folder / 'f.jsonl'}: ")
 
 
 def test_the_numbers_of_a_csv_file_are_texts(tmp_path: Path) -> None:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from feedback_rows import load, refused
+from word_rows import write
 
 from rto.data.feedback.read import load_feedback
 from rto.data.feedback.verdicts import is_verdict, verdict
 from rto.errors import UserError
-from rto.sections.data import Data
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path, rows: list[dict[str, Any]], **data: Any) -> list[Any]:
-    found = load_feedback(write(folder / "f.jsonl", rows), split="train", data=Data(**data))
-    return [(row.prompt, row.responses) for row in found]
-
-
-def refused(folder: Path, rows: list[dict[str, Any]], **data: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        load(folder, rows, **data)
-    return str(caught.value).removeprefix(f"{folder / 'f.jsonl'}: ")
-
 
 UP = (True, 1, 1.0, "true", "TRUE", "yes", "up", "+1", "1", "thumbs_up", "Thumbs up", "👍", "good")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from feedback_rows import FLAT, NESTED
 from stored import stored
 from word_rows import word, write
 
@@ -20,20 +21,6 @@ from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 
 EOS = 2
-
-
-NESTED = [
-    {"prompt": "w0", "responses": [{"text": "w1", "reward": 0.0}, {"text": "w2", "reward": 3.0}]},
-    {"prompt": "w3", "responses": [{"text": "w4", "reward": -1.0}, {"text": "w5", "reward": -2.0}]},
-]
-
-
-FLAT = [
-    {"prompt": "w0", "response": "w1", "reward": 0.0},
-    {"prompt": "w3", "response": "w4", "reward": -1.0},
-    {"prompt": "w0", "response": "w2", "reward": 3.0},
-    {"prompt": "w3", "response": "w5", "reward": -2.0},
-]
 
 
 def test_rated_rows_are_examples_with_a_reward(template: Template, tmp_path: Path) -> None:
