@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from rto.observe import OBSERVED, observe, observe_stored
+from rto.overlap import TRAINED, Draws
 from rto.protocols import (
     BatchSource,
     Checkpointer,
@@ -17,7 +19,7 @@ from rto.protocols import (
     Tracker,
     WeightSync,
 )
-from rto.types import Role, ScoredBatch, StepStats, collate
+from rto.types import Role, Rollout, ScoredBatch, StepStats
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 
@@ -34,25 +36,41 @@ def train(
     checkpointer: Checkpointer,
     iterations: range,
     pad_token_id: int,
+    lag: int = 0,
+    ahead: Sequence[Sequence[Rollout]] = (),
 ) -> AnyMethod:
-    """Online: sample, score, target, update, sync. Returns the method as it ended."""
-    version = sync.push()
+    """Online: sample, score, target, update, sync. Returns the method as it ended.
+
+    With ``lag`` N the responses of iteration i are of the policy version i - N (of the first one
+    before there are so many): they are sampled and scored while the iterations before are trained
+    on. ``ahead`` are the responses that a resumed run had drawn so, for the iterations to come.
+    """
     roles = method.roles | OBSERVED
     if learner.single_step:
         roles = method.roles | (OBSERVED - {Role.POLICY})
-    for iteration in iterations:
-        rollouts = generator.generate(prompts.draw(iteration), version)
-        tokens = collate(rollouts, pad_token_id=pad_token_id)
-        scored = scorer.score(tokens, rollouts, roles)
-        batch, metrics = method.targets(scored)
-        stats = learner.update(method, batch)
-        scored = _after(stats, scored)
+    with Draws(generator, scorer, roles=roles, pad_token_id=pad_token_id) as draws:
+        for rollouts in ahead:
+            draws.restore(rollouts)
         version = sync.push()
-        metrics = {**observe(scored), **metrics, **stats.metrics}
-        method = method.adapt(metrics)
-        tracker.rollouts(iteration, rollouts, scored)
-        tracker.log(iteration, metrics)
-        checkpointer.after(iteration, method, metrics)
+        for iteration in iterations:
+            last = min(iteration + lag, iterations[-1])
+            for later in range(iteration + len(draws), last + 1):
+                draws.start(later, prompts.draw(later), version)
+            draw = draws.next()
+            rollouts, tokens = draw.sampled()
+            scored = scorer.score(tokens, rollouts, roles & TRAINED)
+            scored = scored.with_scores(draw.scored().scores)
+            batch, metrics = method.targets(scored)
+            stats = learner.update(method, batch)
+            scored = _after(stats, scored)
+            metrics = {**observe(scored), **metrics, **stats.metrics}
+            metrics["sampler/lag"] = version - rollouts[0].policy_version
+            drawn = draws.sampled()
+            version = sync.push()
+            method = method.adapt(metrics)
+            tracker.rollouts(iteration, rollouts, scored)
+            tracker.log(iteration, metrics)
+            checkpointer.after(iteration, method, metrics, drawn)
     return method
 
 

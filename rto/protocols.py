@@ -125,8 +125,10 @@ class PromptSource(Protocol):
 
 
 class Generator(Protocol):
-    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
-        """Sample; refuses when the engines do not hold ``policy_version``."""
+    def generate(
+        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+    ) -> list[Rollout]:
+        """Sample for an iteration; refuses when the engines do not hold ``policy_version``."""
         ...
 
 
@@ -171,8 +173,17 @@ class Checkpointer(Protocol):
         """Whether the run is over before its last iteration: held-out rows got no better."""
         ...
 
-    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
-        """Called at the end of each iteration: saves checkpoints and exports when they are due."""
+    def after(
+        self,
+        iteration: int,
+        method: Method,
+        metrics: Mapping[str, float],
+        drawn: Sequence[Sequence[Rollout]] = (),
+    ) -> None:
+        """Called at the end of each iteration: saves checkpoints and exports when they are due.
+
+        ``drawn`` are responses for the iterations to come, of weights that are gone by now.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,6 +53,9 @@ class Diary:
     stopped: bool = False
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     sampled: list[TokenBatch] = field(default_factory=list)
+    iterations: list[int] = field(default_factory=list)
+    drawn: list[list[list[int]]] = field(default_factory=list)
+    """Ids of the prompts whose responses wait, after each iteration."""
 
     def push(self) -> int:
         self.notes.append(("push",))
@@ -62,8 +66,11 @@ class Diary:
         self.notes.append(("draw", iteration))
         return [Prompt(id=10 * iteration + i, token_ids=(1,) * (i + 1), text="") for i in range(2)]
 
-    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+    def generate(
+        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+    ) -> list[Rollout]:
         self.notes.append(("generate", [p.id for p in prompts], policy_version))
+        self.iterations.append(iteration)
         return [Rollout(p, 0, (5,), (-1.0,), "", True, policy_version, 0) for p in prompts]
 
     def score(
@@ -71,11 +78,10 @@ class Diary:
     ) -> ScoredBatch:
         self.notes.append(("score", roles))
         self.sampled.append(tokens)
-        logprobs = torch.zeros(tokens.response_ids.shape)
-        reward = torch.zeros(len(tokens))
+        shape = tokens.response_ids.shape
         return ScoredBatch(
             tokens,
-            {Role.REWARD: reward, Role.POLICY: logprobs, Role.REFERENCE: logprobs},
+            {r: torch.zeros(len(tokens) if r == Role.REWARD else shape) for r in roles},
         )
 
     def update(self, method: Method, batch: TrainBatch) -> StepStats:
@@ -91,11 +97,18 @@ class Diary:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.notes.append(("log", iteration, dict(metrics)))
 
-    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
+    def after(
+        self,
+        iteration: int,
+        method: Method,
+        metrics: Mapping[str, float],
+        drawn: Sequence[Sequence[Rollout]] = (),
+    ) -> None:
         self.notes.append(("after", iteration, method))
+        self.drawn.append([[rollout.prompt.id for rollout in each] for each in drawn])
         self.stopped = iteration == self.stops_after
 
-    def run(self, iterations: range, method: Counting = Counting()) -> Counting:
+    def run(self, iterations: range, method: Counting = Counting(), **overlap: Any) -> Counting:
         return train(
             method,
             prompts=self,
@@ -107,6 +120,7 @@ class Diary:
             checkpointer=self,
             iterations=iterations,
             pad_token_id=PAD,
+            **overlap,
         )
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:
@@ -120,7 +134,7 @@ def test_an_iteration_is_in_the_papers_order() -> None:
     diary = Diary()
     diary.run(range(1))
     assert [note[0] for note in diary.notes] == [
-        "push", "draw", "generate", "score", "update", "push", "rollouts", "log", "after",
+        "push", "draw", "generate", "score", "score", "update", "push", "rollouts", "log", "after",
     ]  # fmt: skip
 
 
@@ -164,7 +178,8 @@ def test_the_batch_is_collated_with_the_pad_token_and_scored_for_the_methods_rol
     diary = Diary()
     diary.run(range(1))
     assert diary.sampled[0].prompt_ids.tolist() == [[PAD, 1], [1, 1]]
-    assert diary.of("score") == [(Counting().roles | {Role.REFERENCE},)]
+    asked = {roles for (roles,) in diary.of("score")}
+    assert asked == {frozenset({Role.POLICY}), frozenset({Role.REWARD, Role.REFERENCE})}
 
 
 @pytest.mark.parametrize(("roles", "asked"), [({Role.REWARD}, False), ({Role.POLICY}, True)])
@@ -173,10 +188,110 @@ def test_where_the_update_scores_the_policy_only_a_method_asks_for_it_before(
 ) -> None:
     diary = Diary(single_step=True)
     diary.run(range(1), Counting(roles=frozenset(roles)))
-    ((scored,),) = diary.of("score")
+    scored = {role for (roles,) in diary.of("score") for role in roles}
     assert (Role.POLICY in scored) is asked
     ((_, logged),) = diary.of("log")
     assert logged["kl/sequence"] == -3.0
+
+
+def ids(iteration: int) -> list[int]:
+    return [10 * iteration, 10 * iteration + 1]
+
+
+@pytest.mark.parametrize(
+    ("lag", "versions"),
+    [(0, [0, 1, 2, 3, 4]), (1, [0, 0, 1, 2, 3]), (2, [0, 0, 0, 1, 2]), (9, [0] * 5)],
+)
+def test_responses_are_of_the_version_that_many_updates_before(
+    lag: int, versions: list[int]
+) -> None:
+    diary = Diary()
+    diary.run(range(5), lag=lag)
+    assert diary.of("generate") == [(ids(i), version) for i, version in enumerate(versions)]
+    assert diary.iterations == [0, 1, 2, 3, 4]
+    assert [logged["sampler/lag"] for _, logged in diary.of("log")] == [
+        i - version for i, version in enumerate(versions)
+    ]
+
+
+def test_what_waits_to_be_trained_on_is_handed_to_the_checkpoint() -> None:
+    diary = Diary()
+    diary.run(range(4), lag=2)
+    assert diary.drawn == [[ids(1), ids(2)], [ids(2), ids(3)], [ids(3)], []]
+    alone = Diary()
+    alone.run(range(2))
+    assert alone.drawn == [[], []]
+
+
+def test_a_run_that_goes_on_takes_up_what_was_drawn() -> None:
+    whole, second = Diary(), Diary(version=2)
+    whole.run(range(5), lag=2)
+    waiting = [
+        [Rollout(Prompt(i, (1,), ""), 0, (5,), (-1.0,), "", True, 0, 0) for i in ids(iteration)]
+        for iteration in (2, 3)
+    ]
+    second.run(range(2, 5), lag=2, ahead=waiting)
+    assert second.of("generate") == whole.of("generate")[4:]
+    assert second.drawn == whole.drawn[2:]
+    assert second.of("log")[0][1]["sampler/lag"] == 2
+
+
+def test_sampling_goes_on_while_the_policy_is_trained() -> None:
+    """The update waits for a sample that only a later draw makes."""
+    sampled = threading.Event()
+
+    class Ahead(Diary):
+        def generate(
+            self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+        ) -> list[Rollout]:
+            found = super().generate(prompts, policy_version, iteration)
+            if iteration == 1:
+                sampled.set()
+            return found
+
+        def update(self, method: Method, batch: TrainBatch) -> StepStats:
+            assert sampled.wait(timeout=60)
+            return super().update(method, batch)
+
+    diary = Ahead()
+    diary.run(range(2), lag=1)
+    assert len(diary.of("update")) == 2
+
+
+def test_no_weights_are_pushed_while_an_engine_samples() -> None:
+    pushed = threading.Event()
+
+    class Slow(Diary):
+        def push(self) -> int:
+            version = super().push()
+            if version == 1:
+                pushed.set()
+            return version
+
+        def generate(
+            self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+        ) -> list[Rollout]:
+            if iteration == 1:
+                assert not pushed.wait(timeout=0.3)
+            return super().generate(prompts, policy_version, iteration)
+
+    Slow().run(range(2), lag=1)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_goes_wrong_beside_the_loop_ends_it(lag: int) -> None:
+    class Broken(Diary):
+        def generate(
+            self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+        ) -> list[Rollout]:
+            if iteration == 1:
+                raise RuntimeError("no such GPU")
+            return super().generate(prompts, policy_version, iteration)
+
+    diary = Broken()
+    with pytest.raises(RuntimeError, match="no such GPU"):
+        diary.run(range(3), lag=lag)
+    assert len(diary.of("push")) == 1 + (lag == 0)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,12 @@ class EngineGenerator:
     sleep_after: bool = False
     """Free the engines' GPU memory once a rollout is done; the next weight sync wakes them."""
 
-    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+    def generate(
+        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+    ) -> list[Rollout]:
         drawn = [(p, k) for p in prompts for k in range(self.samples_per_prompt)]
         requests = [
-            SampleRequest(p.token_ids, request_seed(self.run_seed, policy_version, p.id, k))
+            SampleRequest(p.token_ids, request_seed(self.run_seed, iteration, p.id, k))
             for p, k in drawn
         ]
         shards = shard_rows([len(r.prompt_token_ids) for r in requests], len(self.engines))

@@ -7,6 +7,7 @@ anything else is computed from them, so neither value nor gradient sees the padd
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from rto.functional.masked import check_masked, masked_mean, masked_sum, zero_ma
 from rto.types import LossNorm, LossOutput
 
 Reduction = Literal["token", "sequence"]
-ISCorrection = Literal["tis", "icepop", "seq-mask-tis"]
+ISCorrection = Literal["tis", "icepop", "seq-tis", "seq-mask-tis"]
 
 LOG_RATIO_CLAMP = 20.0
 """Bound of a token's log-ratio before exp, which overflows fp32 at 89; no paper has it."""
@@ -46,13 +47,13 @@ def policy_loss(
     norm: LossNorm,
     clip_low_high: tuple[float, float],
     dual_clip: float | None = None,
-    weights: Tensor | None = None,
+    weights: tuple[Tensor, Tensor] | None = None,
     reduction: Reduction = "token",
 ) -> LossOutput:
     """PPO's clipped surrogate (arXiv 1707.06347, eq 7), negated; all tensors [B, T].
 
     ``dual_clip`` c bounds the objective from below by c * A where A < 0 (arXiv 1912.09729).
-    ``weights`` multiply the loss of each token (see ``sampler_weights``).
+    The first of ``weights`` multiplies the loss of each token (see ``sampler_weights``).
     """
     check_masked(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     log_ratio = zero_masked(logprobs, mask) - zero_masked(old_logprobs, mask)
@@ -71,8 +72,10 @@ def policy_loss(
         "policy/ratio": ratio,
     }
     if weights is not None:
-        objective = weights * objective
-        observed["policy/sampler_weight"] = weights
+        weight, outside = weights
+        objective = weight * objective
+        observed["policy/sampler_weight"] = weight
+        observed["policy/sampler_outside"] = outside.float()
     loss = -aggregate(objective, mask=mask, norm=norm, reduction=reduction)
     metrics = {name: _token_mean(x, mask, norm) for name, x in observed.items()}
     return LossOutput(loss, {"policy/loss": loss.detach(), **metrics})
@@ -141,29 +144,34 @@ def sampler_weights(
     mask: Tensor,
     kind: ISCorrection,
     threshold: tuple[float, float],
-) -> Tensor:
-    """Weights [B, T] for tokens drawn by a sampler whose log-probs differ from the trainer's.
+) -> tuple[Tensor, Tensor]:
+    """Weights [B, T] for tokens drawn by a sampler whose log-probs differ from the trainer's, and
+    which of them [B, T] the threshold changed.
 
     With w = pi_trainer / pi_sampler per token: "tis" clamps w to the threshold; "icepop" drops
-    tokens whose w lies outside; "seq-mask-tis" drops responses whose geometric mean of w does, and
-    keeps w for the others.
+    tokens whose w lies outside. Of whole responses, "seq-tis" gives every token the product of
+    the response's w, clamped; "seq-mask-tis" drops responses whose geometric mean of w lies
+    outside, and keeps w for the others.
     """
     check_masked(mask, old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs)
     log_weight = zero_masked(old_logprobs - sampler_logprobs, mask).detach()
     weight = log_weight.exp()
     low, high = threshold
     match kind:
-        case "tis":
-            return weight.clamp(low, high)
-        case "icepop":
+        case "tis" | "icepop":
             judged = weight
+        case "seq-tis":
+            judged = log_weight.sum(-1, keepdim=True).exp().expand_as(weight)
         case "seq-mask-tis":
-            judged = masked_mean(log_weight, mask, dim=-1).exp().unsqueeze(-1)
+            judged = masked_mean(log_weight, mask, dim=-1).exp().unsqueeze(-1).expand_as(weight)
         case _:
             raise ValueError(
-                f"importance correction is {kind!r}: expected tis, icepop or seq-mask-tis"
+                f"importance correction is {kind!r}: expected tis, icepop, seq-tis or seq-mask-tis"
             )
-    return torch.where((judged >= low) & (judged <= high), weight, 0.0)
+    outside = ((judged < low) | (judged > high)) & mask
+    if kind in ("tis", "seq-tis"):
+        return judged.clamp(low, high), outside
+    return torch.where((judged >= low) & (judged <= high), weight, 0.0), outside
 
 
 def sampler_mismatch(
@@ -171,16 +179,21 @@ def sampler_mismatch(
 ) -> dict[str, Tensor]:
     """How far the sampler's log-probs [B, T] are from the trainer's, over a whole batch.
 
-    k1 and k3 estimate KL(sampler || trainer).
+    k1 and k3 estimate KL(sampler || trainer). The effective share is (sum w)^2 / (B sum w^2) of the
+    responses' weights w, the product of their tokens' ratios: 1 where all weigh the same, 1 / B
+    where one outweighs all (Kong 1992).
     """
     check_masked(mask, logprobs=logprobs, sampler_logprobs=sampler_logprobs)
     d = zero_masked(logprobs.float() - sampler_logprobs.float(), mask)
+    response = d.double().sum(-1)
+    effective = 2 * response.logsumexp(0) - (2 * response).logsumexp(0) - math.log(len(response))
     return {
         "sampler/abs_diff_mean": masked_mean(d.abs(), mask),
         "sampler/abs_diff_max": d.abs().max(),
         "sampler/ratio": masked_mean(d.exp(), mask),
         "sampler/k1": masked_mean(-d, mask),
         "sampler/k3": masked_mean(d.exp() - 1 - d, mask),
+        "sampler/effective_share": effective.exp().float(),
     }
 
 

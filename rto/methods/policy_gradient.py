@@ -156,7 +156,7 @@ class PolicyGradient(PolicyGradientSettings, PlainMethod):
             return None
         return zero_masked(batch[Role.POLICY], batch.tokens.response_mask)
 
-    def _sampler_weights(self, batch: ActorBatch) -> Tensor | None:
+    def _sampler_weights(self, batch: ActorBatch) -> tuple[Tensor, Tensor] | None:
         if self.is_correction is None or batch.old_logprobs is None:
             return None
         return losses.sampler_weights(

@@ -28,6 +28,7 @@ MEANING = {
     "policy/clip_share": "Share of tokens whose probability ratio was clipped.",
     "policy/approx_kl": "KL from the sampling policy to the updated one, nats per token.",
     "policy/ratio": "Mean probability ratio of the updated policy to the sampling one: near 1.",
+    "policy/sampler_outside": "Share of tokens whose importance weight the threshold changed.",
     "policy/sampler_weight": "Mean importance weight that corrects for the engine's log-probs: "
     "near 1.",
     "policy/kl_loss": "KL to the reference as a term of the loss, nats.",
@@ -50,9 +51,12 @@ MEANING = {
     "instead of DPO.",
     "dpo/to_reward_std_ratio": "Spread of the summed DPO rewards against that of the sentence "
     "reward: above 1, DPO outweighs the reward model.",
+    "sampler/lag": "Updates that the policy was ahead of the responses it trained on.",
     "sampler/abs_diff_mean": "Mean |engine − trainer| log-prob per sampled token: 0 is perfect.",
     "sampler/abs_diff_max": "Largest |engine − trainer| log-prob of a sampled token.",
     "sampler/ratio": "Mean probability ratio of trainer to engine: near 1.",
+    "sampler/effective_share": "Effective share of the responses if each were weighted by its "
+    "probability ratio of trainer to engine: 1 is none lost.",
     "sampler/k1": "KL from engine to trainer, k1 estimate, nats per token: near 0.",
     "sampler/k3": "KL from engine to trainer, k3 estimate, nats per token: near 0.",
     "sync/probe_mean_abs_diff": "Mean |engine − trainer| log-prob on the probe prompts after a "
@@ -92,7 +96,7 @@ MEANING = {
     "time/sync": "Seconds in which new weights went to the engines.",
     "time/evaluate": "Seconds in which held-out rows were judged.",
     "time/iteration": "Seconds of the iteration.",
-    "time/other_share": "Share of the iteration outside the named stages.",
+    "time/other_share": "Share of the iteration in which no named stage ran.",
     "rate/generate_tokens_per_s": "Tokens sampled per second of generation.",
     "rate/score_tokens_per_s": "Tokens scored per second of scoring.",
     "rate/update_tokens_per_s": "Tokens trained on per second of optimizer steps.",

@@ -6,8 +6,8 @@ import hashlib
 import struct
 
 
-def request_seed(run_seed: int, policy_version: int, prompt_id: int, sample_index: int) -> int:
+def request_seed(run_seed: int, iteration: int, prompt_id: int, sample_index: int) -> int:
     """A seed in [0, 2**63) that is the same on every machine, engine and resumed run."""
-    key = struct.pack("<4q", run_seed, policy_version, prompt_id, sample_index)
+    key = struct.pack("<4q", run_seed, iteration, prompt_id, sample_index)
     digest = hashlib.blake2b(key, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar, cast
@@ -11,7 +11,9 @@ from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar, cas
 from rto.cluster.calls import Trainers
 from rto.errors import UserError, nearest
 from rto.protocols import Method
+from rto.runs.drawn import write_drawn
 from rto.training.checkpoint import Checkpoint, CheckpointStore
+from rto.types import Rollout
 
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
@@ -135,7 +137,13 @@ class RunCheckpointer:
     def stopped(self) -> bool:
         return self.best.exhausted
 
-    def after(self, iteration: int, method: Method, metrics: Mapping[str, float]) -> None:
+    def after(
+        self,
+        iteration: int,
+        method: Method,
+        metrics: Mapping[str, float],
+        drawn: Sequence[Sequence[Rollout]] = (),
+    ) -> None:
         due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
         before, key = self.best, self.best.key
         self._check_key(metrics)
@@ -144,7 +152,7 @@ class RunCheckpointer:
         if self.best.step != before.step:
             self._export("best", metrics)
         if due or self._is_last(iteration) or self.stopped:
-            self._checkpoint(iteration, method)
+            self._checkpoint(iteration, method, drawn)
             self._export("last", metrics)
 
     def _check_key(self, metrics: Mapping[str, float]) -> None:
@@ -180,8 +188,11 @@ class RunCheckpointer:
             self._export("last", {})
         return _restored(method, found)
 
-    def _checkpoint(self, iteration: int, method: Method) -> None:
+    def _checkpoint(
+        self, iteration: int, method: Method, drawn: Sequence[Sequence[Rollout]]
+    ) -> None:
         folder = self.store.begin(iteration)
+        write_drawn(folder, drawn)
         for name, group in self.groups.items():
             group.save(str(folder / name), STATE)
         state: KeptState = {

@@ -24,6 +24,7 @@ from rto.observe import OBSERVED
 from rto.protocols import PolicyMethod
 from rto.rollout.engine import Transport
 from rto.rollout.requests import Sampling
+from rto.runs.drawn import read_drawn
 from rto.runs.offline import make_checkpointer, pad_id, start_point
 from rto.runs.self_check import CHECKS, few, self_check
 from rto.sections.run_config import RunConfig
@@ -134,6 +135,8 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
                 checkpointer=checkpointer,
                 iterations=range(first, run.iterations),
                 pad_token_id=pad_id(run.tokenizer),
+                lag=config.train.async_lag,
+                ahead=[] if found is None else read_drawn(found.path),
             )
         finally:
             # The folder is given free when this returns, and nothing may be written to it then.
@@ -174,7 +177,7 @@ def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) 
             ),
             samples_per_prompt=config.rollout.n_samples_per_prompt,
             run_seed=config.train.seed,
-            sleep_after=_takes_turns(run),
+            sleep_after=takes_turns(config, run.plan),
         ),
         scorer=ClusterScorer(policy=policy, critic=critic, frozen=frozen, rewards=run.rewards),
         learner=ClusterLearner(
@@ -192,14 +195,14 @@ def _engines_alone(
     that loads beside it would be counted as the engine's own use."""
     engines = actors.start_engines(str(run.config.actor.model_name_or_path), transport)
     actors.wait(progress)
-    if _takes_turns(run):
+    if takes_turns(run.config, run.plan):
         engines.sleep()
     return engines
 
 
-def _takes_turns(run: OnlineRun) -> bool:
+def takes_turns(config: RunConfig, plan: Plan) -> bool:
     """Whether engines give their memory to the ranks on their GPUs after each rollout."""
-    return run.config.vllm.enable_sleep and run.plan.colocated
+    return config.vllm.enable_sleep and plan.colocated
 
 
 def _start_critic(run: OnlineRun, actors: Actors, steps: int) -> Trainers | None:

@@ -47,7 +47,7 @@ from rto.protocols import Method, PolicyMethod
 from rto.runs.check_models import check_models, with_engine
 from rto.runs.held_out import best_held_out
 from rto.runs.offline import OfflineRun, pad_id, reference_models
-from rto.runs.online import OnlineRun
+from rto.runs.online import OnlineRun, takes_turns
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
 from rto.sections.data import Data
@@ -100,6 +100,11 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         online=True,
         critic=Role.CRITIC in roles,
         frozen=bool(models),
+    )
+    require(
+        config.train.async_lag == 0 or not takes_turns(config, plan),
+        f"train.async_lag is {config.train.async_lag}: engines that sleep while ranks on their "
+        "GPUs train cannot sample then; give them GPUs of their own (train.colocate_all false)",
     )
     return OnlineRun(
         config=config,

@@ -44,6 +44,7 @@ COMMANDS: dict[str, frozenset[str]] = {
     "train": TRAINING,
     "train.num_episodes": ONLINE,
     "train.colocate_all": ONLINE,
+    "train.async_lag": ONLINE,
     "train.self_check": ONLINE,
     "train.enable_ema": POLICIES,
     "train.ema_beta": POLICIES,

@@ -207,5 +207,9 @@ class Train(Section):
     """Share the same GPUs between rollout, scoring, critic and policy."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes CUDA where there is any."""
+    async_lag: Annotated[int, Range(least=0, most=64)] = 0
+    """Updates that the policy is ahead of the responses it trains on. 0 does one after the other;
+    with 1 the next responses are sampled and scored while it trains, with 2 also sampled while the
+    ones before are scored. On GPUs the engines need some of their own."""
     self_check: bool = True
     """Check the assembled pipeline before the first update."""

@@ -1,16 +1,19 @@
 """Timers of the stages, which wrap the loop's protocol objects so that the loop needs no timers.
 
 Each wrapper has the type of what it wraps. The stages of one iteration are generate, score,
-update and sync; everything else (targets, tracking, checkpoints) is ``time/other_share``.
+update and sync; the time in which none of them runs (targets, tracking, checkpoints) is
+``time/other_share``.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rto.overlap import TRAINED
 from rto.protocols import Generator, Learner, Method, PromptSource, Scorer, WeightSync
 from rto.types import (
     Prompt,
@@ -25,16 +28,22 @@ from rto.types import (
 
 @dataclass
 class Stage:
-    """Seconds and tokens of one stage in the current iteration."""
+    """When one stage ran in the current iteration, and on how many tokens."""
 
-    seconds: float = 0.0
+    spans: list[tuple[float, float]] = field(default_factory=list)
     tokens: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Two calls at once count once."""
+        return covered(self.spans)
 
 
 class Timings:
     """The clock of a run. ``on_stage`` hears the name of each stage as it begins.
 
-    The first iteration begins with the first draw: the push before it is start-up.
+    The first iteration begins with the first draw: the push before it is start-up. Stages may run
+    at once, in several threads; one belongs to the iteration in which it ends.
     """
 
     def __init__(
@@ -45,7 +54,10 @@ class Timings:
     ) -> None:
         self._on_stage = on_stage
         self._clock = clock
+        self._lock = threading.Lock()
         self._stages: dict[str, Stage] = {}
+        self._running: dict[object, float] = {}
+        """What runs now -> when it began."""
         self._began = clock()
         self._drawn = False
 
@@ -54,12 +66,17 @@ class Timings:
         """Time the block as a part of stage ``name``; the caller adds the tokens it handled."""
         if self._on_stage is not None:
             self._on_stage(name)
-        stage = self._stages.setdefault(name, Stage())
-        start = self._clock()
+        part, start = Stage(), self._clock()
+        with self._lock:
+            self._running[id(part)] = start
         try:
-            yield stage
+            yield part
         finally:
-            stage.seconds += self._clock() - start
+            with self._lock:
+                del self._running[id(part)]
+                stage = self._stages.setdefault(name, Stage())
+                stage.spans.append((start, self._clock()))
+                stage.tokens += part.tokens
 
     def drawing(self) -> None:
         """A draw begins; the first one opens the first iteration."""
@@ -69,13 +86,18 @@ class Timings:
 
     def lap(self) -> dict[str, float]:
         """Close the iteration: its metrics. What follows belongs to the next one."""
-        now = self._clock()
-        total = now - self._began
-        stages, self._stages, self._began = self._stages, {}, now
+        with self._lock:
+            now = self._clock()
+            began, self._began = self._began, now
+            stages, self._stages = self._stages, {}
+            running = [(start, now) for start in self._running.values()]
+        total = now - began
         metrics = {f"time/{name}": stage.seconds for name, stage in stages.items()}
         metrics["time/iteration"] = total
         if total > 0:
-            metrics["time/other_share"] = 1 - sum(s.seconds for s in stages.values()) / total
+            spans = [span for stage in stages.values() for span in stage.spans] + running
+            busy = covered([(max(start, began), end) for start, end in spans])
+            metrics["time/other_share"] = 1 - busy / total
         for name, stage in stages.items():
             if stage.tokens > 0 and stage.seconds > 0:
                 metrics[f"rate/{name}_tokens_per_s"] = stage.tokens / stage.seconds
@@ -112,9 +134,11 @@ class _TimedGenerator:
     inner: Generator
     timings: Timings
 
-    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+    def generate(
+        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+    ) -> list[Rollout]:
         with self.timings.measure("generate") as stage:
-            rollouts = self.inner.generate(prompts, policy_version)
+            rollouts = self.inner.generate(prompts, policy_version, iteration)
             stage.tokens += sum(len(rollout.token_ids) for rollout in rollouts)
         return rollouts
 
@@ -129,7 +153,8 @@ class _TimedScorer:
     ) -> ScoredBatch:
         with self.timings.measure("score") as stage:
             scored = self.inner.score(tokens, rollouts, roles)
-            stage.tokens += int(tokens.lengths.sum())
+            if roles - TRAINED:  # The policy's and the critic's own scores come in another call.
+                stage.tokens += int(tokens.lengths.sum())
         return scored
 
 
@@ -157,3 +182,12 @@ class _TimedSync:
     def push(self) -> int:
         with self.timings.measure("sync"):
             return self.inner.push()
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds in at least one of the (start, end)."""
+    seconds, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        seconds += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return seconds

@@ -31,7 +31,7 @@ def generator(*several: BigramEngine, sleep: bool = False) -> EngineGenerator:
 
 
 def test_every_prompt_gets_its_samples_in_order_each_drawn_with_its_own_seed() -> None:
-    rollouts = generator().generate(PROMPTS, 7)
+    rollouts = generator().generate(PROMPTS, 7, 7)
     assert [(r.prompt, r.sample_index) for r in rollouts] == [
         (prompt, k) for prompt in PROMPTS for k in range(3)
     ]
@@ -48,7 +48,7 @@ def test_every_prompt_gets_its_samples_in_order_each_drawn_with_its_own_seed() -
 @pytest.mark.parametrize("count", [2, 4])
 def test_which_engine_draws_a_sample_changes_nothing(count: int) -> None:
     several = some(count)
-    assert generator(*several).generate(PROMPTS, 7) == generator().generate(PROMPTS, 7)
+    assert generator(*several).generate(PROMPTS, 7, 7) == generator().generate(PROMPTS, 7, 7)
     drawn = [engine.notes[0] for engine in several]
     assert sum(count for _, count, _ in drawn) == 15
     assert all(count > 0 and version == 7 for _, count, version in drawn)
@@ -56,11 +56,11 @@ def test_which_engine_draws_a_sample_changes_nothing(count: int) -> None:
 
 def test_run_version_prompt_and_sample_each_give_another_seed() -> None:
     plain = generator()
-    seeds = [r.seed for r in plain.generate(PROMPTS, 7)]
+    seeds = [r.seed for r in plain.generate(PROMPTS, 7, 7)]
     assert len(set(seeds)) == 15
     others = [
-        *(r.seed for r in plain.generate(PROMPTS, 8)),
-        *(r.seed for r in replace(plain, run_seed=5).generate(PROMPTS, 7)),
+        *(r.seed for r in plain.generate(PROMPTS, 8, 8)),
+        *(r.seed for r in replace(plain, run_seed=5).generate(PROMPTS, 7, 7)),
     ]
     assert not set(seeds) & set(others)
 
@@ -68,6 +68,6 @@ def test_run_version_prompt_and_sample_each_give_another_seed() -> None:
 @pytest.mark.parametrize("sleep", [False, True])
 def test_engines_sleep_after_a_rollout_where_they_share_their_gpus(sleep: bool) -> None:
     several = some(2)
-    generator(*several, sleep=sleep).generate(PROMPTS, 0)
+    generator(*several, sleep=sleep).generate(PROMPTS, 0, 0)
     for engine in several:
         assert [name for name, *_ in engine.notes] == ["generate", *["sleep"] * sleep]

@@ -213,13 +213,14 @@ def test_pairwise_loss_by_hand():
     [
         ("tis", [[0.5, 4.0, 5.0], [2.0, 0.5, 1.0]]),
         ("icepop", [[0.0, 4.0, 0.0], [2.0, 0.5, 1.0]]),
+        ("seq-tis", [[5.0, 5.0, 5.0], [1.0, 1.0, 1.0]]),
         ("seq-mask-tis", [[0.25, 4.0, 64.0], [2.0, 0.5, 1.0]]),
     ],
 )
 def test_sampler_weights_by_hand(kind, expected):
-    """Geometric means of the rows: 4 and 1."""
+    """Geometric means of the rows: 4 and 1; products: 64 and 1."""
     ratio = torch.tensor([[0.25, 4.0, 64.0], [2.0, 0.5, math.nan]])
-    weights = losses.sampler_weights(
+    weights, outside = losses.sampler_weights(
         old_logprobs=ratio.log(),
         sampler_logprobs=torch.zeros(2, 3),
         mask=torch.tensor([[True, True, True], [True, True, False]]),
@@ -227,10 +228,24 @@ def test_sampler_weights_by_hand(kind, expected):
         threshold=(0.5, 5.0),
     )
     torch.testing.assert_close(weights, torch.tensor(expected))
+    changed = {"seq-tis": [True] * 3, "seq-mask-tis": [False] * 3}.get(kind, [True, False, True])
+    assert outside.tolist() == [changed, [False] * 3]
+
+
+def test_a_threshold_counts_no_padding_among_what_it_changed():
+    for kind in ("tis", "icepop", "seq-tis", "seq-mask-tis"):
+        _, outside = losses.sampler_weights(
+            old_logprobs=torch.tensor([[3.0, 3.0]]),
+            sampler_logprobs=torch.zeros(1, 2),
+            mask=torch.tensor([[True, False]]),
+            kind=kind,
+            threshold=(0.5, 5.0),
+        )
+        assert outside.tolist() == [[True, False]]
 
 
 def test_seq_mask_drops_a_whole_response():
-    weights = losses.sampler_weights(
+    weights, _ = losses.sampler_weights(
         old_logprobs=torch.tensor([[3.0, 3.0], [0.0, 0.1]]),
         sampler_logprobs=torch.zeros(2, 2),
         mask=torch.ones(2, 2, dtype=torch.bool),
@@ -238,6 +253,25 @@ def test_seq_mask_drops_a_whole_response():
         threshold=(0.5, 5.0),
     )
     torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0], [1.0, math.exp(0.1)]]))
+
+
+def test_the_effective_share_by_hand():
+    """Weights 1 and 3, the second over two tokens: 16 / (2 * 10)."""
+    stats = losses.sampler_mismatch(
+        logprobs=torch.tensor([[0.0, math.nan], [math.log(1.5), math.log(2.0)]]),
+        sampler_logprobs=torch.zeros(2, 2),
+        mask=torch.tensor([[True, False], [True, True]]),
+    )
+    assert float(stats["sampler/effective_share"]) == pytest.approx(0.8)
+
+
+def test_the_effective_share_of_responses_that_no_float_could_weigh():
+    stats = losses.sampler_mismatch(
+        logprobs=torch.full((4, 3), 300.0),
+        sampler_logprobs=torch.zeros(4, 3),
+        mask=torch.ones(4, 3, dtype=torch.bool),
+    )
+    assert float(stats["sampler/effective_share"]) == pytest.approx(1.0)
 
 
 def test_sampler_mismatch_by_hand():
@@ -254,5 +288,6 @@ def test_sampler_mismatch_by_hand():
             "sampler/ratio": (2 + 0.25) / 2,
             "sampler/k1": (-log2 + 2 * log2) / 2,
             "sampler/k3": (2 + 0.25) / 2 - 1 - (log2 - 2 * log2) / 2,
+            "sampler/effective_share": 1.0,
         }
     )

@@ -41,7 +41,8 @@ ALLOWED = {
     ),
     "rto.types": ("numpy", "torch"),
     "rto.protocols": ("torch", "rto.card", "rto.types"),
-    "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.observe"),
+    "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.observe", "rto.overlap"),
+    "rto.overlap": ("torch", "rto.types", "rto.protocols"),
     "rto.observe": ("torch", "rto.types", "rto.functional"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
     "rpo_ext.functional": ("torch", "rto.types", *FUNCTIONAL),
@@ -73,11 +74,12 @@ ROOMS = {
     "evaluation": "builds data errors models rollout runs scoring secrets sections tracking types "
     "yaml_file",
     "functional": "types",
-    "loop": "observe protocols types",
+    "loop": "observe overlap protocols types",
     "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
     "moved": "",
     "observe": "functional types",
+    "overlap": "protocols types",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",
@@ -91,7 +93,7 @@ ROOMS = {
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
     "text": "",
-    "tracking": "errors functional protocols secrets sections text types",
+    "tracking": "errors functional overlap protocols secrets sections text types",
     "training": "batching data errors functional methods models protocols rollout sections types "
     "weights",
     "types": "",

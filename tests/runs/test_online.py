@@ -159,6 +159,67 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     ]  # fmt: skip
 
 
+class Interrupted(Fours):
+    """Fails with the third batch of responses."""
+
+    calls = 0
+
+    def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        self.calls += 1
+        if self.calls == 3:
+            raise RuntimeError("power cut")
+        return super().__call__(queries, prompts, labels)
+
+
+def lagging(lag: int, **changes: Any) -> dict[str, Any]:
+    train = Train(batch_size=4, device="cpu", async_lag=lag, self_check=False)
+    return {"train": train, "iterations": 5, "ckpt": Ckpt(save_steps=2, load_enable=True)} | changes
+
+
+def run_whole(folder: RunFolder, made: OnlineRun) -> None:
+    run_online(made, folder, find_checkpoint(made.config, made.method, folder.checkpoints))
+
+
+def untimed(folder: RunFolder) -> list[dict[str, Any]]:
+    return [
+        {name: x for name, x in row.items() if not name.startswith(("time", "rate/"))}
+        for row in logged(folder)
+    ]
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_a_run_is_the_same_run_however_far_the_policy_is_ahead(
+    lag: int, session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    """Twice, and once more interrupted after its checkpoint: figures and weights are equal."""
+    folders = [RunFolder(tmp_path / name) for name in ("first", "second", "third")]
+    for folder in folders[:2]:
+        with folder:
+            run_whole(folder, planned(model, **lagging(lag)))
+    with folders[2] as folder:
+        sources = [("fours.py", Interrupted())]
+        rewards = RewardSources(texts=sources, weights=[1.0], ends={EOS: "</s>"})
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_whole(folder, planned(model, **lagging(lag, rewards=rewards)))
+        assert [row["iteration"] for row in logged(folder)] == [0, 1]
+        run_whole(folder, planned(model, **lagging(lag)))
+    first, second, third = (untimed(folder) for folder in folders)
+    assert first == second == third
+    ends = [torch.load(folder.last / "table", weights_only=True) for folder in folders]
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+    assert [row["sampler/lag"] for row in first] == [min(i, lag) for i in range(5)]
+
+
+def test_engines_that_sleep_in_between_cannot_be_ahead(model: str) -> None:
+    asleep = planned(model, vllm=VLLM(engine="transformers", enable_sleep=True)).config
+    shared = Plan({}, {}, "cuda", colocated=True)
+    assert online.takes_turns(asleep, shared)
+    assert not online.takes_turns(asleep, replace(shared, colocated=False))
+    awake = replace(asleep, vllm=VLLM(engine="transformers", enable_sleep=False))
+    assert not online.takes_turns(awake, shared)
+
+
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     write = rollout_write.write_rollouts

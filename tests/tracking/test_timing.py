@@ -7,7 +7,7 @@ import torch
 
 from rto.methods.base import PlainMethod
 from rto.protocols import Card, Method
-from rto.tracking.timing import Timings
+from rto.tracking.timing import Timings, covered
 from rto.types import (
     Prompt,
     Role,
@@ -45,7 +45,9 @@ class Parts:
         self.clock.now += 0.5
         return [PROMPT]
 
-    def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
+    def generate(
+        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+    ) -> list[Rollout]:
         self.clock.now += 4
         return [
             Rollout(p, k, (5,) * 10, (0.0,) * 10, "", True, policy_version, k)
@@ -81,7 +83,7 @@ class NoTargets(PlainMethod):
 
 def one_iteration(parts: Parts, timings: Timings) -> None:
     prompts = timings.prompts(parts).draw(0)
-    rollouts = timings.generator(parts).generate(prompts, 1)
+    rollouts = timings.generator(parts).generate(prompts, 1, 0)
     tokens = collate(rollouts, pad_token_id=0)
     scored = timings.scorer(parts).score(tokens, rollouts, frozenset({Role.REWARD}))
     batch, _ = NoTargets().targets(scored)
@@ -134,7 +136,7 @@ def test_time_between_iterations_belongs_to_the_next_one() -> None:
 def test_two_calls_of_a_stage_add_up() -> None:
     clock = Clock()
     timings, parts = Timings(clock=clock), Parts(clock)
-    batch = TrainBatch(collate(parts.generate([PROMPT], 0), pad_token_id=0))
+    batch = TrainBatch(collate(parts.generate([PROMPT], 0, 0), pad_token_id=0))
     for _ in range(2):
         timings.learner(parts).update(NoTargets(), batch)
     metrics = timings.lap()
@@ -154,3 +156,70 @@ def test_stages_are_announced_as_they_begin() -> None:
     heard: list[str] = []
     one_iteration(Parts(clock), Timings(clock=clock, on_stage=heard.append))
     assert heard == ["generate", "score", "update", "sync"]
+
+
+def test_stages_that_run_at_once_are_counted_once() -> None:
+    """Sampling for 4 s beside an update of 3 s that begins a second later: 4 s of 6."""
+    clock = Clock()
+    timings = Timings(clock=clock)
+    with timings.measure("generate"):
+        clock.now += 1
+        with timings.measure("update"):
+            clock.now += 3
+    clock.now += 2
+    metrics = timings.lap()
+    assert metrics["time/generate"] == 4
+    assert metrics["time/update"] == 3
+    assert metrics["time/other_share"] == pytest.approx(2 / 6)
+
+
+def test_a_stage_that_goes_on_counts_where_it_ends_and_covers_both_iterations() -> None:
+    clock = Clock()
+    timings = Timings(clock=clock)
+    clock.now += 1
+    with timings.measure("generate") as stage:
+        clock.now += 3
+        first = timings.lap()
+        clock.now += 2
+        stage.tokens += 10
+    second = timings.lap()
+    assert "time/generate" not in first
+    assert first["time/other_share"] == pytest.approx(1 / 4)
+    assert second["time/generate"] == 5
+    assert second["time/other_share"] == pytest.approx(0)
+    assert second["rate/generate_tokens_per_s"] == 2
+
+
+def test_two_calls_of_a_stage_at_once_are_one_stretch_of_time() -> None:
+    clock = Clock()
+    timings = Timings(clock=clock)
+    with timings.measure("score"):
+        clock.now += 1
+        with timings.measure("score"):
+            clock.now += 1
+    assert timings.lap()["time/score"] == 2
+
+
+def test_tokens_that_two_calls_score_are_counted_once() -> None:
+    clock = Clock()
+    timings, parts = Timings(clock=clock), Parts(clock)
+    rollouts = parts.generate([PROMPT], 0, 0)
+    tokens = collate(rollouts, pad_token_id=0)
+    for roles in ({Role.REWARD, Role.REFERENCE}, {Role.POLICY, Role.CRITIC}):
+        timings.scorer(parts).score(tokens, rollouts, frozenset(roles))
+    assert timings.lap()["rate/score_tokens_per_s"] == pytest.approx(2 * 13 / 2)
+
+
+@pytest.mark.parametrize(
+    ("spans", "seconds"),
+    [
+        ([], 0),
+        ([(1, 3)], 2),
+        ([(4, 5), (1, 3)], 3),
+        ([(1, 3), (2, 6)], 5),
+        ([(1, 9), (2, 3), (4, 10)], 9),
+        ([(3, 1)], 0),
+    ],
+)
+def test_covered_time_by_hand(spans: list[tuple[float, float]], seconds: float) -> None:
+    assert covered(spans) == seconds

@@ -54,9 +54,11 @@ class PolicyGradientSettings(MethodSettings):
     reward_clip_range: tuple[Number, Number] | None = (-10.0, 10.0)
     """Bounds of the summed and normalised reward, before reward_coef; null for none."""
     is_correction_enable: bool = False
-    """Weight tokens by the trainer/sampler probability ratio."""
-    is_correction_type: Literal["tis", "icepop", "seq-mask-tis"] = "tis"
-    """Cut the ratio at the threshold, drop the tokens outside, or the sequences outside."""
+    """Weight tokens by the trainer/sampler probability ratio: for `train.async_lag`, and where
+    engine and trainer compute differently."""
+    is_correction_type: Literal["tis", "icepop", "seq-tis", "seq-mask-tis"] = "tis"
+    """tis cuts a token's ratio at the threshold, icepop drops tokens outside; seq-tis cuts the
+    product over a response, seq-mask-tis drops responses whose geometric mean lies outside."""
     is_correction_threshold: tuple[NotNegative, Positive] = (0.5, 5.0)
     """Lowest and highest ratio."""
 
@@ -86,7 +88,7 @@ class PolicyGradientSettings(MethodSettings):
         return self.eps_clip_low_high or (self.eps_clip, self.eps_clip)
 
     @property
-    def is_correction(self) -> Literal["tis", "icepop", "seq-mask-tis"] | None:
+    def is_correction(self) -> Literal["tis", "icepop", "seq-tis", "seq-mask-tis"] | None:
         """The kind of importance correction, None for none."""
         return self.is_correction_type if self.is_correction_enable else None
 

@@ -1,0 +1,94 @@
+"""Responses that wait in a checkpoint to be trained on: of weights that nobody has any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rto.types import Prompt, Rollout
+
+FILE = "drawn.parquet"
+"""In a checkpoint's folder; absent where no response waits."""
+SCHEMA = pa.schema(
+    [
+        ("draw", pa.int32()),
+        ("prompt_id", pa.int64()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("prompt_text", pa.binary()),
+        ("prompt_label", pa.binary()),
+        ("prompt_source", pa.binary()),
+        ("sample_index", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("sampler_logprobs", pa.list_(pa.float64())),
+        ("text", pa.binary()),
+        ("finished", pa.bool_()),
+        ("policy_version", pa.int64()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def write_drawn(checkpoint: Path, drawn: Sequence[Sequence[Rollout]]) -> None:
+    """Every response as it is, to the last bit, by iteration."""
+    rows = [
+        {
+            "draw": number,
+            "prompt_id": rollout.prompt.id,
+            "prompt_ids": rollout.prompt.token_ids,
+            "prompt_text": _bytes(rollout.prompt.text),
+            "prompt_label": None if rollout.prompt.label is None else _bytes(rollout.prompt.label),
+            "prompt_source": _bytes(rollout.prompt.source),
+            "sample_index": rollout.sample_index,
+            "token_ids": rollout.token_ids,
+            "sampler_logprobs": rollout.sampler_logprobs,
+            "text": _bytes(rollout.text),
+            "finished": rollout.finished,
+            "policy_version": rollout.policy_version,
+            "seed": rollout.seed,
+        }
+        for number, rollouts in enumerate(drawn)
+        for rollout in rollouts
+    ]
+    if rows:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), checkpoint / FILE, compression="zstd")
+
+
+def read_drawn(checkpoint: Path) -> list[list[Rollout]]:
+    """What ``write_drawn`` was given."""
+    if not (checkpoint / FILE).exists():
+        return []
+    drawn: list[list[Rollout]] = []
+    for row in pq.read_table(checkpoint / FILE).to_pylist():
+        if row["draw"] == len(drawn):
+            drawn.append([])
+        drawn[-1].append(
+            Rollout(
+                prompt=Prompt(
+                    id=row["prompt_id"],
+                    token_ids=tuple(row["prompt_ids"]),
+                    text=_text(row["prompt_text"]),
+                    label=None if row["prompt_label"] is None else _text(row["prompt_label"]),
+                    source=_text(row["prompt_source"]),
+                ),
+                sample_index=row["sample_index"],
+                token_ids=tuple(row["token_ids"]),
+                sampler_logprobs=tuple(row["sampler_logprobs"]),
+                text=_text(row["text"]),
+                finished=row["finished"],
+                policy_version=row["policy_version"],
+                seed=row["seed"],
+            )
+        )
+    return drawn
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, with which half a character of UTF-16 survives too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "surrogatepass")
