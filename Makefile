@@ -45,7 +45,9 @@ browser:
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; \
 	else echo "make: no chromium, and no root with apt-get to install it" >&2; fi
 
-test: lint types unit integration
+# Types take the time that the integration tests leave of the cores.
+test: lint unit
+	nice -n 19 $(MAKE) types & types=$$!; $(MAKE) integration; tests=$$?; wait $$types && exit $$tests
 
 unit integration test-learn: export OMP_NUM_THREADS = 1
 

@@ -38,11 +38,12 @@ class Target:
 TARGETS = {
     "rollout_tokens_ratio": Target(0.95, "higher", "rollout"),
     "update_tokens_ratio": Target(0.85, "higher", "update"),
-    "other_share": Target(0.05, "lower", "quickstart"),
+    "other_share": Target(0.03, "lower", "quickstart"),
     "logprob_memory_ratio": Target(0.35, "lower", "logprob_memory"),
     "first_step_seconds": Target(60, "lower", "quickstart"),
     "rto_help_seconds": Target(1.5, "lower", "rto_help"),
     "driver_seconds": Target(0.5, "lower", "driver"),
+    "async_iteration_ratio": Target(0.65, "lower", "overlap"),
     "grpo_like_samples_ratio": Target(2, "higher", "grpo_like"),
     "dpo_step_ratio": Target(2, "higher", "preference"),
     "dpo_memory_ratio": Target(1, "lower", "preference"),

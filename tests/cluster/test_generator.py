@@ -54,15 +54,17 @@ def test_which_engine_draws_a_sample_changes_nothing(count: int) -> None:
     assert all(count > 0 and version == 7 for _, count, version in drawn)
 
 
-def test_run_version_prompt_and_sample_each_give_another_seed() -> None:
+def test_run_iteration_prompt_and_sample_each_give_another_seed() -> None:
+    """Two iterations that one version samples for draw other responses to a prompt of both."""
     plain = generator()
     seeds = [r.seed for r in plain.generate(PROMPTS, 7, 7)]
     assert len(set(seeds)) == 15
     others = [
-        *(r.seed for r in plain.generate(PROMPTS, 8, 8)),
+        *(r.seed for r in plain.generate(PROMPTS, 7, 8)),
         *(r.seed for r in replace(plain, run_seed=5).generate(PROMPTS, 7, 7)),
     ]
     assert not set(seeds) & set(others)
+    assert [r.seed for r in plain.generate(PROMPTS, 8, 7)] == seeds
 
 
 @pytest.mark.parametrize("sleep", [False, True])
