@@ -20,9 +20,12 @@ from rto.types import (
     TokenBatch,
     TrainBatch,
     collate,
+    logprob_array,
+    token_array,
 )
 
 PAD = 9
+TOKEN, LOGPROB = token_array((5,)), logprob_array((-1.0,))
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Diary:
 
     def generate(self, prompts: Sequence[Prompt], policy_version: int) -> list[Rollout]:
         self.notes.append(("generate", [p.id for p in prompts], policy_version))
-        return [Rollout(p, 0, (5,), (-1.0,), "", True, policy_version, 0) for p in prompts]
+        return [Rollout(p, 0, TOKEN, LOGPROB, "", True, policy_version, 0) for p in prompts]
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -184,7 +187,7 @@ class Stored:
     """Steps 3 and 4 of stored rows."""
 
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
-        rollouts = [Rollout(Prompt(0, (1,), ""), 0, (5,), (-1.0,), "", True, 0, 0)]
+        rollouts = [Rollout(Prompt(0, (1,), ""), 0, TOKEN, LOGPROB, "", True, 0, 0)]
         tokens = collate(rollouts, pad_token_id=PAD)
         for step in (3, 4):
             yield step, ScoredBatch(tokens, {})
