@@ -38,7 +38,17 @@ from rto.tracking.console import figure as short
 from rto.tracking.console import table
 from rto.tracking.metrics import RunTracker
 from rto.tracking.run_folder import RunFolder
-from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, TrainBatch, collate
+from rto.types import (
+    Prompt,
+    Role,
+    Rollout,
+    ScoredBatch,
+    TokenBatch,
+    TrainBatch,
+    collate,
+    logprob_array,
+    token_array,
+)
 
 NAME = "driver_seconds"
 SIZES = {
@@ -141,9 +151,11 @@ def draw(responses: int, length: int) -> list[Rollout]:
         tokens = random.integers(1, VOCABULARY, count).tolist()
         # 4 letters a token, as English has.
         text = " ".join(map(str, tokens))[: 4 * count]
-        logprobs = tuple((-random.exponential(1.0, count)).tolist())
+        logprobs = logprob_array(-random.exponential(1.0, count))
         drawn.append(
-            Rollout(prompts[number], sample, tuple(tokens), logprobs, text, count < length, 0, row)
+            Rollout(
+                prompts[number], sample, token_array(tokens), logprobs, text, count < length, 0, row
+            )
         )
     return drawn
 

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+TokenIds = NDArray[np.int32]
+LogProbs = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 
 class Role(enum.StrEnum):
@@ -47,7 +51,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response.
+    """One sampled response: read-only arrays of its tokens (``token_array``, ``logprob_array``).
 
     ``sampler_logprobs`` are the engine's own log-probs of the sampled tokens, under the sampling
     temperature. ``finished`` is True when the last token is EoS; a response cut by the length
@@ -56,8 +60,8 @@ class Rollout:
 
     prompt: Prompt
     sample_index: int
-    token_ids: tuple[int, ...]
-    sampler_logprobs: tuple[float, ...]
+    token_ids: TokenIds
+    sampler_logprobs: LogProbs
     text: str
     finished: bool
     policy_version: int
@@ -209,13 +213,28 @@ class StepStats:
     """
 
 
+def token_array(ids: ArrayLike) -> TokenIds:
+    """A read-only copy."""
+    return _read_only(np.array(ids, np.int32))
+
+
+def logprob_array(values: ArrayLike) -> LogProbs:
+    """A read-only copy."""
+    return _read_only(np.array(values, np.float32))
+
+
+def _read_only(array: NDArray[Number]) -> NDArray[Number]:
+    array.setflags(write=False)
+    return array
+
+
 def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:
     """Rollouts -> TokenBatch. Rows of one prompt share a group number, by first appearance."""
     if not rollouts:
         raise ValueError("collate: no rollouts")
     groups: dict[int, int] = {}
     for rollout in rollouts:
-        if not rollout.token_ids:
+        if not len(rollout.token_ids):
             raise ValueError(f"collate: empty response to prompt {rollout.prompt.id}")
         groups.setdefault(rollout.prompt.id, len(groups))
         if len(rollout.sampler_logprobs) != len(rollout.token_ids):
@@ -225,10 +244,8 @@ def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:
             )
     prompt_ids, prompt_mask = pad([r.prompt.token_ids for r in rollouts], pad_token_id, left=True)
     response_ids, response_mask = pad([r.token_ids for r in rollouts], pad_token_id, left=False)
-    sampler = torch.zeros(response_ids.shape)
-    sampler.masked_scatter_(
-        response_mask, _flat([r.sampler_logprobs for r in rollouts], torch.float32)
-    )
+    width = response_ids.shape[1]
+    sampler = _padded([r.sampler_logprobs for r in rollouts], width, np.float32(0), left=False)
     return TokenBatch(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
@@ -240,21 +257,25 @@ def collate(rollouts: Sequence[Rollout], *, pad_token_id: int) -> TokenBatch:
     )
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> tuple[Tensor, Tensor]:
+def pad(
+    rows: Sequence[Sequence[int] | TokenIds], value: int, *, left: bool
+) -> tuple[Tensor, Tensor]:
     """Ragged ids -> (ids [B, N] long, mask [B, N] bool), padded on the left or on the right."""
     width = max(1, *(len(row) for row in rows)) if rows else 1
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long).unsqueeze(-1)
     columns = torch.arange(width)
     mask = columns >= width - lengths if left else columns < lengths
-    ids = torch.full(mask.shape, value, dtype=torch.long)
-    return ids.masked_scatter_(mask, _flat(rows, torch.long)), mask
+    return _padded(rows, width, np.int64(value), left=left), mask
 
 
-def _flat(rows: Sequence[Sequence[int] | Sequence[float]], dtype: torch.dtype) -> Tensor:
-    """The rows' numbers, one after the other."""
-    count = sum(map(len, rows))
-    kind = np.int64 if dtype == torch.long else np.float32
-    return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(rows), kind, count))
+def _padded(
+    rows: Sequence[Sequence[int] | NDArray[Any]], width: int, value: np.generic, *, left: bool
+) -> Tensor:
+    """[B, ``width``] of the type of ``value``, which stands where a row has ended."""
+    padded = np.full((len(rows), width), value)
+    for place, row in zip(padded, rows, strict=True):
+        (place[width - len(row) :] if left else place[: len(row)])[:] = row
+    return torch.from_numpy(padded)
 
 
 def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -21,9 +21,12 @@ from rto.types import (
     TokenBatch,
     TrainBatch,
     collate,
+    logprob_array,
+    token_array,
 )
 
 PAD = 9
+TOKEN, LOGPROB = token_array((5,)), logprob_array((-1.0,))
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Diary:
     ) -> list[Rollout]:
         self.notes.append(("generate", [p.id for p in prompts], policy_version))
         self.iterations.append(iteration)
-        return [Rollout(p, 0, (5,), (-1.0,), "", True, policy_version, 0) for p in prompts]
+        return [Rollout(p, 0, TOKEN, LOGPROB, "", True, policy_version, 0) for p in prompts]
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -227,7 +230,7 @@ def test_a_run_that_goes_on_takes_up_what_was_drawn() -> None:
     whole, second = Diary(), Diary(version=2)
     whole.run(range(5), lag=2)
     waiting = [
-        [Rollout(Prompt(i, (1,), ""), 0, (5,), (-1.0,), "", True, 0, 0) for i in ids(iteration)]
+        [Rollout(Prompt(i, (1,), ""), 0, TOKEN, LOGPROB, "", True, 0, 0) for i in ids(iteration)]
         for iteration in (2, 3)
     ]
     second.run(range(2, 5), lag=2, ahead=waiting)
@@ -299,7 +302,7 @@ class Stored:
     """Steps 3 and 4 of stored rows."""
 
     def __iter__(self) -> Iterator[tuple[int, ScoredBatch]]:
-        rollouts = [Rollout(Prompt(0, (1,), ""), 0, (5,), (-1.0,), "", True, 0, 0)]
+        rollouts = [Rollout(Prompt(0, (1,), ""), 0, TOKEN, LOGPROB, "", True, 0, 0)]
         tokens = collate(rollouts, pad_token_id=PAD)
         for step in (3, 4):
             yield step, ScoredBatch(tokens, {})

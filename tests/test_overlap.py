@@ -10,9 +10,23 @@ import pytest
 import torch
 
 from rto.overlap import TRAINED, Draws
-from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch
+from rto.types import (
+    Prompt,
+    Role,
+    Rollout,
+    ScoredBatch,
+    TokenBatch,
+    logprob_array,
+    token_array,
+)
 
 WAIT = 60.0
+
+
+def response(prompt: Prompt, version: int) -> Rollout:
+    """One token: the number of its prompt."""
+    ids, logprobs = token_array([prompt.id]), logprob_array([-1.0])
+    return Rollout(prompt, 0, ids, logprobs, "", True, version, 0)
 
 
 @dataclass
@@ -33,7 +47,7 @@ class Parts:
         if iteration in self.hold:
             assert self.hold[iteration].wait(WAIT)
         self.sampled.append(iteration)
-        return [Rollout(p, 0, (p.id,), (-1.0,), "", True, policy_version, 0) for p in prompts]
+        return [response(p, policy_version) for p in prompts]
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -96,7 +110,7 @@ def test_draws_are_sampled_one_after_the_other() -> None:
 def test_a_restored_draw_is_scored_again_and_not_sampled() -> None:
     parts = Parts()
     with draws(parts, Role.REWARD) as started:
-        started.restore([Rollout(prompts(8)[0], 0, (8,), (-1.0,), "", True, 2, 0)])
+        started.restore([response(prompts(8)[0], 2)])
         draw = started.next()
         assert draw.scored()[Role.REWARD].tolist() == [8]
         assert [r.policy_version for r in draw.sampled()[0]] == [2]

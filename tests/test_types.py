@@ -5,11 +5,22 @@ import pickle
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, collate, pad
+from rto.types import (
+    Prompt,
+    Role,
+    Rollout,
+    ScoredBatch,
+    TokenBatch,
+    collate,
+    logprob_array,
+    pad,
+    token_array,
+)
 
 PAD = 9
 
@@ -18,8 +29,8 @@ def rollout(prompt: int, response: tuple[int, ...], **options) -> Rollout:
     values = {
         "prompt": Prompt(id=prompt, token_ids=tuple(range(prompt + 1)), text="?"),
         "sample_index": 0,
-        "token_ids": response,
-        "sampler_logprobs": tuple(-float(token) for token in response),
+        "token_ids": token_array(response),
+        "sampler_logprobs": logprob_array([-float(token) for token in response]),
         "text": "!",
         "finished": True,
         "policy_version": 0,
@@ -99,10 +110,44 @@ def test_padding_all_rows_at_once_is_padding_each(count: int, left: bool) -> Non
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_rows_of_arrays_are_padded_as_rows_of_ints(left: bool) -> None:
+    rows = [(5, 2**31 - 1, 0), (), (7,)]
+    arrays = [token_array(row) for row in rows]
+    for got, want in zip(pad(arrays, PAD, left=left), pad(rows, PAD, left=left), strict=True):
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want)
+
+
+def test_an_array_of_tokens_is_a_copy_that_nobody_changes() -> None:
+    ids, logprobs = np.arange(3, dtype=np.int32), np.zeros(3, np.float32)
+    for array, given in ((token_array(ids), ids), (logprob_array(logprobs), logprobs)):
+        for held in (array, pickle.loads(pickle.dumps(array, protocol=5))):
+            with pytest.raises(ValueError, match="read-only"):
+                held[0] = 9
+        given[0] = 9
+        assert array[0] == 0
+
+
+def test_an_engines_log_probs_are_the_same_numbers_as_floats_and_in_an_array() -> None:
+    drawn = torch.randn(1000, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    floats = drawn.tolist()
+    assert logprob_array(floats).tolist() == floats
+    assert torch.equal(torch.from_numpy(logprob_array(floats).copy()), drawn)
+
+
+def test_an_id_that_is_no_32_bit_number_is_refused() -> None:
+    with pytest.raises(OverflowError):
+        token_array([2**31])
+
+
 def test_sampler_logprobs_are_rounded_as_a_tensor_of_each_row_is() -> None:
     draw = random.Random(0)
     rows = [tuple(-draw.expovariate(1.0) for _ in range(draw.randrange(1, 9))) for _ in range(50)]
-    rollouts = [rollout(i, (1,) * len(row), sampler_logprobs=row) for i, row in enumerate(rows)]
+    rollouts = [
+        rollout(i, (1,) * len(row), sampler_logprobs=logprob_array(row))
+        for i, row in enumerate(rows)
+    ]
     tokens = collate(rollouts, pad_token_id=PAD)
     for got, row in zip(tokens.sampler_logprobs, rows, strict=True):
         assert torch.equal(got[: len(row)], torch.tensor(row))
@@ -111,7 +156,7 @@ def test_sampler_logprobs_are_rounded_as_a_tensor_of_each_row_is() -> None:
 
 def test_collate_refuses_log_probs_of_other_tokens() -> None:
     with pytest.raises(ValueError, match="1 log-probs for 2 tokens in response to prompt 4"):
-        collate([rollout(4, (1, 2), sampler_logprobs=(-1.0,))], pad_token_id=PAD)
+        collate([rollout(4, (1, 2), sampler_logprobs=logprob_array((-1.0,)))], pad_token_id=PAD)
 
 
 def test_take_keeps_the_given_order():

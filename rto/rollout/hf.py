@@ -33,7 +33,7 @@ from rto.models.rope import max_positions
 from rto.models.seq2seq import decoder_start
 from rto.rollout.draw import draw
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
-from rto.types import pad
+from rto.types import logprob_array, pad, token_array
 from rto.weights.accepted_version import ProvenVersion
 from rto.weights.digest import WeightReceipt, tensor_digest
 
@@ -191,8 +191,8 @@ class HfEngine:
             stops.append(spelt)
         end = min(stops, default=len(ids))
         return Sample(
-            token_ids=tuple(ids[:end]),
-            logprobs=tuple(logprobs[:end]),
+            token_ids=token_array(ids[:end]),
+            logprobs=logprob_array(logprobs[:end]),
             text=sampling.until_stop(self._text(ids[:end])),
             finished=bool(stops),
         )

@@ -8,6 +8,7 @@ from typing import Self
 
 from rto.errors import UserError
 from rto.sections.runtime import Decoding
+from rto.types import LogProbs, TokenIds
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Prompts with a response each, as token ids."""
@@ -59,13 +60,13 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled response.
+    """One sampled response: read-only arrays of its tokens.
 
     ``finished``: ``token_ids`` end in a stop token, or spell a stop text, which ``text`` leaves
     out. ``text`` goes on from the prompt's and is without special tokens.
     """
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: TokenIds
+    logprobs: LogProbs
     text: str
     finished: bool

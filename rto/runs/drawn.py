@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rto.types import Prompt, Rollout
+from rto.types import Prompt, Rollout, logprob_array, token_array
 
 FILE = "drawn.parquet"
 """In a checkpoint's folder; absent where no response waits."""
@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("prompt_source", pa.binary()),
         ("sample_index", pa.int32()),
         ("token_ids", pa.list_(pa.int32())),
-        ("sampler_logprobs", pa.list_(pa.float64())),
+        ("sampler_logprobs", pa.list_(pa.float32())),
         ("text", pa.binary()),
         ("finished", pa.bool_()),
         ("policy_version", pa.int64()),
@@ -74,8 +74,8 @@ def read_drawn(checkpoint: Path) -> list[list[Rollout]]:
                     source=_text(row["prompt_source"]),
                 ),
                 sample_index=row["sample_index"],
-                token_ids=tuple(row["token_ids"]),
-                sampler_logprobs=tuple(row["sampler_logprobs"]),
+                token_ids=token_array(row["token_ids"]),
+                sampler_logprobs=logprob_array(row["sampler_logprobs"]),
                 text=_text(row["text"]),
                 finished=row["finished"],
                 policy_version=row["policy_version"],

@@ -20,6 +20,7 @@ from rto.evaluation.questions import Question
 from rto.rollout.requests import Sample
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
+from rto.types import logprob_array, token_array
 
 
 def config(*argv: str) -> RunConfig:
@@ -216,7 +217,7 @@ def test_texts_to_stop_at_are_taken_as_they_stand() -> None:
 
 def test_responses_stand_under_their_prompts_and_cannot_drive_the_terminal() -> None:
     def sample(text: str, *, finished: bool = True) -> Sample:
-        return Sample((1, 2, 3), (0.0, 0.0, 0.0), text, finished)
+        return Sample(token_array((1, 2, 3)), logprob_array((0.0, 0.0, 0.0)), text, finished)
 
     out = io.StringIO()
     wide = "one " * 20 + "line"

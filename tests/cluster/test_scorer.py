@@ -14,7 +14,7 @@ from local_group import BigramRank, FrozenReplica, bigram, bigram_logprobs, scor
 from rto.cluster.scorer import ClusterScorer, RewardSources, TextReward
 from rto.data.loaders.rated import with_unrelated_responses
 from rto.errors import RewardProtocolError
-from rto.types import Prompt, Role, Rollout, collate
+from rto.types import Prompt, Role, Rollout, collate, logprob_array, token_array
 
 REWARD = frozenset({Role.REWARD})
 ENDS = {4: "</s>", 5: "<|end|>"}
@@ -22,7 +22,8 @@ ENDS = {4: "</s>", 5: "<|end|>"}
 
 def rollout(index: int, text: str, *, finished: bool, label: str | None = None) -> Rollout:
     prompt = Prompt(id=index, token_ids=(1, 2), text=f"ask{index} ", label=label)
-    return Rollout(prompt, 0, (3, 4), (-1.0, -1.0), text, finished, policy_version=0, seed=0)
+    ids, logprobs = token_array((3, 4)), logprob_array((-1.0, -1.0))
+    return Rollout(prompt, 0, ids, logprobs, text, finished, policy_version=0, seed=0)
 
 
 ROLLOUTS = [rollout(0, "a", finished=True, label="L"), rollout(1, "bb", finished=False)]
@@ -58,7 +59,7 @@ def test_a_query_is_closed_by_the_stop_token_that_ended_its_response() -> None:
         return [0.0]
 
     (first, *_) = ROLLOUTS
-    other = replace(first, token_ids=(3, 5))
+    other = replace(first, token_ids=token_array((3, 5)))
     score(RewardSources(texts=[("f", reward)], weights=[1.0], ends=ENDS), [other])
     assert seen == ["ask0 a<|end|>"]
 
@@ -95,8 +96,8 @@ ROWS = 9
 BATCH = [
     replace(
         rollout(i, f"r{i}", finished=False),
-        token_ids=tuple(range(1, 2 + i % 5)),
-        sampler_logprobs=(-0.5,) * (1 + i % 5),
+        token_ids=token_array(range(1, 2 + i % 5)),
+        sampler_logprobs=logprob_array((-0.5,) * (1 + i % 5)),
     )
     for i in range(ROWS)
 ]

@@ -17,6 +17,7 @@ from rto.rollout.requests import Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed
 from rto.sections.training import Train
+from rto.types import logprob_array, token_array
 
 TALKS: list[Any] = [[{"role": "user", "content": text}] for text in ("w1", "w2 w3 w4")]
 CONFIG = RunConfig(ds=DeepSpeed(param_dtype="fp32"), train=Train(device="cpu", seed=7))
@@ -39,7 +40,10 @@ class Echo:
     ) -> list[Sample]:
         assert self.accepted[-1] == policy_version
         self.sampling, self.seeds = sampling, [request.seed for request in requests]
-        return [Sample((), (), str(len(r.prompt_token_ids)), True) for r in requests]
+        return [
+            Sample(token_array(()), logprob_array(()), str(len(r.prompt_token_ids)), True)
+            for r in requests
+        ]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rto.errors import UserError
 from rto.evaluation.questions import Question
 from rto.evaluation.sample import _converse, _groups, _prompts, load_policy
 from rto.runs.evaluate import Evaluated
-from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
+from rto.types import Prompt, Role, Rollout, ScoredBatch, collate, logprob_array, token_array
 
 QUESTIONS = [Question("a", ("w1", "w2")), Question("b", ("w3",)), Question("c", ("w4", "w5"))]
 
@@ -34,9 +34,9 @@ class Echo:
     ) -> Evaluated:
         assert stops == (2,)
         self.asked.append([prompt.text for prompt in prompts])
+        ids, logprobs = token_array((7, 2)), logprob_array((-1.0, -1.0))
         rollouts = [
-            Rollout(p, 0, (7, 2), (-1.0, -1.0), p.text.split()[-2], p.id != 1, 0, 0)
-            for p in prompts
+            Rollout(p, 0, ids, logprobs, p.text.split()[-2], p.id != 1, 0, 0) for p in prompts
         ]
         tokens = collate(rollouts, pad_token_id=pad_token_id)
         scores = {Role.REFERENCE: torch.full((len(prompts), 2), -1.25)}

@@ -25,7 +25,7 @@ from rto.report.samples import (
 )
 from rto.tracking.rollout_read import read_rollouts
 from rto.tracking.rollout_write import rollout_columns, write_rollouts
-from rto.types import Prompt, Role, Rollout, ScoredBatch, collate
+from rto.types import Prompt, Role, Rollout, ScoredBatch, collate, logprob_array, token_array
 from run_folders import rollout, write_iteration, write_run, write_tokenizer
 
 
@@ -33,7 +33,9 @@ def test_what_the_tracker_writes_is_read_back(tmp_path: Path) -> None:
     """log pi_dpo / pi_ref is -1 + 1.5 and -2 + 1; the padding of the shorter row is not there."""
     prompt = Prompt(id=3, token_ids=(1,), text="ask")
     rollouts = [
-        Rollout(prompt, i, ids, (-1.0,) * len(ids), "answer", i == 0, 0, 7)
+        Rollout(
+            prompt, i, token_array(ids), logprob_array([-1.0] * len(ids)), "answer", i == 0, 0, 7
+        )
         for i, ids in enumerate([(5, 2), (5,)])
     ]
     scores = {

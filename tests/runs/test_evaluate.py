@@ -11,6 +11,7 @@ import pytest
 import torch
 from local_group import BigramEngine, bigram, bigram_logprobs, engines
 from local_run import LocalActors, LocalSession
+from sampled import token_rows, values
 from token_rows import token_batch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -119,8 +120,8 @@ def test_every_policy_answers_the_same_prompts_with_the_same_seeds(transports: T
     seeds = [[r.seed for r in each.rollouts] for each in found.values()]
     assert seeds[0] == seeds[1] == seeds[2]
     assert len(seeds[0]) == 6
-    assert found["a"].rollouts == found["again"].rollouts
-    assert [r.token_ids for r in found["a"].rollouts] != [r.token_ids for r in found["b"].rollouts]
+    assert values(found["a"].rollouts) == values(found["again"].rollouts)
+    assert token_rows(found["a"].rollouts) != token_rows(found["b"].rollouts)
     assert len(transports.local.opened) == 1, "one engine takes their weights in turn"
 
 

@@ -5,7 +5,7 @@ import torch
 
 from rto.errors import RewardProtocolError
 from rto.scoring.combine import combine
-from rto.types import Prompt, Rollout
+from rto.types import Prompt, Rollout, logprob_array, token_array
 
 
 def rollouts(count: int) -> list[Rollout]:
@@ -14,8 +14,8 @@ def rollouts(count: int) -> list[Rollout]:
         Rollout(
             prompt=Prompt(id=10 + row // 2, token_ids=(1,), text="p"),
             sample_index=row % 2,
-            token_ids=(2,),
-            sampler_logprobs=(0.0,),
+            token_ids=token_array((2,)),
+            sampler_logprobs=logprob_array((0.0,)),
             text="r",
             finished=True,
             policy_version=0,

@@ -19,7 +19,7 @@ from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.groups import ActorGroup, Pending, RemoteCall
 from rto.rollout.engine import Engine
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
-from rto.types import Role, TokenBatch
+from rto.types import Role, TokenBatch, logprob_array, token_array
 from rto.weights.digest import DigestRecorder, TensorDigests, WeightReceipt
 
 VOCAB = 6
@@ -139,7 +139,9 @@ class BigramEngine:
             ids.append(last)
             logprobs.append(float(row[last]))
         text = " ".join(map(str, ids))
-        return Sample(tuple(ids), tuple(logprobs), text, last in sampling.stop_token_ids)
+        return Sample(
+            token_array(ids), logprob_array(logprobs), text, last in sampling.stop_token_ids
+        )
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
         self.notes.append(("response_logprobs",))

@@ -1,8 +1,10 @@
-"""What an engine sampled, as the rollouts of a run."""
+"""What an engine sampled: as the rollouts of a run, and as values that compare and hash."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from rto.rollout.requests import Sample
 from rto.types import Prompt, Rollout
@@ -18,3 +20,18 @@ def rollouts_of(prompts: Sequence[tuple[int, ...]], samples: Sequence[Sample]) -
         )
         for i, s in enumerate(samples)
     ]  # fmt: skip
+
+
+def token_rows(drawn: Sequence[Sample | Rollout]) -> list[tuple[int, ...]]:
+    return [tuple(each.token_ids.tolist()) for each in drawn]
+
+
+def values(drawn: Sequence[Sample | Rollout]) -> list[dict[str, object]]:
+    """Every field, the numbers of an array with their type."""
+    return [
+        {
+            name: (value.dtype, value.tolist()) if isinstance(value, np.ndarray) else value
+            for name, value in vars(each).items()
+        }
+        for each in drawn
+    ]

@@ -17,6 +17,8 @@ from rto.types import (
     TokenBatch,
     TrainBatch,
     collate,
+    logprob_array,
+    token_array,
 )
 
 
@@ -49,8 +51,9 @@ class Parts:
         self, prompts: Sequence[Prompt], policy_version: int, iteration: int
     ) -> list[Rollout]:
         self.clock.now += 4
+        ids, logprobs = token_array((5,) * 10), logprob_array((0.0,) * 10)
         return [
-            Rollout(p, k, (5,) * 10, (0.0,) * 10, "", True, policy_version, k)
+            Rollout(p, k, ids, logprobs, "", True, policy_version, k)
             for p in prompts
             for k in range(2)
         ]

@@ -29,6 +29,7 @@ from rto.models.continuation import Continuation
 from rto.rollout.engine import Transport
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.rollout.vllm.weights import WeightProof
+from rto.types import logprob_array, token_array
 from rto.weights.accepted_version import ProvenVersion
 from rto.weights.digest import WeightReceipt, first_difference
 
@@ -194,8 +195,8 @@ class VllmEngine:
             raise RuntimeError(f"vLLM ended a request with '{completion.finish_reason}'")
         token_ids = list(completion.token_ids)
         return Sample(
-            token_ids=tuple(token_ids),
-            logprobs=tuple(cast(FlatLogprobs, completion.logprobs).logprobs),
+            token_ids=token_array(token_ids),
+            logprobs=logprob_array(cast(FlatLogprobs, completion.logprobs).logprobs),
             text=sampling.until_stop(self._continuation.decode(token_ids)),
             finished=completion.finish_reason == "stop",
         )
