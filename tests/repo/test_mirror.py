@@ -52,7 +52,6 @@ ELSEWHERE = {
     "rto/rollout/vllm/engine.py": "runs with vLLM alone: tests/integration/test_vllm_engine.py",
     "rto/rollout/vllm/weights.py": "runs in vLLM's workers: tests/integration/test_vllm_engine.py",
     "rto/runs/execute.py": "tests/cli/test_going_on.py and tests/integration/test_pipeline.py",
-    "rto/runs/prepare.py": "tests/data/test_accounting.py and tests/cluster/test_prepared_reads.py",
     "rto/sections/data.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
     "rto/sections/foreign.py": "flags of other programs: tests/cli/test_convert.py",
     "rto/sections/runtime.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
