@@ -5,7 +5,7 @@
 Generator, scorer and learner are fakes that have their answers ready; the rest is the driver's own
 code: collate, targets, observe, the plan of the update, shards, the log and the rollout file. The
 file is written beside the loop: ``write`` is what the loop waits for, ``file`` how long it takes
-until the file is there. Each size runs in a process of its own; ``large`` needs minutes and 6 GiB.
+until the file is there. Each size runs in a process of its own; ``large`` needs minutes and 4 GiB.
 """
 
 from __future__ import annotations

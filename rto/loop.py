@@ -71,6 +71,8 @@ def train(
             tracker.rollouts(iteration, rollouts, scored)
             tracker.log(iteration, metrics)
             checkpointer.after(iteration, method, metrics, drawn)
+            # Gigabytes that the next draw is collated and scored beside.
+            del draw, rollouts, tokens, scored, batch, stats
     return method
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -154,6 +155,42 @@ def test_a_resumed_loop_draws_where_it_left_off() -> None:
     second.run(range(2, 3))
     assert first.of("generate") + second.of("generate") == whole.of("generate")
     assert [iteration for iteration, *_ in second.of("log")] == [2]
+
+
+class Forgetful(Diary):
+    """Keeps nothing of a batch; notes for each draw what is left of earlier ones."""
+
+    def __init__(self) -> None:
+        super().__init__(single_step=True)
+        self.parts: list[weakref.ref[object]] = []
+        self.left: list[int] = []
+
+    def generate(
+        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
+    ) -> list[Rollout]:
+        self.left.append(sum(part() is not None for part in self.parts))
+        return super().generate(prompts, policy_version, iteration)
+
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        scored = super().score(tokens, rollouts, roles)
+        self.sampled.clear()
+        self.parts += map(weakref.ref, (*rollouts, tokens.response_ids, *scored.scores.values()))
+        return scored
+
+    def update(self, method: Method, batch: TrainBatch) -> StepStats:
+        stats = super().update(method, batch)
+        assert stats.policy_logprobs is not None
+        self.parts.append(weakref.ref(stats.policy_logprobs))
+        return stats
+
+
+def test_nothing_of_a_batch_is_held_while_the_next_one_is_sampled() -> None:
+    forgetful = Forgetful()
+    forgetful.run(range(3))
+    assert len(forgetful.parts) > 6
+    assert forgetful.left == [0, 0, 0]
 
 
 def test_no_iterations_push_once_and_change_nothing() -> None:
