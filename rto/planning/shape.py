@@ -10,7 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rto.models.adapters import with_adapters
 from rto.models.skeleton import Use, on_meta, wanted
+from rto.sections.runtime import Lora
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class ModelShape:
     encoder_layers: int = 0
     largest: int = 0
     """Elements of the largest tensor."""
+    page_locked: int = 0
+    """Elements of all tensors, each rounded up to a power of two, as torch locks pages."""
     linear: int = 0
     """Elements of the layers' matrices: what 4 bits hold where a base is quantised."""
     head: bool = True
@@ -85,6 +89,7 @@ def shape_of(model: PreTrainedModel, config: Any) -> ModelShape:
         tied=head is table,
         encoder_layers=encoder,
         largest=max(each.numel() for each in parameters),
+        page_locked=sum(1 << (each.numel() - 1).bit_length() for each in parameters),
         linear=sum(
             each.weight.numel()
             for each in model.modules()
@@ -92,6 +97,20 @@ def shape_of(model: PreTrainedModel, config: Any) -> ModelShape:
         ),
         head=head is not None,
     )
+
+
+def trained_params(path: str, use: Use, lora: Lora) -> tuple[int, int]:
+    """Parameters that get gradients, and the elements of the largest such tensor: of the adapters
+    where there are some, counted on the model itself.
+
+    Raises:
+        UserError: the adapters' target modules do not fit the model.
+    """
+    found = wanted(path, use)
+    model = on_meta(path, use)
+    adapted = with_adapters(model, lora, found.task) if lora.rank else model
+    sizes = [each.numel() for each in adapted.parameters() if each.requires_grad]
+    return sum(sizes), max(sizes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""The machine that a run is planned for: its GPUs' memory, its nodes and their host memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rto.planning.cards import Card, find_card, known_cards
+from rto.planning.engine import GIB
+from rto.sections.ranges import require
+from rto.sections.runtime import Planned
+
+HOST_GIB_PER_GPU = 144
+"""Host memory beside each GPU where ``plan.host_gib`` is unset: AWS's p4de.24xlarge has 1,152 GiB
+for eight A100; machines with newer cards have more."""
+UNLISTED = 0.985
+"""Of the memory in a card's name, what torch finds of one that the table has not."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What there is. None: not known here, so that nothing is refused for it."""
+
+    name: str
+    gpu: float | None
+    """Bytes of one GPU that torch may allocate."""
+    host: float | None
+    """Bytes of a node's memory."""
+    per_node: int
+    nodes: int = 1
+    card: Card | None = None
+
+    @property
+    def gpus(self) -> int:
+        return self.per_node * self.nodes
+
+
+def planned_capacity(plan: Planned) -> Capacity:
+    """What ``plan.gpus`` and ``plan.host_gib`` describe.
+
+    Raises:
+        UserError: a card that the table has not, without its memory.
+    """
+    card = find_card(plan.card, plan.gib)
+    require(
+        card is not None or plan.gib is not None,
+        f"plan.gpus is {plan.gpus}: the memory of {plan.card} is not in the table "
+        f"({known_cards()}): write it behind the name, as in 8x{plan.card}-80",
+    )
+    gib = card.usable_gib if card is not None else (plan.gib or 0) * UNLISTED
+    usual = card.per_node if card is not None else 8
+    nodes, per_node = plan.num_nodes, plan.per_node
+    if nodes is None:
+        nodes = math.ceil(per_node / usual)
+        per_node = math.ceil(per_node / nodes)
+    host = plan.host_gib or HOST_GIB_PER_GPU * per_node
+    return Capacity(str(plan.gpus), gib * GIB, host * GIB, per_node, nodes, card)
