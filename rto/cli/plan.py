@@ -58,11 +58,9 @@ def print_verdict(verdict: Verdict, setup: Setup) -> None:
     """
     console = Console()
     capacity = verdict.capacity.gpu
-    unit = "the machine" if setup.on_cpu else "each GPU"
     for place in dict.fromkeys(need.place for need in verdict.gpu):
         needs = [need for need in verdict.gpu if need.place == place]
-        title = f"memory of {unit}, GiB" if setup.on_cpu else f"memory of each GPU, GiB: {place}"
-        console.print(table(list(_phases(needs, capacity)), title=title))
+        console.print(table(list(_phases(needs, capacity)), title=f"memory of a {place}, GiB"))
     fullest = verdict.fullest
     console.print(table(list(_parts(fullest)), title=f"in {fullest.phase}, the fullest phase"))
     if verdict.host:

@@ -10,9 +10,11 @@ from rto.planning.engine import GIB
 from rto.sections.ranges import require
 from rto.sections.runtime import Planned
 
-HOST_GIB_PER_GPU = 144
-"""Host memory beside each GPU where ``plan.host_gib`` is unset: AWS's p4de.24xlarge has 1,152 GiB
-for eight A100; machines with newer cards have more."""
+HOST_GIB_PER_GPU = {"A100": 144, "H100": 256, "H200": 256, "B200": 256, "L40S": 192}
+"""Host memory beside each GPU where ``plan.host_gib`` is unset: that of AWS's machines with eight
+of the cards (p4de, p5, p5e, p6-b200, g6e.48xlarge)."""
+OTHER_HOST_GIB = 64
+"""Beside each of other cards."""
 UNLISTED = 0.985
 """Of the memory in a card's name, what torch finds of one that the table has not."""
 
@@ -53,5 +55,10 @@ def planned_capacity(plan: Planned) -> Capacity:
     if nodes is None:
         nodes = math.ceil(per_node / usual)
         per_node = math.ceil(per_node / nodes)
-    host = plan.host_gib or HOST_GIB_PER_GPU * per_node
+    host = plan.host_gib or host_gib(plan.card) * per_node
     return Capacity(str(plan.gpus), gib * GIB, host * GIB, per_node, nodes, card)
+
+
+def host_gib(card: str) -> int:
+    """Host memory that is taken to be beside each GPU of this name."""
+    return HOST_GIB_PER_GPU.get(card.upper(), OTHER_HOST_GIB)

@@ -127,20 +127,22 @@ def places(setup: Setup) -> list[Place]:
     """The kinds of GPUs that a run has, the ones with the most groups first."""
     specs = setup.plan.groups
     if setup.on_cpu:
-        return [Place("the machine", tuple(specs))]
+        return [Place("machine", tuple(specs))]
     spans = {
         name: spec.num_actors * (setup.engine_width if name == "engine" else 1)
         for name, spec in specs.items()
     }
     if not setup.plan.colocated:
-        return [Place(f"GPUs of {name}", (name,), span) for name, span in spans.items()]
-    found: list[Place] = []
-    done = 0
-    for span in sorted(set(spans.values())):
-        groups = tuple(name for name in spans if spans[name] >= span)
-        found.append(Place(f"GPUs of {', '.join(groups)}", groups, span - done))
-        done = span
-    return found
+        return [Place(f"GPU of {name}", (name,), span) for name, span in spans.items()]
+    sizes = sorted(set(spans.values()))
+    if len(sizes) == 1:
+        return [Place("GPU", tuple(spans), sizes[0])]
+    together = [tuple(name for name in spans if spans[name] >= size) for size in sizes]
+    counts = [size - before for before, size in zip([0, *sizes], sizes, strict=False)]
+    return [
+        Place(f"GPU of {', '.join(groups)}", groups, count)
+        for groups, count in zip(together, counts, strict=True)
+    ]
 
 
 def gpu_needs(setup: Setup, card: float | None) -> Iterator[Need]:
@@ -296,7 +298,7 @@ def host_needs(setup: Setup, gpus_per_node: int) -> list[Need]:
             always["scorer"] = {**always["scorer"], "frozen models": pinned * here["scorer"]}
     return [
         Need("start", "node", _with(always, {n: {"loading": v} for n, v in loads.items()})),
-        Need("update", "node", always),
+        Need("running", "node", always),
         *([Need("push", "node", _with(always, _pushed(setup)))] if setup.online else []),
         Need("checkpoint", "node", _with(always, {"policy": {"export": policy}})),
     ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from rto.planning.cards import CARDS, Card
 from rto.planning.engine import GIB
-from rto.planning.machine import Capacity
+from rto.planning.machine import Capacity, host_gib
 from rto.planning.memory import Need, Setup, engine_of, gpu_needs, host_needs, share
-from rto.planning.remedies import Remedy, on_gpus, remedies
+from rto.planning.remedies import Remedy, changed, on_gpus, remedies
 from rto.sections.run_config import RunConfig
 
 Build = Callable[[RunConfig], Setup]
@@ -22,17 +22,24 @@ MOST_GPUS = 1024
 
 @dataclass(frozen=True)
 class Shortage:
-    """What does not fit: ``need`` of ``have`` bytes."""
+    """What does not fit: ``need`` of ``have`` bytes; ``shares`` says who takes them."""
 
     phase: str
     place: str
     need: float
     have: float
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def excess(self) -> float:
+        return self.need - self.have
 
     def __str__(self) -> str:
+        ordered = sorted(self.shares.items(), key=lambda pair: -pair[1])
+        who = ", ".join(f"{name} {value / GIB:,.1f}" for name, value in ordered)
         return (
-            f"{self.place} in {self.phase}: {self.need / GIB:,.1f} GiB of {self.have / GIB:,.1f}, "
-            f"{(self.need - self.have) / GIB:,.1f} too much"
+            f"{self.phase} takes {self.need / GIB:,.1f} of the {self.have / GIB:,.1f} GiB of a "
+            f"{self.place}, {self.excess / GIB:,.1f} too much" + (f" ({who})" if who else "")
         )
 
 
@@ -66,15 +73,21 @@ class Verdict:
     def told(self) -> str:
         """The verdict as one line."""
         if not self.fits:
-            why = "; ".join(str(each) for each in self.shortages[:2])
+            places = dict.fromkeys(each.place for each in self.shortages)
+            worst = [max(self._at(place), key=lambda x: x.excess) for place in places]
+            why = "; ".join(str(each) for each in worst)
             return f"does not fit {self.capacity.name}: {why}. {self.remedy}"
         if self.free is None:
             return "no verdict: the memory of the GPUs is not known here, give --plan.gpus"
         if self.capacity.gpu is not None and self.free < TIGHT * self.capacity.gpu:
-            left = f"narrowly: {self.free / GIB:.1f} GiB are left"
+            left = f"narrowly, {self.free / GIB:.1f} GiB are left"
         else:
             left = f"{self.free / GIB:.1f} GiB are left"
-        return f"fits {self.capacity.name}, {left} of {self.fullest.place} in {self.fullest.phase}"
+        where = f"of the fullest {self.fullest.place}, in {self.fullest.phase}"
+        return f"fits {self.capacity.name}: {left} {where}"
+
+    def _at(self, place: str) -> list[Shortage]:
+        return [each for each in self.shortages if each.place == place]
 
 
 def judge(config: RunConfig, build: Build, capacity: Capacity) -> Verdict:
@@ -99,8 +112,11 @@ def _weighed(setup: Setup, capacity: Capacity) -> Verdict:
 def _above(needs: Sequence[Need], have: float | None) -> list[Shortage]:
     if have is None:
         return []
-    found = [Shortage(n.phase, n.place, n.total, have) for n in needs if n.total > have]
-    return sorted(found, key=lambda shortage: shortage.have - shortage.need)
+    return [
+        Shortage(n.phase, n.place, n.total, have, {name: n.group(name) for name in n.groups})
+        for n in needs
+        if n.total > have
+    ]
 
 
 def _cache_shortage(setup: Setup, card: float, tokens: int) -> list[Shortage]:
@@ -110,7 +126,8 @@ def _cache_shortage(setup: Setup, card: float, tokens: int) -> list[Shortage]:
         return []
     engine = engine_of(setup, card)
     need = engine.weights + engine.working + longest * engine.token_bytes
-    return [Shortage("sampling", "the engine's share of a GPU", need, share(setup, card))]
+    shares = {"weights": engine.weights, "working memory": engine.working}
+    return [Shortage("sampling", "GPU's share for an engine", need, share(setup, card), shares)]
 
 
 def _fits(config: RunConfig, build: Build, capacity: Capacity) -> bool:
@@ -125,17 +142,37 @@ def _remedy(config: RunConfig, build: Build, capacity: Capacity) -> str:
         return f"It fits with {_flags(found)}"
     if build(config).on_cpu:
         return "No setting makes it fit: take a smaller model, or a machine with more memory"
-    ranks = 2 * build(config).policy.ranks
+    found = _on_more(config, build, capacity, least=2)
+    if found:
+        return f"No setting makes it fit; the fewest GPUs that would are {found}"
+    larger = [card for card in CARDS if card.usable_gib * GIB > (capacity.gpu or 0)]
+    for card in sorted(larger, key=lambda card: card.usable_gib):
+        found = _on_more(config, build, _with_card(capacity, card), least=1)
+        if found:
+            return f"No number of these GPUs makes it fit; the fewest larger ones are {found}"
+    return "Neither settings nor any number of GPUs make it fit: take a smaller model"
+
+
+def _with_card(capacity: Capacity, card: Card) -> Capacity:
+    """The same number of nodes and GPUs with another card, and the host memory usual beside it."""
+    host = capacity.host and host_gib(card.name) * capacity.per_node * GIB
+    return replace(capacity, gpu=card.usable_gib * GIB, host=host, card=card)
+
+
+def _on_more(config: RunConfig, build: Build, capacity: Capacity, *, least: int) -> str:
+    """The fewest GPUs on which the run fits, from ``least`` times its own on; empty where there is
+    no such number."""
+    ranks = least * build(config).policy.ranks
     while ranks <= MOST_GPUS:
-        told = _on_more(config, build, capacity, ranks)
-        if told:
-            return told
+        found = _with_ranks(config, build, capacity, ranks)
+        if found:
+            return found
         ranks *= 2
-    return f"Neither settings nor {MOST_GPUS} of these GPUs make it fit: take a smaller model"
+    return ""
 
 
-def _on_more(config: RunConfig, build: Build, capacity: Capacity, ranks: int) -> str:
-    """The line for so many ranks; empty where they are not enough, or the batch does not divide."""
+def _with_ranks(config: RunConfig, build: Build, capacity: Capacity, ranks: int) -> str:
+    """So many ranks, where they are enough and the batch divides; else empty."""
     usual = capacity.card.per_node if capacity.card is not None else 8
     per_node = min(ranks, max(usual, capacity.per_node))
     groups = ranks * config.rollout.n_samples_per_prompt
@@ -147,10 +184,10 @@ def _on_more(config: RunConfig, build: Build, capacity: Capacity, ranks: int) ->
     chosen = [] if _fits(more, build, machine) else _settings(more, build, machine)
     if chosen is None:
         return ""
-    gpus = round(build(_changed(more, chosen)).plan.total("GPU"))
+    gpus = round(build(changed(more, chosen)).plan.total("GPU"))
+    name = "" if capacity.card is None else f" {capacity.card.name}-{capacity.card.gib}"
     nodes = f" on {machine.nodes} nodes" if machine.nodes > 1 else ""
-    how = f", with {_flags(chosen)}" if chosen else ""
-    return f"No setting makes it fit; the fewest GPUs that would are {gpus}{nodes}{how}"
+    return f"{gpus}{name}{nodes}" + (f", with {_flags(chosen)}" if chosen else "")
 
 
 def _settings(config: RunConfig, build: Build, capacity: Capacity) -> list[Remedy] | None:
@@ -158,12 +195,12 @@ def _settings(config: RunConfig, build: Build, capacity: Capacity) -> list[Remed
     None where all of them do not make it fit."""
     able = list(remedies(build(config), capacity.per_node))
     for each in able:
-        if _fits(each.change(config), build, capacity):
+        if _fits(changed(config, [each]), build, capacity):
             return [each]
     chosen: list[Remedy] = []
     excess = _excess(config, build, capacity)
     for each in able:
-        left = _excess(_changed(config, [*chosen, each]), build, capacity)
+        left = _excess(changed(config, [*chosen, each]), build, capacity)
         if left < excess:
             chosen, excess = [*chosen, each], left
         if left == 0:
@@ -174,7 +211,7 @@ def _settings(config: RunConfig, build: Build, capacity: Capacity) -> list[Remed
 def _excess(config: RunConfig, build: Build, capacity: Capacity) -> float:
     """Bytes above the capacity, over all phases and places."""
     found = _weighed(build(config), capacity).shortages
-    return sum(each.need - each.have for each in found)
+    return sum(each.excess for each in found)
 
 
 def _fewest(
@@ -184,14 +221,10 @@ def _fewest(
     kept = list(chosen)
     for each in reversed(chosen):
         fewer = [other for other in kept if other is not each]
-        if _fits(_changed(config, fewer), build, capacity):
+        if _fits(changed(config, fewer), build, capacity):
             kept = fewer
     return kept
 
 
-def _changed(config: RunConfig, chosen: Sequence[Remedy]) -> RunConfig:
-    return reduce(lambda changed, remedy: remedy.change(changed), chosen, config)
-
-
 def _flags(chosen: Sequence[Remedy]) -> str:
-    return " and ".join(f"--{flag}" for remedy in chosen for flag in remedy.flags)
+    return " and ".join(flag for remedy in chosen for flag in remedy.flags)
