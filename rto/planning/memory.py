@@ -173,9 +173,9 @@ def _group(setup: Setup, name: str, phase: Phase, card: float | None) -> Parts:
         process += NCCL
     parts = {"process": process}
     if name == "engine":
-        return parts | _engine(setup, phase, card)
+        return _sum(parts, _engine(setup, phase, card))
     if name == "scorer":
-        return parts | _scorer(setup, phase)
+        return _sum(parts, _scorer(setup, phase))
     return _sum(parts, _trainer(setup, name, phase))
 
 

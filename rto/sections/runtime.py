@@ -140,7 +140,7 @@ class Planned(Section):
     """GPUs to plan for where there are none, as NODESxCOUNTxNAME-GIB, without NODES for one node
     and without GIB for a card that is known: 8xA100-80, 1xH100, 2x8xH200."""
     host_gib: Annotated[int, Range(least=1, most=65536)] | None = None
-    """Memory of each of its nodes, in GiB; 144 for each GPU when unset."""
+    """Memory of each of its nodes, in GiB; what is usual beside such GPUs when unset."""
 
     @property
     def num_gpus(self) -> int:
