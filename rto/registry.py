@@ -62,8 +62,16 @@ def by_default(name: str, dpo: str | None = None) -> PolicyMethod:
         UserError: no installed package has it.
     """
     config = RunConfig(algo=Algo(name), dpo=DPOModel(dpo))
-    tokenizer = cast("PreTrainedTokenizerBase", NoTokenizer())
-    return build(config, tokenizer, mode=card(name).modes[0])
+    return described(config, mode=card(name).modes[0])
+
+
+def described(config: RunConfig, *, mode: Mode) -> PolicyMethod:
+    """The method of the configuration for what it says of itself, where there is no tokenizer.
+
+    Raises:
+        UserError: it takes other settings, or it does not train so.
+    """
+    return build(config, cast("PreTrainedTokenizerBase", NoTokenizer()), mode=mode)
 
 
 class NoTokenizer:

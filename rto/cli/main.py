@@ -29,6 +29,9 @@ COMMANDS = {
     "dpo": Command("train a policy on preference pairs", "rto.cli.run:dpo"),
     "fit": Command("offline training on stored feedback: --algo rpo, ...", "rto.cli.run:fit"),
     "train": Command("online training: --algo ppo, rto, ...", "rto.cli.run:train"),
+    "plan": Command(
+        "whether a run fits a machine, and what would make it fit", "rto.cli.plan:main"
+    ),
     "compare": Command(
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),

@@ -50,8 +50,8 @@ def _command(command: str, argv: Sequence[str]) -> int:
         run, _ = prepared(command, parsed.config)
         from rto.cli.dry_run import print_plan
 
-        print_plan(run)
-        print(dtype_line(parsed.config, run))
+        print(dtype_line(parsed.config, run), flush=True)
+        print_plan(command, run)
         return 0
     finished = execute(command, parsed.config)
     from rto.cli.results import print_results

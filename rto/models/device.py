@@ -86,6 +86,14 @@ def dtype_told(asked: RunConfig, settled: RunConfig, device: DeviceType) -> str:
     return f"dtype: {name} (ds.param_dtype auto: this {kind} {has} bf16 arithmetic)"
 
 
+def gpu_bytes() -> float | None:
+    """Memory of this machine's smallest GPU; None where this process sees none."""
+    if not torch.cuda.is_available():
+        return None
+    count = torch.cuda.device_count()
+    return float(min(torch.cuda.get_device_properties(i).total_memory for i in range(count)))
+
+
 def empty_cache(device: torch.device) -> None:
     """Return cached blocks to the driver; nothing to do on the CPU."""
     if device.type != "cpu":

@@ -195,8 +195,6 @@ def scalar_model(path: str, *, new_head: bool) -> Wanted:
             "transformers: take another reward model or critic"
         )
     config.num_labels = 1
-    if config.pad_token_id is None:
-        config.pad_token_id = load_tokenizer(path).pad_token_id
     return Wanted(path, AutoModelForSequenceClassification, config, "SEQ_CLS", new_head)
 
 
@@ -289,6 +287,8 @@ def _load(
     device: torch.device | None = None,
 ) -> PreTrainedModel | PeftModel:
     refuse_quantised(wanted, load_in_4bit=load_in_4bit)
+    if wanted.task == "SEQ_CLS" and wanted.config.pad_token_id is None:
+        wanted.config.pad_token_id = load_tokenizer(wanted.path).pad_token_id
     with reading(wanted.path):
         loaded = wanted.auto.from_pretrained(
             wanted.path,

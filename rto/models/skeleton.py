@@ -27,7 +27,7 @@ from rto.models.load import (
     value_model,
 )
 from rto.models.rope import check_positions
-from rto.models.source import INDEX, cached, weight_file
+from rto.models.source import INDEX, cached, find_weights, weight_file
 from rto.sections.runtime import Lora
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -55,10 +55,15 @@ def wanted(path: str, use: Use) -> Wanted:
     return scalar_model(path, new_head=use == "new reward")
 
 
+def on_meta(path: str, use: Use) -> PreTrainedModel:
+    """The model as it will be trained or run, without memory: only the headers of its weights tell
+    whether it has a head of its own. By its config alone where the weights are not here."""
+    found = wanted(path, use)
+    return _from_config(found) if find_weights(path) is None else _skeleton(found)
+
+
 def num_parameters(path: str, use: Use) -> int:
-    """Of the model as it will be trained or run: only the headers of its weights tell whether it
-    has a head of its own. Its config alone where the weights are not here."""
-    return sum(p.numel() for p in _skeleton(wanted(path, use)).parameters())
+    return sum(p.numel() for p in on_meta(path, use).parameters())
 
 
 def check_model(path: str, use: Use, needs: Needs) -> None:

@@ -77,18 +77,23 @@ def weight_file(path: str) -> Path | None:
     Raises:
         UserError: a directory without weights.
     """
-    names = [f"{name}{end}" for name in WEIGHTS for end in ("", INDEX)]
-    if not Path(path).is_dir():
-        return next((found for name in names if (found := cached(path, name))), None)
-    for name in names:
-        if (Path(path) / name).is_file():
-            return Path(path) / name
+    found = find_weights(path)
+    if found is not None or not Path(path).is_dir():
+        return found
     others = sorted(each.name for each in Path(path).iterdir() if each.suffix in NOT_READ)
     has = f" ({others[0]} is of a kind that is not read)" if others else ""
     raise UserError(
         f"{path}: no weights in this directory{has}: it needs {WEIGHTS[0]}, or {WEIGHTS[0]}{INDEX} "
         "and its parts"
     )
+
+
+def find_weights(path: str) -> Path | None:
+    """The weights of a model, or the index of their parts; None where there are none here."""
+    names = [f"{name}{end}" for name in WEIGHTS for end in ("", INDEX)]
+    if not Path(path).is_dir():
+        return next((found for name in names if (found := cached(path, name))), None)
+    return next((Path(path) / name for name in names if (Path(path) / name).is_file()), None)
 
 
 def check_type(path: str, written: object) -> None:

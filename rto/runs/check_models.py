@@ -75,7 +75,7 @@ def with_engine(config: RunConfig, path: str) -> RunConfig:
         UserError: one line with the name, the value and the remedy.
     """
     encoder_decoder = is_encoder_decoder(path)
-    remote = launch.cluster_address(config.ray) is not None
+    remote = launch.cluster_address(config.ray) is not None or config.plan.gpus is not None
     vllm = settled(config.vllm, path, encoder_decoder=encoder_decoder, remote=remote)
     if vllm.engine == "transformers":
         _check_transformers(vllm, path)

@@ -23,7 +23,10 @@ from rto.sections.ranges import (
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
-_GPUS = re.compile(r"(?P<count>[1-9]\d{0,4})x[A-Za-z][A-Za-z0-9]{0,15}(?:-(?P<gib>[1-9]\d{0,3}))?")
+_GPUS = re.compile(
+    r"(?:(?P<nodes>[1-9]\d{0,3})x)?(?P<count>[1-9]\d{0,4})x(?P<name>[A-Za-z][A-Za-z0-9]{0,15})"
+    r"(?:-(?P<gib>[1-9]\d{0,3}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -131,20 +134,48 @@ class Cluster(Section):
 
 @dataclass(frozen=True)
 class Planned(Section):
-    """`--dry_run` for a machine that is somewhere else."""
+    """`rto plan` and `--dry_run` for a machine that is somewhere else."""
 
     gpus: str | None = None
-    """GPUs to plan for where there are none, as COUNTxNAME-GIB: 8xA100-80."""
+    """GPUs to plan for where there are none, as NODESxCOUNTxNAME-GIB, without NODES for one node
+    and without GIB for a card that is known: 8xA100-80, 1xH100, 2x8xH200."""
+    host_gib: Annotated[int, Range(least=1, most=65536)] | None = None
+    """Memory of each of its nodes, in GiB; what is usual beside such GPUs when unset."""
 
     @property
     def num_gpus(self) -> int:
+        return (self.num_nodes or 1) * self.per_node
+
+    @property
+    def num_nodes(self) -> int | None:
+        """As they are written; None where they are not."""
+        nodes = self._part("nodes")
+        return int(nodes) if nodes else None
+
+    @property
+    def per_node(self) -> int:
+        """GPUs of a node, or of all where no number of nodes is written."""
+        return int(self._part("count") or 0)
+
+    @property
+    def card(self) -> str:
+        return self._part("name") or ""
+
+    @property
+    def gib(self) -> int | None:
+        """Memory of a card as it is written."""
+        gib = self._part("gib")
+        return int(gib) if gib else None
+
+    def _part(self, name: str) -> str | None:
         match = _GPUS.fullmatch(self.gpus or "")
-        return int(match["count"]) if match else 0
+        return match[name] if match else None
 
     def check(self, prefix: str) -> None:
         require(
             self.gpus is None or self.num_gpus >= 1,
-            f"{prefix}gpus is {self.gpus!r}: write COUNTxNAME-GIB, as in 8xA100-80",
+            f"{prefix}gpus is {self.gpus!r}: write NODESxCOUNTxNAME-GIB, as in 8xA100-80, 1xH100 "
+            "or 2x8xH200",
         )
 
 

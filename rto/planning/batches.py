@@ -1,12 +1,10 @@
-"""What a run will need, before it starts: memory per actor, steps, disk. Pure arithmetic."""
+"""How an iteration divides into sequences, optimizer steps and ranks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rto.sections.run_config import RunConfig
-
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -16,24 +14,6 @@ class Estimate:
     name: str
     value: str
     why: str
-
-
-def trainer_bytes(num_params: int, *, config: RunConfig, ranks: int) -> float:
-    """Weights, gradients and Adam's states on one rank, without activations.
-
-    ZeRO 1 shards the optimizer states, 2 the gradients too, 3 the weights too
-    (Rajbhandari et al. 2020, section 5). Mixed precision adds an fp32 copy of the weights.
-    """
-    width = 2 if config.ds.dtype == "bf16" else 4
-    stage = config.ds.zero_stage
-    trained = num_params
-    if config.ds.lora.rank:
-        trained = num_params // 100
-    optimizer = trained * (8 if width == 4 else 12)
-    weights = num_params * width / (ranks if stage >= 3 else 1)
-    gradients = trained * width / (ranks if stage >= 2 else 1)
-    states = 0 if config.ds.adam_offload else optimizer / (ranks if stage >= 1 else 1)
-    return weights + gradients + states
 
 
 def batch_arithmetic(config: RunConfig, *, iterations: int) -> list[Estimate]:
@@ -67,15 +47,3 @@ def batch_arithmetic(config: RunConfig, *, iterations: int) -> list[Estimate]:
             "optimizer steps", f"{iterations * steps}", f"{iterations} iterations x {steps} steps"
         ),
     ]
-
-
-def disk_bytes(num_params: int, *, config: RunConfig) -> float:
-    """Checkpoints kept (weights and optimizer) plus the `last` and `best` exports."""
-    width = 2 if config.ds.dtype == "bf16" else 4
-    checkpoint = num_params * (width + (8 if width == 4 else 12))
-    kept = max(1, config.ckpt.max_num) + 1
-    return checkpoint * kept + 2 * num_params * width
-
-
-def gib(value: float) -> str:
-    return f"{value / GIB:.2f} GiB"
