@@ -28,7 +28,6 @@ from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, Cluster, DeepSpeed, Lora
 from rto.sections.training import Actor, RolloutSection, Train
-from rto.tracking.quiet import quiet
 from rto.types import Prompt
 
 LORA_RANK = 64
@@ -66,7 +65,6 @@ def engine_and_trainer(place: Place, name: str) -> Iterator[Pair]:
     """Both on a model of this shape; adapters on one that is too large to train whole."""
     path = model_folder(place, name)
     place.work.joinpath("logs").mkdir(parents=True, exist_ok=True)
-    quiet(place.work / "logs")
     config = config_of(place, str(path), lora=name == "8b")
     plan = plan_actors(
         config,

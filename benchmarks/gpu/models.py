@@ -76,14 +76,18 @@ def shape(place: Place, name: str) -> Shape:
 
 
 def model_folder(place: Place, name: str) -> Path:
-    """A model of this shape with a tokenizer, in bf16, made on first use by a process that leaves
-    nothing on the card."""
+    """A model of this shape with a tokenizer, in bf16, made on first use: on a GPU by a process
+    that leaves nothing there."""
     folder = place.work / "models" / ("tiny" if place.tiny else name)
-    chosen = asdict(shape(place, name))
-    if not _is_there(folder, chosen):
-        given = json.dumps({"folder": str(folder), "device": place.device, "shape": chosen})
+    chosen = shape(place, name)
+    if _is_there(folder, asdict(chosen)):
+        return folder
+    if place.on_gpu:
+        given = json.dumps({"folder": str(folder), "device": "cuda", "shape": asdict(chosen)})
         command = [sys.executable, "-m", "benchmarks.gpu.models", given]
         subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True)
+    else:
+        make(folder, "cpu", chosen)
     return folder
 
 
