@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import ray
 import torch
 
 from benchmarks.common import GIB
@@ -18,6 +17,7 @@ from benchmarks.gpu.place import Place
 from rto.cluster.actors import EngineActor
 from rto.cluster.build import Models
 from rto.cluster.calls import Engines
+from rto.cluster.groups import RemoteCall
 from rto.cluster.plan import plan_actors
 from rto.cluster.scorer import RewardSources
 from rto.cluster.session import session
@@ -53,7 +53,8 @@ class Pair:
 
     def of_engine(self, question: Callable[[EngineActor], Told]) -> Told:
         """What the engine's process answers: asking there takes no memory of the card."""
-        return ray.get(self.engines.group.actors[0].__ray_call__.remote(question))
+        call: RemoteCall[Told] = RemoteCall("__ray_call__", (question,), {})
+        return self.engines.group.all(call).get()[0]
 
     def card_gib(self) -> float:
         """What all processes hold of the card; 0 on a CPU."""
