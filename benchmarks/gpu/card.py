@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.place import Place, Row, card_bytes, needs_cuda, script, seconds
+from benchmarks.gpu.place import Place, Row, needs_cuda, script, seconds
 from rto.models.device import dtype_of
 
 SIDE = 8192
@@ -17,16 +17,15 @@ COPIED = 2**30
 
 def measure(place: Place, case: str) -> Iterator[Row]:
     yield Row("product", {"TFLOP/s": matmul_rate(place) / 1e12})
-    yield Row("copy on the card", {"GB/s": _copies_on_card(place)})
+    source = _host(place).to(place.device)
+    yield Row("copy on the card", {"GB/s": 2 * _rate(place, source, torch.empty_like(source))})
     if not place.on_gpu:
         yield Row("copies between host and card", skipped=needs_cuda(place))
         return
-    size = {"card GiB": card_bytes(place) / 2**30}
-    yield Row("from pageable memory", {**size, "GB/s": _copies(place, _host(place), onto=True)})
-    yield Row("to pageable memory", {**size, "GB/s": _copies(place, _host(place), onto=False)})
-    pinned = _host(place).pin_memory()
-    yield Row("from pinned memory", {**size, "GB/s": _copies(place, pinned, onto=True)})
-    yield Row("to pinned memory", {**size, "GB/s": _copies(place, pinned, onto=False)})
+    for kind, host in (("pageable", _host(place)), ("pinned", _host(place).pin_memory())):
+        card = torch.empty_like(host, device=place.device)
+        yield Row(f"from {kind} memory", {"GB/s": _rate(place, host, card)})
+        yield Row(f"to {kind} memory", {"GB/s": _rate(place, card, host)})
 
 
 def matmul_rate(place: Place) -> float:
@@ -36,20 +35,13 @@ def matmul_rate(place: Place) -> float:
     return 2 * side**3 / seconds(place, lambda: a @ b)
 
 
-def _copies_on_card(place: Place) -> float:
-    source = torch.zeros(place.scaled(COPIED), dtype=torch.uint8, device=place.device)
-    target = torch.empty_like(source)
-    return 2 * len(source) / seconds(place, lambda: target.copy_(source)) / 1e9
-
-
 def _host(place: Place) -> Tensor:
     return torch.zeros(place.scaled(COPIED), dtype=torch.uint8)
 
 
-def _copies(place: Place, host: Tensor, *, onto: bool) -> float:
-    card = torch.zeros(len(host), dtype=torch.uint8, device=place.device)
-    source, target = (host, card) if onto else (card, host)
-    return len(host) / seconds(place, lambda: target.copy_(source, non_blocking=True)) / 1e9
+def _rate(place: Place, source: Tensor, target: Tensor) -> float:
+    """GB/s of a copy."""
+    return len(source) / seconds(place, lambda: target.copy_(source, non_blocking=True)) / 1e9
 
 
 if __name__ == "__main__":

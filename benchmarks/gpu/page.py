@@ -10,8 +10,7 @@ from pathlib import Path
 from benchmarks.gpu.steps import STEPS, Step
 
 NOT_RUN = (
-    "**Not yet run on a GPU.** The tables are written by `make gpu-check`; until then this page "
-    "says what they will hold."
+    "**Not yet run on a GPU.** There are no figures so far; below is what the tables will hold."
 )
 
 
@@ -47,10 +46,11 @@ def page(header: Header | None, entries: Sequence[Entry]) -> str:
 
 def _intro(header: Header | None) -> str:
     what = (
-        "One command measures on one CUDA card what no other test of this project can: "
-        "`make gpu-check CUDA=1`. Each case runs in a process of its own with a time limit. All "
-        "models but SmolLM2 have random weights. [Clusters](../clusters.md#the-gpu-check) says how "
-        "to run a part of it."
+        "This page shows what only a CUDA card can: whether packed rows are exact there, what "
+        "updates, log-probs, engines and pushes cost, and what memory they take. "
+        "`make gpu-check CUDA=1` writes it. Each case runs in a process of its own with a time "
+        "limit. All models but SmolLM2 have random weights. "
+        "[Clusters](../clusters.md#the-gpu-check) says how to run a part of it."
     )
     if header is None:
         return f"{what}\n\n{NOT_RUN}"

@@ -120,10 +120,9 @@ def synchronize(place: Place) -> None:
         torch.cuda.synchronize()
 
 
-def seconds(place: Place, call: Callable[[], Any], *, warm: bool = True) -> float:
+def seconds(place: Place, call: Callable[[], Any]) -> float:
     """Median over ``place.repeats`` calls, after one that does not count."""
-    if warm:
-        call()
+    call()
     return statistics.median(_once(place, call) for _ in range(place.repeats))
 
 

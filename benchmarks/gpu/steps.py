@@ -32,40 +32,44 @@ STEPS = (
     Step(
         "card",
         "The card",
-        "What the other figures are held against: a product of two large matrices in bf16, a copy "
-        "within the card's memory (bytes read and written), and copies between host and card from "
-        "pageable and from pinned memory.",
+        "The other figures are held against these: a product of two large matrices in bf16, a "
+        "copy within the card's memory (bytes read and written), and copies between host and "
+        "card, from pageable and from pinned memory.",
         (Case("card", 120),),
     ),
     Step(
         "packed",
         "Packed rows against padded ones",
-        "Rows of a 1B Llama shape with lengths as in chat data, 16,384 tokens in all. `mean gap` "
-        "is that of a response token's log-prob to the model in fp32 that reads one row at a time; "
-        "`gradient error` that of some weights' gradients, as a share of their norm. `over packed` "
-        "is the time of forward and backward over that of packed rows. `varlen` is "
-        "`torch.nn.attention.varlen` on the same packed tokens, which takes rows that share no "
-        "prompt. The step fails if packed rows are less exact than padded ones.",
+        "A model of the shape of Llama-3.2-1B reads 16,384 tokens in rows whose lengths vary "
+        "as in chat data. `mean gap` is how far the log-prob of a response token is, on "
+        "average, from that of the same model in fp32 that reads one row at a time. `gradient "
+        "error` is the same for the gradients of some weights, as a share of their norm. "
+        "`over packed` is the time of forward and backward as a multiple of that of packed "
+        "rows. `varlen` is `torch.nn.attention.varlen` on the same packed tokens; it cannot "
+        "share a prompt among rows. The step fails if packed rows are less exact than padded "
+        "ones.",
         (Case("own-prompts", 300, gib=38), Case("shared-prompts", 300, gib=38)),
     ),
     Step(
         "logprobs",
         "Log-probs at a vocabulary of 128k",
-        "Forward and backward through a head of 128,256 x 4,096 for 16,384 response tokens, by the "
-        "tokens whose logits exist at a time. `extra GiB` is memory beyond inputs and weights, the "
-        "head's gradient included; `gradient error` that of this gradient against fp32 throughout.",
+        "Forward and backward of 16,384 response tokens through a head of 128,256 x 4,096. A "
+        "chunk is the number of tokens whose logits exist at one time. `extra GiB` is memory "
+        "beyond inputs and weights; it includes the head's gradient. `gradient error` "
+        "compares that gradient with one that is computed in fp32 throughout.",
         (Case("chunks", 180, gib=22), Case("whole-logits", 120, gib=46)),
     ),
     Step(
         "update",
         "Updates of one rank",
-        "SFT steps on 32 rows of 1,024 tokens through the trainer of a run, in micro-batches of "
-        "8,192 tokens. Floating-point operations count what the weights and the causal attention "
-        "need: three forwards' worth, or two where the base is frozen under adapters; nothing for "
-        "what is computed again. `of matmul` holds them against the product of the first table, "
-        "`mfu` against the rate that the vendor states. `held GiB` is what stays between updates, "
-        "`planned GiB` what the plan says of weights, gradients and optimizer. The step fails if "
-        "the loss does not fall.",
+        "SFT steps on 32 rows of 1,024 tokens by the trainer of a run, in micro-batches of "
+        "8,192 tokens. `1b` is trained whole; `8b` is the shape of Llama-3-8B under adapters "
+        "of rank 64, with gradient checkpointing. The floating-point operations are those "
+        "that the weights and the causal attention need: of three forwards, or of two where "
+        "the base is frozen. What is computed again does not count. `of matmul` is the share "
+        "of the first table's product, `mfu` the share of the rate in the vendor's data "
+        "sheet. `held GiB` is what stays between updates, `planned GiB` what the plan says. "
+        "The step fails if the loss does not fall.",
         (
             Case("1b-zero0", 240, gib=70),
             Case("1b-zero2", 240, gib=46),
@@ -80,24 +84,24 @@ STEPS = (
     Step(
         "engine",
         "An engine beside a trainer",
-        "The order of a colocated run: the engine starts alone on the card and sleeps, then the "
-        "trainer starts, and the first push wakes the engine. `cache tokens` is the KV cache that "
-        "the engine gave itself; the card's GiB are what all processes hold of it. Without CUDA "
-        "these are 0: an engine on a CPU does not sleep.",
+        "The order of a colocated run: the engine starts alone on the card and sleeps, then "
+        "the trainer starts, and the first push wakes the engine. `cache tokens` is the KV "
+        "cache that the engine has given itself. `card GiB` is what all processes hold of the "
+        "card.",
         (Case("1b", 420, gib=38), Case("8b-lora", 600, gib=76)),
     ),
     Step(
         "push",
         "Weights into an engine, with proof",
-        "Pushes as after each update of a colocated run: transfer, digests, coverage and probe. "
-        "`per GB` divides a push by the weights' bytes. `wide` has an embedding above 1 GiB.",
+        "Pushes as after each update of a colocated run: transfer, digests, coverage and "
+        "probe. The transfer includes the digests. `wide` has an embedding above 1 GiB.",
         (Case("1b", 420, gib=38), Case("wide", 420, gib=38), Case("8b-lora", 600, gib=76)),
     ),
     Step(
         "train",
         "RTO from the command line",
-        "`rto train` for ten iterations on SmolLM2-135M, in bf16 on a GPU, with self-check. "
-        "Seconds are medians over the iterations after the first.",
+        "`rto train` on SmolLM2-135M for ten iterations in bf16, self-check included. Seconds "
+        "are medians over the iterations after the first.",
         (Case("smollm2", 900, gib=22),),
     ),
 )

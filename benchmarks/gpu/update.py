@@ -15,10 +15,11 @@ from benchmarks.common import GIB
 from benchmarks.gpu.card import matmul_rate
 from benchmarks.gpu.models import Shape, model_folder, random_rows, shape
 from benchmarks.gpu.place import Place, Row, held_gib, needs_cuda, peak_gib, script, synchronize
-from benchmarks.gpu.planned import trainer_gib
+from benchmarks.gpu.planned import planned_gib
 from rto.batching.optimizer_steps import loss_norms, plan_update, rank_share
 from rto.methods.sft import SFT
 from rto.models.device import peak_memory
+from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed, Lora
 from rto.sections.training import Actor, Adam, Train
@@ -63,6 +64,7 @@ class Training:
             train=Train(
                 batch_size=ROWS, max_tokens_per_gpu=place.scaled(MICRO_TOKENS), device=place.device
             ),
+            data=Data(max_len=place.scaled(LENGTH)),
             ds=DeepSpeed(
                 zero_stage=self.zero_stage,
                 adam_offload=self.offload,
@@ -112,7 +114,7 @@ def measure(place: Place, case: str) -> Iterator[Row]:
             "start peak GiB": start_gib,
             "peak GiB": peak_gib(place),
             "held GiB": held_gib(place),
-            "planned GiB": trainer_gib(size.parameters, config),
+            **planned_gib(config),
             "host GiB": peak_memory(torch.device("cpu")) / GIB,
             "first loss": made.losses[0],
             "last loss": made.losses[-1],

@@ -38,6 +38,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu.page import Entry, Header
 from benchmarks.gpu.place import Place, Row
+from benchmarks.gpu.planned import planned_gib
 from benchmarks.gpu.steps import STEPS, Case, Step, chosen
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
 from rto.rollout.requests import Sampling
@@ -264,6 +265,19 @@ def test_a_case_says_what_is_trained(tiny: Place) -> None:
     offload = update.CASES["1b-zero2-offload"].config(Place("cuda", True, tiny.work))
     assert offload.ds.adam_offload
     assert offload.ds.dtype == "bf16"
+
+
+def test_the_plan_is_asked_about_the_rank_that_is_measured(tiny: Place) -> None:
+    asked = {
+        name: planned_gib(update.CASES[name].config(tiny))
+        for name in update.CASES
+        if not update.CASES[name].offload
+    }
+    assert all(value > 0 for figures in asked.values() for value in figures.values())
+    most = {name: max(figures.values()) for name, figures in asked.items()}
+    # fp32: weights, gradients and two states of Adam.
+    assert most["1b-zero0"] == pytest.approx(16 * models.TINY.parameters / 2**30, rel=0.5)
+    assert most["8b-lora-zero0"] < most["1b-zero0"]
 
 
 def test_lines_of_metrics_become_medians_after_the_first_iteration() -> None:
