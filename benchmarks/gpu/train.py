@@ -61,7 +61,12 @@ def flags(place: Place, model: Path, folder: Path) -> list[str]:
         "--ds.param_dtype": place.dtype,
         "--train.num_episodes": ITERATIONS,
     }
-    full = {"--data.max_len": 512, "--rollout.max_new_tokens": 256, "--ds.zero_stage": 2}
+    full = {
+        "--data.max_len": 512,
+        "--rollout.max_new_tokens": 256,
+        "--train.max_tokens_per_gpu": 8192,
+        "--ds.zero_stage": 2,
+    }
     tiny = {"--data.max_len": 96, "--rollout.max_new_tokens": 32}
     pairs = {**given, **(tiny if place.tiny else full)}
     return ["--config", CONFIG, *(str(part) for pair in pairs.items() for part in pair)]
