@@ -126,6 +126,9 @@ def test_a_card_that_is_too_small_is_skipped(monkeypatch: pytest.MonkeyPatch) ->
     (small,) = place.rows_of(lambda where, case: measured, on_gpu, "x", gib=40)
     assert small == Row("x", skipped="needs 40 GiB, the card has 39")
     assert next(place.rows_of(lambda where, case: measured, on_gpu, "x", gib=39)).figures
+    on_cpu = Place("cpu", False, Path())
+    measured = iter([Row("x", {"s": 1.0})])
+    assert next(place.rows_of(lambda where, case: measured, on_cpu, "x", gib=40)).figures
 
 
 # What they compute.
@@ -163,7 +166,14 @@ def test_rows_have_their_lengths_and_neighbours_their_prompt() -> None:
     assert int(batch.response_ids[batch.response_mask].min()) >= models.FIRST_ID
 
 
-@pytest.mark.parametrize(("total", "longest"), [(16_384, 2048), (256, 32), (5, 64)])
+def test_no_row_is_shorter_than_a_prompt_and_a_response_need() -> None:
+    for total in range(4, 300):
+        lengths = models.chat_lengths(total, longest=64)
+        assert sum(lengths) == total
+        assert min(lengths) >= 4
+
+
+@pytest.mark.parametrize(("total", "longest"), [(16_384, 2048), (20_000, 64), (5, 64)])
 def test_chat_lengths_add_up(total: int, longest: int) -> None:
     lengths = models.chat_lengths(total, longest=longest)
     assert sum(lengths) == total
