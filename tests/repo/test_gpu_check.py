@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -392,6 +393,26 @@ def local(monkeypatch: pytest.MonkeyPatch) -> BigramEngine:
     for module in (engine, push):
         monkeypatch.setattr(module, "engine_and_trainer", opened)
     return there
+
+
+class AskedActor:
+    """An actor that runs a function on itself, as Ray's do."""
+
+    def __init__(self, engine: object) -> None:
+        self.engine = engine
+
+    def __ray_call__(self, question: Callable[[AskedActor], int]) -> int:
+        return question(self)
+
+
+def test_the_engines_process_is_asked_for_its_cache(tiny: Place) -> None:
+    config = SimpleNamespace(cache_config=SimpleNamespace(kv_cache_size_tokens=4096))
+    llm = SimpleNamespace(llm_engine=SimpleNamespace(vllm_config=config))
+    group = engines(cast(Any, AskedActor(SimpleNamespace(_llm=llm))))
+    pipeline = cast(Any, SimpleNamespace(generator=SimpleNamespace(engines=group)))
+    pair = colocated.Pair(tiny, cast(Any, None), pipeline, (0.0, 0.0))
+    assert pair.of_engine(colocated.cache_tokens) == 4096
+    assert pair.card_gib() == 0
 
 
 def test_an_engine_is_seen_asleep_awake_sampling_and_asleep_again(
