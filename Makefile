@@ -2,6 +2,7 @@
 # make install | test | test-learn | bench    and what tests, lint and benchmarks need
 # CUDA=1 for NVIDIA machines
 # make bench BENCH="NAME ... --feedback FILE": some figures only, on a feedback file of yours
+# make gpu-check CUDA=1 GPU="STEP ..."       one NVIDIA card; without GPU all steps
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend
 endif
 
 .NOTPARALLEL:
-.PHONY: browser install quickstart test unit integration test-learn lint types bench
+.PHONY: browser install quickstart test unit integration test-learn lint types bench gpu-check
 
 install: $(DEV_STAMP)
 
@@ -70,3 +71,6 @@ types: install
 
 bench: install
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+gpu-check: install
+	$(BIN)/python -m benchmarks.gpu.run $(GPU)

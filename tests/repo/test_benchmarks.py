@@ -104,6 +104,28 @@ def test_the_driver_is_timed_by_part_and_the_file_beside_the_loop() -> None:
     assert seen["peak GiB"] >= seen["given GiB"] > 0
 
 
+def test_the_drivers_responses_are_as_long_as_their_size_says() -> None:
+    rollouts = driver.draw(8, 16)
+    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    assert lengths[0] == max(lengths) == 16
+    assert min(lengths) >= 1
+    assert [rollout.finished for rollout in rollouts] == [length < 16 for length in lengths]
+    assert [(r.prompt.id, r.sample_index) for r in rollouts] == [(n // 4, n % 4) for n in range(8)]
+    assert all(len(r.prompt.token_ids) == driver.PROMPT_TOKENS for r in rollouts)
+    quarters = {name: driver.SIZES[f"{name}/4"] for name in ("small", "large")}
+    for name, (responses, length) in quarters.items():
+        assert driver.SIZES[name] == (4 * responses, length)
+
+
+def test_a_part_that_comes_twice_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 1.0, 5.0, 7.0))
+    monkeypatch.setattr(driver.time, "perf_counter", lambda: next(clock))
+    watch = driver.Stopwatch()
+    assert watch.timed("shard", lambda: "answer") == "answer"
+    watch.timed("shard", lambda: None)
+    assert watch.seconds == {"shard": 3.0}
+
+
 def test_a_benchmark_runs_alone_and_leaves_its_entry(tmp_path: Path) -> None:
     out = tmp_path / "latest.json"
     assert run.main(["rto_help_seconds", "--quick", "--out", str(out)]) == 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from rto.runs.large_pages import SWITCH, use_large_pages
 
@@ -47,3 +48,24 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "0")
     use_large_pages()
     assert os.environ[SWITCH] == "0"
+
+
+def test_the_first_tensor_is_made_while_the_switch_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(torch, "empty", lambda size: seen.append((size, os.environ[SWITCH])))
+    use_large_pages()
+    assert seen == [(1, "1")]
+
+
+def test_a_tensor_that_cannot_be_made_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(size: int) -> None:
+        raise MemoryError
+
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(torch, "empty", refused)
+    with pytest.raises(MemoryError):
+        use_large_pages()
+    assert SWITCH not in os.environ

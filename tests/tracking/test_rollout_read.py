@@ -24,7 +24,7 @@ def written(run: Path, iteration: int) -> Path:
 def test_files_of_both_kinds_are_found_in_order_and_parquet_counts(tmp_path: Path) -> None:
     for iteration in (10, 2):
         write_iteration(tmp_path, iteration, [rollout(0, "p", "r", 1.0)])
-    for iteration in (3, 10, 1_000_000):
+    for iteration in (3, 10, 999_999, 1_000_000):
         written(tmp_path, iteration)
     (tmp_path / "rollouts" / "iter_000004.parquet.tmp").touch()
     (tmp_path / "rollouts" / "iter_000005.parquet").mkdir()
@@ -32,9 +32,29 @@ def test_files_of_both_kinds_are_found_in_order_and_parquet_counts(tmp_path: Pat
         (2, "iter_000002.jsonl.gz"),
         (3, "iter_000003.parquet"),
         (10, "iter_000010.parquet"),
+        (999_999, "iter_999999.parquet"),
         (1_000_000, "iter_1000000.parquet"),
     ]
     assert find_rollouts(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_a_folder_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    write_iteration(tmp_path, 10, [rollout(0, "p", "r", 1.0)])
+    paths = [written(tmp_path, 10), tmp_path / "rollouts" / "iter_000010.jsonl.gz"]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter(paths[::order]))
+    assert find_rollouts(tmp_path) == {10: paths[0]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["iter_00001.parquet", "xiter_000001.parquet", "iter_000001.jsonl", "iter_000001xparquet"],
+)
+def test_other_files_are_no_rollouts(tmp_path: Path, name: str) -> None:
+    written(tmp_path, 0).with_name(name).touch()
+    assert list(find_rollouts(tmp_path)) == [0]
 
 
 def test_a_file_of_an_earlier_run_is_read_as_it_was_written(tmp_path: Path) -> None:
