@@ -141,7 +141,7 @@ class Rank:
         self, engines: Sequence[object], transport: Literal["nccl", "ipc"], num_workers: int
     ) -> None:
         """Connect to the engines by vLLM's weight transfer."""
-        from rto.rollout.vllm.weights import WeightSender, WeightStream
+        from rto.rollout.vllm.sender import WeightSender, WeightStream
 
         engine = self.trainer.engine
         shapes = [

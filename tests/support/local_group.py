@@ -121,6 +121,7 @@ class BigramEngine:
     table: Tensor
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     received: Mapping[str, Tensor] = field(default_factory=dict)
+    accepted: int | None = None
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
@@ -159,9 +160,15 @@ class BigramEngine:
 
     def accept(self, version: int) -> None:
         self.notes.append(("accept", version))
+        self.accepted = version
+
+    def keep(self, version: int) -> bool:
+        self.notes.append(("keep", version))
+        return self.accepted == version
 
     def sleep(self) -> None:
         self.notes.append(("sleep",))
+        self.accepted = None
 
     def wake(self, tag: Literal["weights", "kv_cache"]) -> None:
         self.notes.append(("wake", tag))
