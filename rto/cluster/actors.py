@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rto.rollout.vllm.engine import WeightTransferInitRequest, WeightTransferUpdateRequest
     from rto.training.learner import Objective
+    from rto.training.writer import Fingerprint
     from rto.weights.digest import TensorDigests, WeightReceipt
 
 Kind = Literal["policy", "critic", "score"]
@@ -125,8 +126,12 @@ class TrainerActor:
     def sent_digests(self) -> TensorDigests:
         return self.rank.sent_digests
 
-    def save(self, folder: str, tag: str) -> None:
-        self.rank.save(folder, tag)
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        """``behind``: it is written while the rank goes on, until ``written`` tells."""
+        self.rank.save(folder, tag, behind=behind)
+
+    def written(self) -> dict[str, Fingerprint] | None:
+        return self.rank.written()
 
     def load(self, folder: str, tag: str) -> None:
         self.rank.load(folder, tag)

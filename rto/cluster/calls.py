@@ -22,6 +22,7 @@ from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Beside
 from rto.training.learner import Objective
+from rto.training.writer import Fingerprint
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 from rto.weights.digest import TensorDigests, WeightReceipt
 
@@ -134,8 +135,13 @@ class Trainers:
         """Of the weights that last left rank 0."""
         return self.group.all(remote(TrainerActor.sent_digests)).get()[0]
 
-    def save(self, folder: str, tag: str) -> None:
-        self.group.all(remote(TrainerActor.save, folder, tag)).get()
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        """``behind``: it is written while the ranks go on, until ``written`` tells."""
+        self.group.all(remote(TrainerActor.save, folder, tag, behind=behind)).get()
+
+    def written(self) -> list[dict[str, Fingerprint] | None]:
+        """Each rank's files of a ``save`` behind it, by path; None while they are not all there."""
+        return self.group.all(remote(TrainerActor.written)).get()
 
     def load(self, folder: str, tag: str) -> None:
         self.revision += 1

@@ -97,7 +97,7 @@ def test_a_call_on_all_ranks_is_the_same_on_each(handles: list[Handle]) -> None:
     assert policy.score_alike(ROWS, temperature=1.0) == ["score of 0", "score of 1"]
     for handle in handles:
         assert handle.calls == [
-            ("save", "f", "state"),
+            ("save", "f", "state", {"behind": False}),
             ("load", "f", "state"),
             ("export", "e"),
             ("send_weights",),
