@@ -34,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_its_words_end_the_run(
     cluster: None, error: Exception, kind: type[Exception], said: str
 ) -> None:
-    """The trainer never answers; without the engine's words the wait ends after 120 s."""
+    """The trainer never answers; without the engine's words the wait ends after 300 s."""
 
     class Receives(ReceivingEngine):
         def update_weights(self, request: Any) -> None:
@@ -53,7 +53,7 @@ def test_its_words_end_the_run(
     watch = Watch()
     watch.add("engine[0]", engine, remote(EngineActor.tell_failure))
     watch.add("policy[0]", trainer)
-    pending = ActorGroup("policy", [trainer], 120.0, watch).all(
+    pending = ActorGroup("policy", [trainer], 300.0, watch).all(
         RemoteCall[None]("send_weights", (engine,), {})
     )
     with pytest.raises(kind, match=said):
