@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from rto.rollout.vllm.engine import WeightTransferInitRequest, WeightTransferUpdateRequest
     from rto.training.learner import Objective
+    from rto.training.writer import Fingerprint
     from rto.weights.digest import TensorDigests, WeightReceipt
 
 Kind = Literal["policy", "critic", "score"]
@@ -124,8 +126,12 @@ class TrainerActor:
     def sent_digests(self) -> TensorDigests:
         return self.rank.sent_digests
 
-    def save(self, folder: str, tag: str) -> None:
-        self.rank.save(folder, tag)
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        """``behind``: it is written while the rank goes on, until ``written`` tells."""
+        self.rank.save(folder, tag, behind=behind)
+
+    def written(self) -> dict[str, Fingerprint] | None:
+        return self.rank.written()
 
     def load(self, folder: str, tag: str) -> None:
         self.rank.load(folder, tag)
@@ -171,6 +177,15 @@ class ScorerActor:
 class EngineActor:
     """A vLLM engine, or transformers' own sampling, as ``vllm.engine`` was settled."""
 
+    _failure: BaseException | None = None
+    """What the last weight transfer failed with. A trainer asked for it, and over NCCL that trainer
+    waits inside a broadcast for this very engine: it never hears of it."""
+
+    def tell_failure(self) -> None:
+        """Raises ``_failure``, where there is one."""
+        if self._failure is not None:
+            raise self._failure
+
     def start(
         self, model_path: str, config: RunConfig, transport: Transport, device: Device, index: int,
         beside: Beside, *gpus: list[str],
@@ -214,6 +229,9 @@ class EngineActor:
     def accept(self, version: int) -> None:
         self.engine.accept(version)
 
+    def keep(self, version: int) -> bool:
+        return self.engine.keep(version)
+
     def sleep(self) -> None:
         self.engine.sleep()
 
@@ -222,21 +240,30 @@ class EngineActor:
 
     # vLLM's RayVLLMWeightSyncClient calls these four by name.
     def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
-        self._receiving().init_weight_transfer_engine(request)
+        with self._receiving() as engine:
+            engine.init_weight_transfer_engine(request)
 
     def start_weight_update(self) -> None:
-        self._receiving().start_weight_update()
+        with self._receiving() as engine:
+            engine.start_weight_update()
 
     def update_weights(self, request: WeightTransferUpdateRequest) -> None:
-        self._receiving().update_weights(request)
+        with self._receiving() as engine:
+            engine.update_weights(request)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._receiving().finish_weight_update(weight_version)
+        with self._receiving() as engine:
+            engine.finish_weight_update(weight_version)
 
-    def _receiving(self) -> ReceivingEngine:
+    @contextmanager
+    def _receiving(self) -> Iterator[ReceivingEngine]:
         """transformers' engine has the object store alone (``choose_transport``)."""
         assert isinstance(self.engine, ReceivingEngine)
-        return self.engine
+        try:
+            yield self.engine
+        except BaseException as error:
+            self._failure = error
+            raise
 
 
 def engine_settings(

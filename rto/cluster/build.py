@@ -18,7 +18,7 @@ from rto.cluster.actors import (
     engine_settings,
 )
 from rto.cluster.calls import Engines, Scorers, Trainers
-from rto.cluster.groups import ActorGroup, Pending, Watch
+from rto.cluster.groups import ActorGroup, Pending, Watch, remote
 from rto.cluster.placement import Placement
 from rto.rollout.engine import Transport
 from rto.sections.run_config import RunConfig
@@ -157,7 +157,8 @@ class Actors:
         crews = self.idle.get(_crew(name, spec.num_actors))
         handles = crews.pop() if crews else self._new(name, actor, spec.num_actors)
         for rank, handle in enumerate(handles):
-            self.watch.add(f"{name}[{rank}]", handle)
+            ping = remote(EngineActor.tell_failure) if name == "engine" else None
+            self.watch.add(f"{name}[{rank}]", handle, ping)
         group = ActorGroup(name, handles, self.config.ray.actor_timeout, self.watch)
         self.groups[name] = group
         return group

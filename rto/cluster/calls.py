@@ -7,7 +7,7 @@ have answered.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import ray
@@ -22,6 +22,7 @@ from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import Beside
 from rto.training.learner import Objective
+from rto.training.writer import Fingerprint
 from rto.types import LossNorm, Role, StepStats, TokenBatch, TrainBatch
 from rto.weights.digest import TensorDigests, WeightReceipt
 
@@ -41,11 +42,15 @@ class UpdateShare:
     extra: Objective | None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Trainers:
-    """The ranks of one model in training. Every call is on all of them, in rank order."""
+    """The ranks of one model in training. Every call is on all of them, in rank order.
+
+    ``revision`` counts the calls that may have changed the weights.
+    """
 
     group: ActorGroup
+    revision: int = field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self.group)
@@ -62,6 +67,7 @@ class Trainers:
         self, spec: TrainerSpec, config: RunConfig, device: Device, share: int
     ) -> Pending[None]:
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
+        self.revision += 1
         rendezvous = arriving(remote(TrainerActor.address).send(self.group.actors[0]))
         ranks = len(self)
         return self.group.each(
@@ -85,6 +91,7 @@ class Trainers:
     ) -> Pending[StepStats]:
         """An update of a share per rank; of a single step, it answers with the log-probs of the
         rows, too."""
+        self.revision += 1
         return self.group.each(
             [
                 remote(
@@ -128,10 +135,16 @@ class Trainers:
         """Of the weights that last left rank 0."""
         return self.group.all(remote(TrainerActor.sent_digests)).get()[0]
 
-    def save(self, folder: str, tag: str) -> None:
-        self.group.all(remote(TrainerActor.save, folder, tag)).get()
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        """``behind``: it is written while the ranks go on, until ``written`` tells."""
+        self.group.all(remote(TrainerActor.save, folder, tag, behind=behind)).get()
+
+    def written(self) -> list[dict[str, Fingerprint] | None]:
+        """Each rank's files of a ``save`` behind it, by path; None while they are not all there."""
+        return self.group.all(remote(TrainerActor.written)).get()
 
     def load(self, folder: str, tag: str) -> None:
+        self.revision += 1
         self.group.all(remote(TrainerActor.load, folder, tag)).get()
 
     def export(self, folder: str) -> None:
@@ -221,6 +234,10 @@ class Engines:
     def accept(self, version: int) -> None:
         """The caller vouches that the weights held now are policy ``version``."""
         self.group.all(remote(EngineActor.accept, version)).get()
+
+    def keep(self, version: int) -> bool:
+        """Whether all of them hold the weights accepted as ``version`` still."""
+        return all(self.group.all(remote(EngineActor.keep, version)).get())
 
     def sleep(self) -> None:
         """Give the devices' memory back."""

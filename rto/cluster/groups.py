@@ -19,7 +19,7 @@ CHECK_SECONDS = 5.0
 VERDICT_SECONDS = 10.0
 """How long a failed call waits for news of a dead actor that may have caused it."""
 
-Ping = ObjectRef[bool]
+Ping = ObjectRef[None]
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
@@ -28,19 +28,23 @@ Arguments = ParamSpec("Arguments")
 class Watch:
     """All actors of a run by name, and a ping to each.
 
-    A busy or hanging actor answers its ping late or never; only a dead one fails it. So an actor
-    that leaves its peers waiting in a collective is found although nobody waits for it.
+    A busy or hanging actor answers its ping late or never; only a dead one fails it, and one that
+    has something to tell. So an actor that leaves its peers waiting in a collective is found
+    although nobody waits for it.
     """
 
     actors: dict[str, ActorHandle] = field(default_factory=dict)
+    _asked: dict[str, RemoteCall[None]] = field(default_factory=dict)
     _pings: dict[str, Ping] = field(default_factory=dict)
     _looked: float = field(default_factory=time.monotonic)
 
-    def add(self, name: str, actor: ActorHandle) -> None:
+    def add(self, name: str, actor: ActorHandle, ping: RemoteCall[None] | None = None) -> None:
+        """``ping``: a call that raises what the actor failed with while others waited for it."""
         self.actors[name] = actor
+        self._asked[name] = RemoteCall("__ray_ready__", (), {}) if ping is None else ping
 
     def remove(self, name: str) -> None:
-        del self.actors[name]
+        del self.actors[name], self._asked[name]
         self._pings.pop(name, None)
 
     def look(self) -> None:
@@ -48,29 +52,29 @@ class Watch:
 
         Raises:
             ActorLost: names an actor that is dead.
+            RtoError: what an actor told; ``RunFailed``, naming it, where that is none of ours.
         """
         if time.monotonic() - self._looked > CHECK_SECONDS:
             # An actor that is busy keeps the ping that it has: another one each time would pile up
             # in its queue.
             out = _unanswered(self._pings)
-            self._pings = {name: out.get(name) or _ping(a) for name, a in self.actors.items()}
+            self._pings = {name: out.get(name) or self._ping(name) for name in self.actors}
             self._looked = time.monotonic()
 
     def check(self, *, patience: float) -> None:
         """Ask every actor anew and give it ``patience`` seconds.
 
         Raises:
-            ActorLost: names an actor that is dead.
+            ActorLost, RtoError: as ``look`` does.
         """
         # Not the pings of ``look``: an actor may have answered those and died since.
-        pings = {name: _ping(actor) for name, actor in self.actors.items()}
+        pings = {name: self._ping(name) for name in self.actors}
         deadline = time.monotonic() + patience
         while (pings := _unanswered(pings)) and time.monotonic() < deadline:
             time.sleep(0.1)
 
-
-def _ping(actor: ActorHandle) -> Ping:
-    return actor.__ray_ready__.remote()
+    def _ping(self, name: str) -> Ping:
+        return self._asked[name].send(self.actors[name])
 
 
 def _unanswered(pings: Mapping[str, Ping]) -> dict[str, Ping]:
@@ -82,6 +86,11 @@ def _unanswered(pings: Mapping[str, Ping]) -> dict[str, Ping]:
             continue
         try:
             ray.get(ping)
+        except RayTaskError as error:
+            cause = own_words(error)
+            if isinstance(cause, RtoError):
+                raise cause from error
+            raise RunFailed(f"actor {name} failed: {told(cause)}") from error
         except RayActorError as error:
             raise ActorLost(f"actor {name} died: {_reason(error)}") from error
     return out

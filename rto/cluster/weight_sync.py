@@ -8,7 +8,8 @@ whatever the transport,
 2. every parameter of the engine was assigned,
 3. the engine's log-probs on a fixed probe batch equal the trainer's within a tolerance,
 
-and only then does an engine accept the new version. vLLM repacks weights on CPU, so they cannot
+and only then does an engine accept the new version. A policy that was not updated in between, as
+after the self-check, is not sent again. vLLM repacks weights on CPU, so they cannot
 be read back: there the probe is the proof of what the engine computes with.
 """
 
@@ -91,22 +92,34 @@ class ClusterWeightSync:
     transport: Transport
     version: int = -1
     figures: dict[str, float] = field(default_factory=dict)
+    _pushed: tuple[int, int] | None = field(default=None, init=False)
+    """The trainer's revision that the engines have proven last, and the version it was."""
 
     def go_on(self, pushes: int) -> None:
         """As the sync of a run that has pushed so often: its next version is of that number."""
         self.version = pushes - 1
 
     def push(self) -> int:
-        version = self.version + 1
+        """As ``WeightSync`` says. Weights that have not changed since the last push, and that every
+        engine holds still, are not sent again: their digests and coverage are proven."""
+        version, revision = self.version + 1, self.policy.revision
+        held = self._is_held(revision)
+        self._pushed = None
         self.engines.wake("weights")
-        sent = self._transfer()
+        sent = {} if held else self._transfer()
         self.engines.wake("kv_cache")
-        for engine, receipt in enumerate(self.engines.receipts()):
-            check_receipt(sent, receipt, engine=engine)
+        if not held:
+            for engine, receipt in enumerate(self.engines.receipts()):
+                check_receipt(sent, receipt, engine=engine)
         self._check_behaviour()
         self.engines.accept(version)
-        self.version = version
+        self.version, self._pushed = version, (revision, version)
         return version
+
+    def _is_held(self, revision: int) -> bool:
+        if self._pushed is None or self._pushed[0] != revision:
+            return False
+        return self.engines.keep(self._pushed[1])
 
     def _transfer(self) -> TensorDigests:
         """Move the weights through the transport; returns the trainer's digests by tensor name."""

@@ -20,19 +20,22 @@ NOT_REACHED = "not reached (train.max_steps, last batch)"
 class Loaded:
     """Groups of examples that can be used, and how many could not, by reason.
 
-    ``merged`` responses repeated another one to their prompt.
+    ``merged`` responses repeated another one to their prompt; ``truncated`` of the groups have a
+    prompt that was cut.
     """
 
     rows: Groups[Any]
     filtered: Mapping[str, int] = field(default_factory=dict)
     merged: int = 0
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
 class RowCounts:
     """Of ``read`` units (rows, pairs, prompts) of the data set, ``used`` are in some batch.
 
-    ``merged`` responses repeated another one to their prompt, and no unit holds them.
+    ``merged`` responses repeated another one to their prompt, and no unit holds them; ``truncated``
+    of the units that can be used have a prompt that was cut.
     """
 
     unit: str = "rows"
@@ -40,6 +43,12 @@ class RowCounts:
     used: int = 0
     filtered: Mapping[str, int] = field(default_factory=dict)
     merged: int = 0
+    truncated: int = 0
+
+
+def truncated_told(count: int, unit: str) -> str:
+    """The line that a run says of so many cut prompts."""
+    return f"{count} {unit} have a prompt that is too long and was cut to fit"
 
 
 def merged_told(count: int) -> str:

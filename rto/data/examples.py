@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 
 from rto.data.templates import Template, Where
 from rto.sections.data import Data
+from rto.sections.ranges import require
 from rto.types import TokenBatch, pad
 
 
 @dataclass(frozen=True)
 class Example:
-    """One response to one prompt. ``finished`` is True where ``response_ids`` hold its end."""
+    """One response to one prompt. ``finished`` is True where ``response_ids`` hold its end.
+
+    ``prompt_cut`` counts: whoever reads the tokens sees no difference.
+    """
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     finished: bool
+    prompt_cut: bool = field(default=False, kw_only=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,15 @@ class Limit:
 
     @classmethod
     def of(cls, data: Data, *, encoder_decoder: bool) -> Limit:
+        """
+        Raises:
+            UserError: prompts are to be cut and it is not said to what length.
+        """
+        require(
+            data.on_long_prompt != "truncate" or data.max_prompt_len is not None,
+            "data.on_long_prompt is truncate and data.max_prompt_len is unset: set it to the "
+            "tokens that a prompt of stored rows may keep; the response gets the others",
+        )
         return cls(data.max_len, data.on_long_prompt, data.max_prompt_len, encoder_decoder)
 
     def admits(self, prompt_ids: Sequence[int], where: Where) -> bool:
@@ -68,9 +82,19 @@ class Limit:
                 else f"which leaves no room for a response in data.max_len {self.max_len}"
             )
             raise where.error(
-                f"has {size} tokens, {limit}: raise it or set data.on_long_prompt to filter"
+                f"has {size} tokens, {limit}: raise it or set data.on_long_prompt to "
+                "filter or truncate"
             )
         return False
+
+    def fit(
+        self, prompt_ids: tuple[int, ...], template: Template, where: Where
+    ) -> tuple[int, ...] | None:
+        """The prompt as it is read: whole or, where that is asked for, cut; None: it is dropped."""
+        size = self.max_prompt_len
+        if self.on_long_prompt == "truncate" and size is not None and len(prompt_ids) > size:
+            return template.demand_tokens(template.cut_prompt(prompt_ids, size), where)
+        return prompt_ids if self.admits(prompt_ids, where) else None
 
     def example(
         self, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], *, eos: int
@@ -96,11 +120,14 @@ def read_responses(
     Raises:
         UserError: the prompt or a response cannot be rendered, or becomes no token.
     """
-    prompt_ids = template.encode_prompt(prompt, where)
-    if not limit.admits(prompt_ids, where):
+    whole = template.encode_prompt(prompt, where)
+    prompt_ids = limit.fit(whole, template, where)
+    if prompt_ids is None:
         return []
     answers = (template.encode_response(prompt, text, where) for text in responses)
-    return [limit.example(prompt_ids, answer.ids, eos=answer.end) for answer in answers]
+    examples = [limit.example(prompt_ids, answer.ids, eos=answer.end) for answer in answers]
+    cut = len(prompt_ids) < len(whole)
+    return [replace(x, prompt_cut=True) for x in examples] if cut else examples
 
 
 def collate_groups(groups: Sequence[Sequence[Example]], *, pad_token_id: int) -> TokenBatch:

@@ -127,6 +127,32 @@ class Template:
             ids.pop(0)
         return tuple(ids)
 
+    def cut_prompt(self, ids: tuple[int, ...], size: int) -> tuple[int, ...]:
+        """``size`` of a prompt's ids: the first, or where the tokenizer's ``truncation_side`` is
+        left, the last. As when the tokenizer truncates, what it puts around a text stays: BoS, and
+        an encoder-decoder model's EoS.
+
+        OpenRLHF, and with it the code of RTO's authors, cuts prompts by the tokenizer.
+        """
+        first = int(ids[:1] == (self.bos_token_id,))
+        last = len(ids) - (self.encoder_decoder and self._closes)
+        room = max(size - first - (len(ids) - last), 0)
+        if self.tokenizer.truncation_side == "left":
+            kept = ids[max(last - room, first) : last]
+        else:
+            kept = ids[first : min(first + room, last)]
+        return (*ids[:first], *kept, *ids[last:])
+
+    def cut_text(self, text: str, ids: tuple[int, ...]) -> str:
+        """What ``cut_prompt`` has left of a prompt's text, with the special tokens that the text
+        itself holds."""
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
+        if ids[:1] == (self.bos_token_id,) and not text.startswith(str(bos)):
+            ids = ids[1:]
+        if ids[-1:] == (self._tokenizer_eos,) and not text.endswith(str(eos)):
+            ids = ids[:-1]
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
     def response_ids(self, text: str) -> tuple[int, ...]:
         """Ids up to and without the first token that ends a response. Tokenised apart from the
         prompt, as sampling sees them: the prompt's ids are a prefix of the conversation's by

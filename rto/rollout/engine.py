@@ -57,6 +57,11 @@ class Engine(Protocol):
         """Accept the weights held now as policy ``version``; the caller has verified them."""
         ...
 
+    def keep(self, version: int) -> bool:
+        """Whether the weights accepted as ``version`` are here still; what was computed with them
+        is then forgotten, as after an update."""
+        ...
+
     def sleep(self) -> None:
         """Give the device's memory back, until ``wake``."""
         ...

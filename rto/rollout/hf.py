@@ -137,6 +137,10 @@ class HfEngine:
         """Accept the weights held now as policy ``version``, which the caller has verified."""
         self._proven.accept(version)
 
+    def keep(self, version: int) -> bool:
+        """Whether the weights accepted as ``version`` are here still; nothing else is kept."""
+        return self._proven.holds(version)
+
     def sleep(self) -> None:
         """Give the GPU memory back: the weights wait in host memory."""
         self._model.to("cpu")

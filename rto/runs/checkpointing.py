@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +19,7 @@ from rto.runs.drawn import write_drawn
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 from rto.types import Rollout
 
+POLL_SECONDS = 0.2
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
 
@@ -106,6 +111,14 @@ def nothing_open() -> None:
     return None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint whose ranks are still writing."""
+
+    iteration: int
+    state: KeptState
+
+
 @dataclass
 class RunCheckpointer:
     """Implements ``Checkpointer``: checkpoints every ``save_steps`` and after the last step.
@@ -132,6 +145,10 @@ class RunCheckpointer:
     """Of the training set, kept in each checkpoint; going on with others is refused."""
     key_known: bool = False
     """Whether it is settled that the run has the metric that chooses `best`."""
+    behind: bool = False
+    """Checkpoints are written while training goes on (``ckpt.async_write``). One is committed by
+    the first call after all ranks have written it, the last one before the run ends."""
+    _open: Draft | None = field(default=None, init=False)
 
     @property
     def stopped(self) -> bool:
@@ -144,16 +161,23 @@ class RunCheckpointer:
         metrics: Mapping[str, float],
         drawn: Sequence[Sequence[Rollout]] = (),
     ) -> None:
+        self._commit_written()
         due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
         before, key = self.best, self.best.key
         self._check_key(metrics)
         if key in metrics and (due or self._is_last(iteration) or key.startswith(EVAL)):
             self.best = before.judged(iteration, metrics[key])
-        if self.best.step != before.step:
+        is_best = self.best.step != before.step
+        if is_best:
             self._export("best", metrics)
         if due or self._is_last(iteration) or self.stopped:
             self._checkpoint(iteration, method, drawn)
-            self._export("last", metrics)
+            if self._is_last(iteration) or self.stopped:
+                self._wait_written()
+            if is_best:
+                self._link("best", "last")
+            else:
+                self._export("last", metrics)
 
     def _check_key(self, metrics: Mapping[str, float]) -> None:
         """Once: a name that no iteration has would leave the run without a `best`."""
@@ -191,23 +215,70 @@ class RunCheckpointer:
     def _checkpoint(
         self, iteration: int, method: Method, drawn: Sequence[Sequence[Rollout]]
     ) -> None:
+        self._wait_written()
         folder = self.store.begin(iteration)
         write_drawn(folder, drawn)
         for name, group in self.groups.items():
-            group.save(str(folder / name), STATE)
+            group.save(str(folder / name), STATE, behind=self.behind)
         state: KeptState = {
             "adapted": adapted_fields(self.built, method),
             "best_so_far": self.best.kept(),
             "constants": dict(self.constants),
         }
         self.settle()
-        self.store.commit(iteration, state)
+        if self.behind:
+            self._open = Draft(iteration, state)
+        else:
+            self.store.commit(iteration, state)
+
+    def _commit_written(self) -> None:
+        """Make the open checkpoint the newest, if every rank has written its part."""
+        draft = self._open
+        if draft is None:
+            return
+        parts = [part for group in self.groups.values() for part in group.written()]
+        whole = [part for part in parts if part is not None]
+        if len(whole) == len(parts):
+            self.store.commit(draft.iteration, draft.state, dict(ChainMap(*whole)))
+            self._open = None
+
+    def _wait_written(self) -> None:
+        """Until no checkpoint is open."""
+        self._commit_written()
+        while self._open is not None:
+            time.sleep(POLL_SECONDS)
+            self._commit_written()
 
     def _export(self, name: str, metrics: Mapping[str, float]) -> None:
         self.groups["policy"].export(str(self.exports / name))
         self.complete(self.exports / name, metrics)
-        if self.save_value_network and "critic" in self.groups:
+        if self._keeps_critic:
             self.groups["critic"].export(str(self.exports / f"{name}_critic"))
+
+    def _link(self, name: str, as_name: str) -> None:
+        """The same export under another name, without its files being there twice."""
+        for suffix in ("", "_critic") if self._keeps_critic else ("",):
+            replace_by_links(self.exports / f"{name}{suffix}", self.exports / f"{as_name}{suffix}")
+
+    @property
+    def _keeps_critic(self) -> bool:
+        return self.save_value_network and "critic" in self.groups
+
+
+def replace_by_links(source: Path, target: Path) -> None:
+    """``target`` as a directory of ``source``'s files: links, where the disk has them."""
+    draft = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(source, draft, copy_function=_link_or_copy)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def adapted_fields(built: Method, method: Method) -> dict[str, object]:

@@ -96,8 +96,9 @@ def prepared(command: str, config: RunConfig) -> tuple[Run, Work]:
 
     config = with_dtype(config, run_device(config))
     settings = config.algo.settings
-    if isinstance(settings, MethodSettings) and settings.says():
-        print(settings.says())
+    told = settings.says() if isinstance(settings, MethodSettings) else ""
+    for line in filter(None, (told, config.ds.says())):
+        print(line)
     from functools import partial
 
     from rto.registry import build

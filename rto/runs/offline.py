@@ -258,6 +258,7 @@ def make_checkpointer(
         exports=folder.path,
         last_step=last_step,
         save_steps=config.ckpt.save_steps,
+        behind=config.ckpt.async_write,
         best=Best(key, lower, patience=config.eval.patience),
         save_value_network=config.critic.save_value_network,
         # Frozen, the policy logs nothing of its own yet.

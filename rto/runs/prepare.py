@@ -25,6 +25,7 @@ from rto.data.accounting import (
     Loaded,
     RowCounts,
     merged_told,
+    truncated_told,
 )
 from rto.data.batches import OfflineBatches
 from rto.data.loaders.demonstrations import load_examples, load_texts
@@ -89,6 +90,8 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
     )
     if prompts.num_merged:
         print(merged_told(prompts.num_merged))
+    if prompts.num_cut:
+        print(truncated_told(prompts.num_cut, "prompts"))
     sampler = PromptSampler(prompts, batch_size=config.rollout.batch_size, seed=config.train.seed)
     total = sampler.iterations_per_epoch * config.train.num_episodes
     iterations = min(total, config.train.max_steps or total)
@@ -123,6 +126,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
             drawn,
             {TOO_LONG: prompts.num_too_long, NOT_REACHED: len(prompts) - drawn},
             prompts.num_merged,
+            prompts.num_cut,
         ),
     )
 
@@ -265,7 +269,7 @@ def _demonstrations(data: Data, template: Template, seed: int) -> Loaded:
             f"{examples.num_disliked} prompts whose every response has a bad verdict are left out, "
             f"{len(examples.examples)} remain"
         )
-    return _told(Loaded(examples.examples, filtered, examples.num_merged))
+    return _told(Loaded(examples.examples, filtered, examples.num_merged), "rows")
 
 
 def _pairs(data: Data, template: Template, seed: int) -> Loaded:
@@ -276,7 +280,7 @@ def _pairs(data: Data, template: Template, seed: int) -> Loaded:
             f"{len(pairs.pairs)} remain"
         )
     filtered = {TOO_LONG: pairs.num_too_long, EQUAL: pairs.num_equal}
-    return _told(Loaded(pairs.pairs, filtered, pairs.num_merged))
+    return _told(Loaded(pairs.pairs, filtered, pairs.num_merged), "pairs")
 
 
 def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
@@ -287,13 +291,17 @@ def _rated(data: Data, template: Template, min_responses: int) -> Loaded:
             f"left out, {len(rated.groups)} remain"
         )
     filtered = {TOO_LONG: rated.num_too_long, TOO_FEW: rated.num_too_few}
-    return _told(Loaded(rated.groups, filtered, rated.num_merged))
+    return _told(Loaded(rated.groups, filtered, rated.num_merged), "prompts")
 
 
-def _told(loaded: Loaded) -> Loaded:
-    """The same, with a line where responses were merged."""
+def _told(loaded: Loaded, unit: str) -> Loaded:
+    """The same with its cut prompts counted, and a line where responses were merged or prompts
+    cut."""
+    loaded = replace(loaded, truncated=loaded.rows.num_cut)
     if loaded.merged:
         print(merged_told(loaded.merged))
+    if loaded.truncated:
+        print(truncated_told(loaded.truncated, unit))
     return loaded
 
 
@@ -352,6 +360,7 @@ def _offline(
                 NOT_REACHED: len(train) - len(batches.visited),
             },
             loaded.merged,
+            loaded.truncated,
         ),
     )
 

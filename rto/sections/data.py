@@ -92,8 +92,10 @@ class Data(Section):
     encoder-decoder model then has data.max_len less this many, however short its prompt is."""
     max_samples: Count = 100_000_000
     """Read no more rows than this."""
-    on_long_prompt: Literal["filter", "error"] = "filter"
-    """A prompt that leaves no room for a response: drop it, or end the run."""
+    on_long_prompt: Literal["filter", "error", "truncate"] = "filter"
+    """A prompt that leaves no room for a response: drop it, end the run, or keep as many tokens as
+    may be (of stored rows data.max_prompt_len), from the side that the tokenizer's truncation_side
+    leaves."""
 
     def check(self, prefix: str) -> None:
         for field_name, probs, sets in (

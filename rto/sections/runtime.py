@@ -70,6 +70,15 @@ class DeepSpeed(Section):
             raise RuntimeError("ds.param_dtype is auto: this configuration was not prepared")
         return self.param_dtype
 
+    def says(self) -> str:
+        """The line that a run says of its attention; empty for the default."""
+        if self.attn_implementation == "sdpa":
+            return ""
+        return (
+            f"ds.attn_implementation {self.attn_implementation}: rows are padded; with sdpa, which "
+            "has a FlashAttention kernel too, most decoders read them without padding"
+        )
+
 
 Beside = Literal["nothing", "scorers", "ranks"]
 """What else computes on an engine's GPUs."""
@@ -189,6 +198,9 @@ class Ckpt(Section):
     """Checkpoint every so many iterations (online) or optimizer steps (offline); -1: at the end."""
     max_num: Count = 3
     """Checkpoints that are kept, the newest."""
+    async_write: bool = False
+    """Train on while a checkpoint is written: it is copied to host memory first, which must have
+    room for weights and optimizer states once more."""
     load_enable: bool = False
     """Go on from the newest checkpoint of the run folder."""
     allow: list[str] = field(default_factory=list)

@@ -14,21 +14,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from types import MappingProxyType
 
 from rto.errors import UserError
 from rto.training.identity import FIXED, Identity, check_allowed, differences
+from rto.training.writer import Fingerprint
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
-
-
-class Fingerprint(TypedDict):
-    """By which a file is known again."""
-
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -67,8 +61,17 @@ class CheckpointStore:
         path.mkdir()
         return path
 
-    def commit(self, step: int, state: Mapping[str, object]) -> Path:
-        """Make what was written since ``begin`` the newest checkpoint; prune the oldest."""
+    def commit(
+        self,
+        step: int,
+        state: Mapping[str, object],
+        written: Mapping[str, Fingerprint] = MappingProxyType({}),
+    ) -> Path:
+        """Make what was written since ``begin`` the newest checkpoint; prune the oldest.
+
+        ``written``: files, by path, that whoever wrote them has brought to the disk and knows
+        already.
+        """
         temporary, final = self._temporary(step), self._root / f"step_{step:08d}"
         content = {
             "schema": SCHEMA,
@@ -77,11 +80,14 @@ class CheckpointStore:
             "state": dict(state),
         }
         _write_json(temporary / STATE, content)
-        names = [path.relative_to(temporary).as_posix() for path in _files(temporary)]
-        files = {name: _fingerprint(temporary / name) for name in names}
+        files = {
+            path.relative_to(temporary).as_posix(): written.get(str(path)) or _fingerprint(path)
+            for path in _files(temporary)
+        }
         _write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": files})
         for path in (temporary, *temporary.rglob("*")):
-            _fsync(path)
+            if str(path) not in written:
+                _fsync(path)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)

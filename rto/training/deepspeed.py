@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import math
 import os
@@ -29,6 +30,7 @@ from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
 from rto.sections.training import Adam, LrScheduler
+from rto.training.writer import HostFile
 
 if TYPE_CHECKING:
     from rto.models.lora import Adapters
@@ -211,6 +213,24 @@ class ZeroEngine(Generic[Gives]):
         self._engine.save_checkpoint(
             str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True
         )
+
+    def snapshot(self, directory: Path, tag: str) -> list[HostFile]:
+        """What ``save`` writes, in host memory; its folders are there."""
+        files: list[HostFile] = []
+        engine = self._engine.checkpoint_engine
+
+        def keep(state_dict: object, path: str) -> None:
+            content = io.BytesIO()
+            zipped = engine.zipfile_serialization
+            torch.save(state_dict, content, _use_new_zipfile_serialization=zipped)
+            files.append(HostFile(Path(path), content))
+
+        engine.save = keep
+        try:
+            self.save(directory, tag)
+        finally:
+            del engine.save
+        return files
 
     def load(self, directory: Path, tag: str) -> None:
         """The inverse of ``save``, on a fresh engine with the same ranks and ZeRO stage."""

@@ -7,6 +7,7 @@ at once.
 from __future__ import annotations
 
 import dataclasses
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from rto.batching.microbatch import plan_microbatches
 from rto.errors import UserError
 from rto.functional.logprobs import head_chunk
 from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
+from rto.training.writer import HostFile
 from rto.types import LossNorm, LossOutput, PolicyOutput, StepStats, TokenBatch, TrainBatch
 
 if TYPE_CHECKING:
@@ -160,6 +162,14 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
         self.engine.save(directory, tag)
         if self._ema:
             safetensors.torch.save_file(self._ema, directory / tag / EMA_FILE)
+
+    def snapshot(self, directory: Path, tag: str) -> list[HostFile]:
+        """What ``save`` writes, in host memory."""
+        files = self.engine.snapshot(directory, tag)
+        if self._ema:
+            content = io.BytesIO(safetensors.torch.save(self._ema))
+            files.append(HostFile(directory / tag / EMA_FILE, content))
+        return files
 
     def load(self, directory: Path, tag: str) -> None:
         self.engine.load(directory, tag)

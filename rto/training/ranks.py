@@ -32,6 +32,7 @@ from rto.training.learner import (
     RankTrainer,
     ScoreTrainer,
 )
+from rto.training.writer import FileWriter, Fingerprint
 from rto.types import LossNorm, StepStats, TokenBatch, TrainBatch
 from rto.weights.digest import DigestRecorder, TensorDigests
 
@@ -88,6 +89,7 @@ class Rank:
         section = config.critic if kind == "critic" else config.actor
         settings = engine_settings(section, config, device=str(device), total_steps=total_steps)
         self._model = model
+        self._writer = FileWriter()
         self._dtype = dtype_of(config.ds.dtype)
         engine = ZeroEngine(module, settings=settings, exported=model)
         reference = None
@@ -141,7 +143,7 @@ class Rank:
         self, engines: Sequence[object], transport: Literal["nccl", "ipc"], num_workers: int
     ) -> None:
         """Connect to the engines by vLLM's weight transfer."""
-        from rto.rollout.vllm.weights import WeightSender, WeightStream
+        from rto.rollout.vllm.sender import WeightSender, WeightStream
 
         engine = self.trainer.engine
         shapes = [
@@ -171,8 +173,17 @@ class Rank:
         """Give the memory back; the process group stays, for the rank that comes next."""
         self.trainer.engine.close()
 
-    def save(self, folder: str, tag: str) -> None:
-        self.trainer.save(Path(folder), tag)
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        """``behind``: it is written while the rank goes on, until ``written`` tells."""
+        if behind:
+            self._writer.start(self.trainer.snapshot(Path(folder), tag))
+        else:
+            self.trainer.save(Path(folder), tag)
+
+    def written(self) -> dict[str, Fingerprint] | None:
+        """This rank's files of the last ``save`` behind it, by path; None while they are not all
+        on the disk."""
+        return self._writer.written()
 
     def load(self, folder: str, tag: str) -> None:
         self.trainer.load(Path(folder), tag)

@@ -29,11 +29,15 @@ class ProvenVersion:
             raise ProofError(f"version {version} cannot be accepted before its weights are proven")
         self._accepted = version
 
+    def holds(self, version: int) -> bool:
+        """Whether the weights accepted as ``version`` are here still."""
+        return self._accepted == version
+
     def require(self, version: int) -> None:
         """
         Raises:
             ProofError: the engine does not hold ``version``.
         """
-        if self._accepted != version:
+        if not self.holds(version):
             held = "no proven weights" if self._accepted is None else f"version {self._accepted}"
             raise ProofError(f"rollout asked for policy version {version}, engine has {held}")

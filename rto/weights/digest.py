@@ -13,6 +13,7 @@ import xxhash
 from torch import Tensor
 
 from rto.errors import ProofError
+from rto.weights.staging import Staging, host_parts, pinned
 
 TensorDigests = Mapping[str, str]
 """Tensor name -> digest of its dtype, shape and bytes."""
@@ -54,11 +55,17 @@ class DigestRecorder:
             yield name, tensor
 
 
-def tensor_digest(tensor: Tensor) -> str:
-    """xxh3-128 of dtype, shape and row-major bytes; the same on every device."""
+def tensor_digest(tensor: Tensor, staging: Staging | None = None) -> str:
+    """xxh3-128 of dtype, shape and row-major bytes; the same on every device.
+
+    Host memory is read in place, a GPU's through ``staging``, by default the device's own.
+    """
     digest = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy().data)
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    if staging is None and flat.is_cuda:
+        staging = pinned(flat.device)
+    for part in [flat] if staging is None else host_parts(flat, staging):
+        digest.update(part.numpy().data)
     return digest.hexdigest()
 
 

@@ -120,6 +120,22 @@ def test_the_plan_tells_what_an_engine_takes_of_its_gpu(
     assert said in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("attention", "said"), [("eager", True), ("sdpa", False)])
+def test_attention_that_pads_is_told(
+    attention: str, said: bool, capsys: pytest.CaptureFixture[str],
+    tiny_model_dir: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    rows = tmp_path / "feedback.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in FEEDBACK))
+    assert main([
+        "sft", "--actor.model_name_or_path", str(tiny_model_dir), "--data.feedback", str(rows),
+        "--data.max_len", "64", "--train.batch_size", "8", "--train.device", "cpu",
+        "--ds.attn_implementation", attention, "--dry_run",
+    ]) == 0  # fmt: skip
+    line = f"ds.attn_implementation {attention}: rows are padded; with sdpa"
+    assert (line in capsys.readouterr().out) is said
+
+
 def test_no_offline_figure_is_at_the_temperature_of_sampling(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:

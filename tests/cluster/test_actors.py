@@ -92,6 +92,19 @@ def test_an_actor_builds_its_engine_once_and_asks_it(monkeypatch: pytest.MonkeyP
     assert len(sample.token_ids) == 3
 
 
+def test_a_failed_transfer_is_told_to_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Receiving):
+        def update_weights(self, request: Any) -> None:
+            raise MemoryError("no room for 'a'")
+
+    actor, _ = started(monkeypatch, Full(bigram()))
+    actor.start_weight_update()
+    actor.tell_failure()
+    for call in (lambda: actor.update_weights("with"), actor.tell_failure, actor.tell_failure):  # pyright: ignore
+        with pytest.raises(MemoryError, match="no room for 'a'"):
+            call()
+
+
 def test_an_engine_uses_the_gpus_of_the_ranks_that_it_shares_them_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

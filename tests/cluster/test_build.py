@@ -75,6 +75,17 @@ def test_each_process_is_watched_under_its_group_and_rank(machine: Machine) -> N
     assert all(group.watch is made.watch for group in made.groups.values())
 
 
+def test_engines_are_asked_what_a_transfer_failed_with(machine: Machine) -> None:
+    made = actors(plan())
+    made.start_trainers("policy", SPEC)
+    made.start_engines("m", "nccl")
+    made.watch._looked = -1e9
+    made.watch.look()
+    pings = {name: handle.calls[-1][0] for name, handle in made.watch.actors.items()}  # pyright: ignore
+    assert pings["policy[0]"] == "__ray_ready__"
+    assert pings["engine[0]"] == "tell_failure"
+
+
 def test_starting_waits_for_nothing_and_waiting_tells_for_whom(machine: Machine) -> None:
     made, told = actors(plan()), list[str]()
     made.start_trainers("policy", SPEC)

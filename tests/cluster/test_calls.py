@@ -97,7 +97,7 @@ def test_a_call_on_all_ranks_is_the_same_on_each(handles: list[Handle]) -> None:
     assert policy.score_alike(ROWS, temperature=1.0) == ["score of 0", "score of 1"]
     for handle in handles:
         assert handle.calls == [
-            ("save", "f", "state"),
+            ("save", "f", "state", {"behind": False}),
             ("load", "f", "state"),
             ("export", "e"),
             ("send_weights",),
@@ -105,6 +105,38 @@ def test_a_call_on_all_ranks_is_the_same_on_each(handles: list[Handle]) -> None:
             ("sent_digests",),
             ("score", ROWS, {"temperature": 1.0}),
         ]
+
+
+def test_a_revision_follows_what_may_have_changed_the_weights(handles: list[Handle]) -> None:
+    policy = Trainers(group(handles))
+    share = UpdateShare(TrainBatch(ROWS), [[[0]]], None)
+    for change in (
+        lambda: policy.start(SPEC, CONFIG, "cpu", 2),
+        lambda: policy.update(SFT(), [share, share], [], single_step=False),
+        lambda: policy.load("f", "state"),
+    ):
+        before = policy.revision
+        change()
+        assert policy.revision == before + 1
+    before = policy.revision
+    policy.save("f", "state")
+    policy.export("e")
+    policy.score_alike(ROWS, temperature=1.0)
+    policy.export_weights()
+    policy.send_weights()
+    assert policy.revision == before
+
+
+@pytest.mark.parametrize(("answers", "all_hold"), [((True, True), True), ((True, False), False)])
+def test_engines_hold_a_version_together(
+    handles: list[Handle],
+    monkeypatch: pytest.MonkeyPatch,
+    answers: tuple[bool, bool],
+    all_hold: bool,
+) -> None:
+    monkeypatch.setattr(Pending, "get", lambda pending: list(answers))
+    assert Engines(group(handles)).keep(3) is all_hold
+    assert [handle.calls for handle in handles] == [[("keep", 3)]] * 2
 
 
 def test_a_shard_for_every_actor_or_none(handles: list[Handle]) -> None:

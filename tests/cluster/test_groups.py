@@ -148,3 +148,18 @@ def test_what_was_raised_is_found_within_errors_of_errors() -> None:
     bare = raised(cause)
     bare.cause = None  # pyright: ignore
     assert own_words(bare) is bare
+
+
+def test_what_an_actor_failed_with_while_others_waited_ends_the_wait() -> None:
+    """It answers its ping with the failure: in our words as they are, in others' with its name."""
+    for error, kind, said in (
+        (ProofError("tensor 'a' came twice"), ProofError, "^tensor 'a' came twice$"),
+        (MemoryError("no room"), RunFailed, r"^actor engine\[0\] failed: .*no room"),
+    ):
+        watch = Watch(_looked=-1e9)
+        handle: Any = Handle("engine", {"tell": raised(error)})
+        watch.add("engine[0]", handle, RemoteCall("tell", (), {}))
+        watch.look()
+        with pytest.raises(kind, match=said):
+            group([WAITING], watch=_due(watch), timeout=1).all(CALL).get()
+        assert handle.calls == [("tell",)]

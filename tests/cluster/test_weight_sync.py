@@ -121,12 +121,53 @@ def test_an_accepted_version_is_the_last_of_a_push_and_counts_up() -> None:
     several = [BigramEngine(bigram()) for _ in range(2)]
     first = BigramRank(bigram(seed=1))
     sync = syncing(*several, policy=trainers("policy", first, BigramRank(bigram(seed=1))))
-    assert [sync.push(), sync.push(), sync.version] == [0, 1, 1]
+    assert sync.push() == 0
+    sync.policy.revision += 1
+    assert [sync.push(), sync.version] == [1, 1]
     for engine in several:
         assert engine.notes == [*PUSH, ("accept", 0), *PUSH, ("accept", 1)]
         assert torch.equal(engine.table, bigram(seed=1))
     assert sync.figures == {"sync/probe_mean_abs_diff": 0.0, "sync/probe_max_abs_diff": 0.0}
     assert first.temperatures == [1.0, 1.0]
+
+
+AGAIN = [("wake", "weights"), ("wake", "kv_cache"), ("response_logprobs",)]
+"""A push of weights that are there."""
+
+
+def test_weights_that_did_not_change_are_not_sent_again() -> None:
+    """As after a self-check: the run's own first version is of the same number."""
+    several = [BigramEngine(bigram()) for _ in range(2)]
+    sync = syncing(*several)
+    assert sync.push() == 0
+    sync.go_on(0)
+    assert sync.push() == 0
+    assert sync.push() == 1
+    carried = [("keep", 0), *AGAIN, ("accept", 0), ("keep", 0), *AGAIN, ("accept", 1)]
+    for engine in several:
+        assert engine.notes == [*PUSH, ("accept", 0), *carried]
+
+
+def test_weights_that_one_engine_lost_are_sent_to_all() -> None:
+    several = [BigramEngine(bigram()) for _ in range(2)]
+    sync = syncing(*several)
+    sync.push()
+    several[1].sleep()
+    assert sync.push() == 1
+    for engine in several:
+        assert engine.notes[-len(PUSH) - 1 :] == [*PUSH, ("accept", 1)]
+
+
+def test_engines_that_compute_something_else_since_are_found() -> None:
+    engine = BigramEngine(bigram())
+    sync = syncing(engine)
+    sync.push()
+    engine.table = bigram()
+    with pytest.raises(ProofError, match="computes other log-probs"):
+        sync.push()
+    engine.table = bigram(seed=1)
+    assert sync.push() == 1
+    assert [name for name, *_ in engine.notes].count("load_weights") == 2
 
 
 @pytest.mark.parametrize(

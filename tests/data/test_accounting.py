@@ -42,6 +42,44 @@ def test_stored_rows(flags: list[str]) -> None:
     assert run.row_counts == RowCounts("rows", 12, 4, left)
 
 
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("sft", []),
+        ("dpo", []),
+        ("fit", ["--algo", "rpo"]),
+        ("train", [*("--algo", "grpo", "--rollout.n_samples_per_prompt", "2")]),
+    ],
+)
+def test_cut_prompts(
+    command: str,
+    more: list[str],
+    tiny_model_dir: Path,
+    tiny_reward_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two of five prompts are longer than three tokens: all are used, two are said to be cut."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": f"w{i}" + " w0" * (4 if i < 2 else 2), "response": f"w{j}", "reward": j}
+        for i in range(5)
+        for j in (1, 2)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    argv = ["--actor.model_name_or_path", str(tiny_model_dir), "--data.feedback", str(path)]
+    argv += ["--data.max_prompt_len", "3", "--data.max_len", "16", "--train.device", "cpu"]
+    argv += ["--data.on_long_prompt", "truncate", "--train.batch_size", "2", *more]
+    if command == "train":
+        argv += ["--rollout.batch_size", "1", "--reward.model_name_or_path", str(tiny_reward_dir)]
+    config = parse_run(command, argv).config
+    prepare = prepare_online if command == "train" else prepare_fit
+    run = prepare(config, partial(build, mode="online" if command == "train" else "offline"))
+    counts = run.row_counts
+    assert (counts.read, counts.truncated, counts.filtered.get(TOO_LONG)) == (5, 2, 0)
+    assert f"2 {counts.unit} have a prompt that is too long and was cut" in capsys.readouterr().out
+
+
 def test_kto_needs_another_prompt(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Its reference point is a response to another prompt; the mean of the batch needs none."""
     rows = [{"prompt": "w0", "completion": f"w{i}", "label": i > 1} for i in range(4)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from word_rows import pairs
 
-from rto.data.examples import Example, Limit, collate_groups
-from rto.data.templates import Where
+from rto.data.examples import Example, Limit, collate_groups, read_responses
+from rto.data.templates import Template, Where
 from rto.errors import UserError
+from rto.models.load import load_tokenizer
 from rto.sections.data import Data
 
 
@@ -36,6 +38,20 @@ def test_prompt_and_response_apart() -> None:
     strict = replace(apart, on_long_prompt="error")
     with pytest.raises(UserError, match="has 3 tokens, data.max_prompt_len is 2: raise it"):
         strict.admits((7, 7, 7), Where("f", 0, "q"))
+
+
+def test_a_prompt_that_is_cut_leaves_room(tiny_model_dir: Path) -> None:
+    template = Template(load_tokenizer(str(tiny_model_dir)))
+    where = Where("f", 0, "q")
+    with pytest.raises(UserError, match="max_prompt_len is unset: set it to the tokens"):
+        Limit.of(Data(on_long_prompt="truncate"), encoder_decoder=False)
+    data = Data(max_len=5, max_prompt_len=2, on_long_prompt="truncate")
+    limit = Limit.of(data, encoder_decoder=False)
+    for given, kept, cut in (("w1 w2", "w1 w2", False), ("w1 w2 w3 w4 w5", "w1 w2", True)):
+        (example,) = read_responses(given, ["w7 w8 w9"], template, limit, where)
+        assert example.prompt_ids == template.prompt_ids(kept)
+        assert example.response_ids == template.response_ids("w7 w8 w9")
+        assert (example.finished, example.prompt_cut) == (False, cut)
 
 
 def test_pairs_are_adjacent_rows_of_one_group() -> None:

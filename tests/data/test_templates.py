@@ -252,3 +252,40 @@ def test_an_end_that_is_no_token(tiny_model_dir: Path, tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 99999]}))
     with pytest.raises(UserError, match=r"model: eos_token_id of its generation config has 99999,"):
         load_template(str(folder), Data())
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("make", [tiny_tokenizer, bos_tokenizer, piece_tokenizer])
+def test_a_prompt_is_cut_as_its_tokenizer_truncates(make: Any, side: str) -> None:
+    template = Template(make())
+    template.tokenizer.truncation_side = side
+    text = "[in] in [in] in" if make is piece_tokenizer else "w1 w2 w3 w4 w5"
+    whole = template.prompt_ids(text)
+    for size in range(2, len(whole) + 2):
+        truncated = template.tokenizer(text, truncation=True, max_length=size)["input_ids"]
+        cut = template.cut_prompt(whole, size)
+        assert list(cut) == truncated
+        left = template.cut_text(text, cut)
+        assert text.endswith(left) if side == "left" else text.startswith(left)
+        assert len(left) == len(text) or size < len(whole)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_an_encoder_reads_the_end_of_a_cut_prompt(side: str) -> None:
+    template = Template(tiny_t5_tokenizer(), encoder_decoder=True)
+    template.tokenizer.truncation_side = side
+    text = "w1 w2 w3 w4"
+    for size in (2, 3, 4):
+        truncated = template.tokenizer(text, truncation=True, max_length=size)["input_ids"]
+        cut = template.cut_prompt(template.prompt_ids(text), size)
+        assert list(cut) == truncated
+        assert cut[-1] == template.tokenizer.eos_token_id
+        assert template.prompt_ids(template.cut_text(text, cut)) == cut
+
+
+def test_the_first_tokens_of_a_chat_prompt(chat: Template) -> None:
+    """As OpenRLHF cuts a rendered prompt: without the marker of the answer."""
+    text = chat.prompt("w1 w2 w3", HERE)
+    ids = chat.prompt_ids(text)
+    truncated = chat.tokenizer(text, add_special_tokens=False, truncation=True, max_length=3)
+    assert list(chat.cut_prompt(ids, 3)) == truncated["input_ids"] == list(ids[:3])

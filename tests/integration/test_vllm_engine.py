@@ -302,7 +302,7 @@ def test_sleep_and_wake_change_nothing_on_cpu(engine: Any):
 
 
 def test_a_trainer_rank_other_than_the_sender_passes_over_all_weights():
-    from rto.rollout.vllm.weights import WeightSender, WeightStream
+    from rto.rollout.vllm.sender import WeightSender, WeightStream
 
     weights = weights_of(tiny_llama(seed=0, tied=True))
     stream = WeightStream(

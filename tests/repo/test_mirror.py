@@ -50,6 +50,7 @@ ELSEWHERE = {
     "rto/quickstart/stages.py": "records of tests/quickstart/test_recipe.py",
     "rto/registry.py": "names, entry points, cards: tests/cli/test_methods.py",
     "rto/rollout/vllm/engine.py": "runs with vLLM alone: tests/integration/test_vllm_engine.py",
+    "rto/rollout/vllm/sender.py": "sends with vLLM alone: tests/integration/test_vllm_engine.py",
     "rto/rollout/vllm/weights.py": "runs in vLLM's workers: tests/integration/test_vllm_engine.py",
     "rto/runs/execute.py": "tests/cli/test_going_on.py and tests/integration/test_pipeline.py",
     "rto/sections/data.py": "fields: tests/sections/test_settings_keep_their_meaning.py",

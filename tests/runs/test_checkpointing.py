@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +19,10 @@ from rto.cluster.calls import Trainers
 from rto.errors import UserError
 from rto.methods.base import PlainMethod
 from rto.protocols import Card, Method
-from rto.runs.checkpointing import Best, RunCheckpointer, lower_is_better
-from rto.training.checkpoint import Checkpoint, CheckpointStore
+from rto.runs.checkpointing import Best, RunCheckpointer, lower_is_better, replace_by_links
+from rto.training.checkpoint import Checkpoint, CheckpointStore, find_damage
 from rto.training.identity import Identity
+from rto.training.writer import Fingerprint
 from rto.types import ScoredBatch, TrainBatch
 
 IDENTITY = Identity(method="m", settings={}, files={})
@@ -156,7 +159,7 @@ def test_best_of_a_training_metric_is_chosen_among_the_saved(tmp_path: Path) -> 
     """The highest, at step 0, is not saved; step 5 is no better than step 3."""
     kept = checkpointer(tmp_path, save_steps=2, best=Best("reward/mean"))
     run(kept, {0: 9.0, 1: 1.0, 2: 8.0, 3: 2.0, 4: 7.0, 5: 1.5}, "reward/mean")
-    assert exports(kept) == ["best", "last", "best", "last", "last"]
+    assert exports(kept) == ["best", "best", "last"]
     assert (kept.best.step, kept.best.value) == (3, 2.0)
 
 
@@ -164,7 +167,136 @@ def test_the_last_step_may_be_the_best_of_a_training_metric(tmp_path: Path) -> N
     kept = checkpointer(tmp_path, save_steps=4, best=Best("reward/mean"))
     run(kept, {0: 9.0, 1: 1.0, 2: 8.0, 3: 2.0, 4: 7.0, 5: 2.5}, "reward/mean")
     assert (kept.best.step, kept.best.value) == (5, 2.5)
-    assert exports(kept) == ["best", "last", "best", "last"]
+    assert exports(kept) == ["best", "best"]
+
+
+def test_a_best_that_is_the_last_is_on_the_disk_once(tmp_path: Path) -> None:
+    """Under both names, until the next one takes the place of either."""
+
+    class Exporting(NotingRank):
+        def export(self, folder: str) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            super().export(folder)
+            (Path(folder) / "weights").write_text(f"weights {len(self.calls)}")
+
+    groups = {name: trainers(name, Exporting()) for name in ("policy", "critic")}
+    kept = checkpointer(
+        tmp_path, groups=groups, save_value_network=True, save_steps=1, best=Best("reward/mean")
+    )
+    pairs = [
+        tuple(tmp_path / f"{name}{suffix}" / "weights" for name in ("best", "last"))
+        for suffix in ("", "_critic")
+    ]
+    kept.after(0, Adapting(), {"reward/mean": 1.0})
+    assert [best.samefile(last) for best, last in pairs] == [True, True]
+    kept.after(1, Adapting(), {"reward/mean": 0.5})
+    assert [best.read_text() == last.read_text() for best, last in pairs] == [False, False]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_files_are_copied_where_a_disk_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("rto.runs.checkpointing.os.link", refuse)
+    source, target = tmp_path / "best", tmp_path / "last"
+    source.mkdir()
+    (source / "weights").write_text("new")
+    target.mkdir()
+    (target / "older").write_text("old")
+    replace_by_links(source, target)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"weights": "new"}
+    assert not (target / "weights").samefile(source / "weights")
+
+
+@dataclass
+class LateRank(NotingRank):
+    """Has the file of a checkpoint on the disk when it is asked for it the third time."""
+
+    folder: str = ""
+    asked: int = 0
+    error: str = ""
+
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        assert behind
+        super().save(folder, tag)
+        Path(folder).mkdir(exist_ok=True)
+        self.folder, self.asked = folder, 0
+
+    def written(self) -> dict[str, Fingerprint] | None:
+        if self.error:
+            raise OSError(self.error)
+        self.asked += 1
+        path = Path(self.folder) / "part"
+        if self.asked < 3:
+            return None
+        path.write_bytes(b"part")
+        return {str(path): {"size": 4, "sha256": hashlib.sha256(b"part").hexdigest()}}
+
+
+def late(root: Path, *ranks: LateRank, **changes: Any) -> RunCheckpointer:
+    """A policy and a critic of such a rank each."""
+    first, critic = ranks or (LateRank(), LateRank())
+    groups = {"policy": trainers("policy", first), "critic": trainers("critic", critic)}
+    return checkpointer(root, groups=groups, behind=True, **changes)
+
+
+def test_a_checkpoint_that_is_written_behind_the_run_is_there_once_its_files_are(
+    tmp_path: Path,
+) -> None:
+    """What the rollouts' files are flushed for is settled when it begins."""
+    seen: list[str] = []
+    kept = late(tmp_path, save_steps=1, settle=lambda: seen.append("settled"))
+    kept.after(0, Annealed(), {})
+    assert seen == ["settled"]
+    kept.save_steps = -1
+    for step in (1, 2):
+        kept.after(step, Adapting(), {})
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["tmp_00000000"]
+    kept.after(3, Adapting(), {})
+    found = kept.store.latest()
+    assert found is not None
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000000"]
+    assert (found.path / "critic" / "part").read_bytes() == b"part"
+    assert (find_damage(found.path), seen) == (None, ["settled"])
+
+
+def test_a_checkpoint_waits_for_its_slowest_rank(tmp_path: Path) -> None:
+    kept = late(tmp_path, LateRank(), LateRank(asked=9), save_steps=1)
+    kept.after(0, Adapting(), {})
+    kept.groups["critic"].group.actors[0].asked = 9  # pyright: ignore[reportAttributeAccessIssue]
+    kept.save_steps = -1
+    for step, there in ((1, False), (2, False), (3, True)):
+        kept.after(step, Adapting(), {})
+        assert (kept.store.latest() is not None) is there
+
+
+def test_a_checkpoint_waits_for_the_one_before_it_and_the_run_for_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rto.runs.checkpointing.POLL_SECONDS", 0.0)
+    kept = late(tmp_path, save_steps=1, last_step=3)
+    seen: list[list[str]] = []
+    for step in range(3):
+        kept.after(step, Adapting(), {})
+        seen.append(sorted(path.name for path in (tmp_path / "checkpoints").iterdir()))
+    assert seen == [
+        ["tmp_00000000"],
+        ["step_00000000", "tmp_00000001"],
+        ["step_00000000", "step_00000001", "step_00000002"],
+    ]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    full = LateRank()
+    kept = late(tmp_path, full, LateRank(), save_steps=1)
+    kept.after(0, Adapting(), {})
+    full.error = "No space left on device"
+    with pytest.raises(OSError, match="No space left"):
+        kept.after(1, Adapting(), {})
+    assert not list((tmp_path / "checkpoints").glob("step_*"))
 
 
 def test_a_run_stops_when_patience_is_over_and_saves_there(tmp_path: Path) -> None:

@@ -135,11 +135,14 @@ def test_each_rollout_is_of_the_weights_that_the_last_update_left(
     assert not torch.equal(table, bigram())
 
 
+@pytest.mark.parametrize("async_write", [False, True])
 def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
-    session: LocalSession, model: str, tmp_path: Path
+    session: LocalSession, model: str, tmp_path: Path, async_write: bool
 ) -> None:
+    kept = Ckpt(save_steps=2, load_enable=True, async_write=async_write)
+
     def run(folder: RunFolder, iterations: int) -> None:
-        made = planned(model, iterations=iterations, ckpt=Ckpt(save_steps=2, load_enable=True))
+        made = planned(model, iterations=iterations, ckpt=kept)
         run_online(made, folder, find_checkpoint(made.config, made.method, folder.checkpoints))
 
     with RunFolder(tmp_path / "whole") as whole:
@@ -147,6 +150,9 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     with RunFolder(tmp_path / "parts") as parts:
         run(parts, 2)
         run(parts, 4)
+    for folder in (whole, parts):
+        steps = sorted(path.name for path in folder.checkpoints.iterdir())
+        assert steps == ["step_00000001", "step_00000003"]
     ends = [torch.load(folder.last / "table", weights_only=True) for folder in (whole, parts)]
     assert torch.equal(*ends)
     critics = [each.ranks["critic"].table for each in session.opened]

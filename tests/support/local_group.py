@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -104,7 +105,7 @@ class NotingRank(TrainerActor):
 
     calls: list[tuple[str, ...]] = field(default_factory=list)
 
-    def save(self, folder: str, tag: str) -> None:
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
         self.calls.append(("save", folder, tag))
 
     def load(self, folder: str, tag: str) -> None:
@@ -112,6 +113,7 @@ class NotingRank(TrainerActor):
 
     def export(self, folder: str) -> None:
         self.calls.append(("export", folder))
+        Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 @dataclass
@@ -121,6 +123,7 @@ class BigramEngine:
     table: Tensor
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     received: Mapping[str, Tensor] = field(default_factory=dict)
+    accepted: int | None = None
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
@@ -161,9 +164,15 @@ class BigramEngine:
 
     def accept(self, version: int) -> None:
         self.notes.append(("accept", version))
+        self.accepted = version
+
+    def keep(self, version: int) -> bool:
+        self.notes.append(("keep", version))
+        return self.accepted == version
 
     def sleep(self) -> None:
         self.notes.append(("sleep",))
+        self.accepted = None
 
     def wake(self, tag: Literal["weights", "kv_cache"]) -> None:
         self.notes.append(("wake", tag))

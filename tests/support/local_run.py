@@ -3,7 +3,9 @@ real, on models that are a table of bigrams."""
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from rto.protocols import Method
 from rto.rollout.engine import Transport
 from rto.sections.run_config import RunConfig
 from rto.training.learner import Objective
+from rto.training.writer import FileWriter, Fingerprint, HostFile
 from rto.types import LossNorm, LossOutput, PolicyOutput, Role, StepStats, TokenBatch, TrainBatch
 
 RATE = 2.0
@@ -41,6 +44,7 @@ class LearningRank(BigramRank):
     spec: TrainerSpec | None = None
     transfers: list[tuple[str, int]] = field(default_factory=list)
     extras: list[Objective | None] = field(default_factory=list)
+    writer: FileWriter = field(default_factory=FileWriter)
 
     @property
     def kind(self) -> str:
@@ -89,16 +93,26 @@ class LearningRank(BigramRank):
     def init_weight_transfer(self, engines: Any, transport: Any, workers: int) -> None:
         self.transfers.append((transport, workers))
 
-    def save(self, folder: str, tag: str) -> None:
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
         Path(folder).mkdir(parents=True)
-        torch.save(self.table, Path(folder) / tag)
+        content = io.BytesIO()
+        torch.save(self.table, content)
+        file = HostFile(Path(folder) / tag, content)
+        if behind:
+            self.writer.start([file])
+        else:
+            file.path.write_bytes(content.getvalue())
+
+    def written(self) -> dict[str, Fingerprint] | None:
+        return self.writer.written()
 
     def load(self, folder: str, tag: str) -> None:
         self.table = torch.load(Path(folder) / tag, weights_only=True)
 
     def export(self, folder: str) -> None:
         """The table, and a config that says of which rank it is."""
-        Path(folder).mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(folder).mkdir()
         about = {"model_type": "llama", "rank": self.kind}
         (Path(folder) / "config.json").write_text(json.dumps(about))
         torch.save(self.table, Path(folder) / "table")

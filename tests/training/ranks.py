@@ -13,10 +13,12 @@ import dataclasses
 import random
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
@@ -30,6 +32,7 @@ from rto.models.heads import SequenceReward
 from rto.sections.training import Adam
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
 from rto.training.learner import Objective, PolicyTrainer, ScoreTrainer
+from rto.training.writer import FileWriter, HostFile
 from rto.types import LossNorm, LossOutput, PolicyOutput, TokenBatch, TrainBatch
 
 VOCABULARY = 23
@@ -163,11 +166,21 @@ def copied(engine: ZeroEngine) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in engine.named_full_parameters()}
 
 
+def write(files: list[HostFile]) -> None:
+    """On all ranks, as they write behind a run."""
+    writer = FileWriter()
+    writer.start(files)
+    while writer.written() is None:
+        time.sleep(0.01)
+    dist.barrier()
+
+
 def train(rank: int, stage: int, directory: Path) -> dict[str, Any]:
     trainer = policy_trainer(settings(stage))
     work = objectives(rank, SFT())
     stats = [trainer.update(objective) for objective in work[:2]]
     trainer.save(directory, f"stage{stage}")
+    files = trainer.snapshot(directory, f"behind{stage}")
     stats.append(trainer.update(work[2]))
     share = range(10) if rank == 0 else range(10, 15)
     scores = trainer.score(rows(15).take(list(share)), max_tokens=20, temperature=0.7)
@@ -175,6 +188,10 @@ def train(rank: int, stage: int, directory: Path) -> dict[str, Any]:
     resumed = policy_trainer(settings(stage))
     resumed.load(directory, f"stage{stage}")
     resumed.update(work[2])
+    behind = policy_trainer(settings(stage))
+    write(files)
+    behind.load(directory, f"behind{stage}")
+    behind.update(work[2])
     return {
         "losses": [s.metrics["sft/loss"] for s in stats],
         "norms": [s.metrics["policy/grad_norm"] for s in stats],
@@ -183,6 +200,7 @@ def train(rank: int, stage: int, directory: Path) -> dict[str, Any]:
         "scores": scores,
         "weights": copied(trainer.engine),
         "resumed": copied(resumed.engine),
+        "behind": copied(behind.engine),
     }
 
 
@@ -232,7 +250,7 @@ def moving_average(rank: int, directory: Path) -> dict[str, Any]:
     trainer = policy_trainer(settings(3), ema_beta=0.75)
     start = copied(trainer.engine)
     trainer.update(objectives(rank, SFT())[0])
-    trainer.save(directory, "ema")
+    write(trainer.snapshot(directory, "ema"))
     loaded = policy_trainer(settings(3), ema_beta=0.75)
     loaded.load(directory, "ema")
     return {

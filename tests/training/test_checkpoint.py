@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -179,3 +181,17 @@ def test_one_checkpoint_is_kept_and_it_is_the_one_just_written(
 def test_no_checkpoint_to_keep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ckpt.max_num is 0: must be 1 or more"):
         store(tmp_path, max_num=0)
+
+
+def test_a_file_that_its_writer_knows_is_not_read_again(tmp_path: Path) -> None:
+    """Its digest is the writer's: what came to the disk differently is found when it is opened."""
+    checkpoints = store(tmp_path)
+    folder = checkpoints.begin(1)
+    for name in ("known", "other"):
+        (folder / name).write_bytes(b"on the disk")
+    meant = hashlib.sha256(b"in  memory ").hexdigest()
+    path = checkpoints.commit(1, {}, {str(folder / "known"): {"size": 11, "sha256": meant}})
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    assert listed["known"]["sha256"] == meant
+    assert listed["other"]["sha256"] == hashlib.sha256(b"on the disk").hexdigest()
+    assert find_damage(path) == "known differs from what was written (SHA-256)"

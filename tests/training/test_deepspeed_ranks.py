@@ -60,6 +60,14 @@ def test_a_resumed_engine_goes_on_bit_for_bit(ran: dict[str, Any], stage: int) -
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_so_does_one_whose_state_was_written_after_another_update(
+    ran: dict[str, Any], stage: int
+) -> None:
+    got = ran["rank0"]["train"][stage]
+    assert all(torch.equal(w, got["behind"][n]) for n, w in got["weights"].items())
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_score_of_unequal_shares_equals_one_forward(ran: dict[str, Any], stage: int) -> None:
     got = torch.cat([ran[rank]["train"][stage]["scores"] for rank in ("rank0", "rank1")])
     torch.testing.assert_close(got, ran["reference"]["scores"], atol=1e-5, rtol=0)

@@ -39,3 +39,13 @@ def test_the_weights_that_an_engine_was_built_with_are_accepted_without_an_updat
     version = ProvenVersion()
     version.accept(0)
     version.require(0)
+
+
+def test_a_version_is_held_until_the_weights_change() -> None:
+    version = ProvenVersion()
+    assert not version.holds(0)
+    version.accept(0)
+    assert version.holds(0)
+    assert not version.holds(1)
+    version.weights_change()
+    assert not version.holds(0)

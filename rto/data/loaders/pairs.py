@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -123,10 +123,10 @@ def _whole_texts(
     )
     if common == 0:
         raise where.error(f"and '{data.rejected_key}' share no first token: set data.prompt_key")
-    if not limit.admits(ours[:common], where):
+    prompt_ids = limit.fit(ours[:common], template, where)
+    if prompt_ids is None:
         return None
-    eos = template.eos_token_id
-    return Pair(
-        limit.example(ours[:common], ours[common:], eos=eos),
-        limit.example(ours[:common], theirs[common:], eos=eos),
+    sides = (
+        limit.example(prompt_ids, ids[common:], eos=template.eos_token_id) for ids in (ours, theirs)
     )
+    return Pair(*(replace(side, prompt_cut=len(prompt_ids) < common) for side in sides))

@@ -185,7 +185,13 @@ def _tokens(row: Feedback, template: Template, limit: Limit) -> RatedGroup:
     texts = [text for text, _ in row.responses]
     examples = read_responses(row.prompt, texts, template, limit, row.where)
     return tuple(
-        Rated(example.prompt_ids, example.response_ids, example.finished, reward)
+        Rated(
+            example.prompt_ids,
+            example.response_ids,
+            example.finished,
+            reward,
+            prompt_cut=example.prompt_cut,
+        )
         for example, (_, reward) in zip(examples, row.responses, strict=bool(examples))
     )
 

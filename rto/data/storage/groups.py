@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("response_ids", pa.list_(pa.list_(pa.int32()))),
         ("finished", pa.list_(pa.bool_())),
         ("rewards", pa.list_(pa.float64())),
+        ("prompt_cut", pa.bool_()),
     ]
 )
 """Columns of a group. A prompt that leaves no room for responses gives a group without any."""
@@ -89,6 +90,11 @@ class Groups(Lazy[Group]):
     def rewards(self) -> np.ndarray:
         """As stored, of each response of each group [sum of ``sizes``], float64."""
         return flat(self.table["rewards"].take(pa.array(self.numbers)))
+
+    @property
+    def num_cut(self) -> int:
+        """Groups whose prompt was cut to fit."""
+        return int(self.table["prompt_cut"].to_numpy()[self.numbers].sum())
 
     @property
     def prompts(self) -> np.ndarray:
@@ -184,4 +190,5 @@ def _row(group: Sequence[Example]) -> dict[str, object]:
         "response_ids": [np.array(example.response_ids, np.int32) for example in group],
         "finished": [example.finished for example in group],
         "rewards": [example.reward for example in group if isinstance(example, Rated)],
+        "prompt_cut": any(example.prompt_cut for example in group),
     }

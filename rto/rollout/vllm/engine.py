@@ -175,6 +175,13 @@ class VllmEngine:
         """Accept the weights held now as policy ``version``, which the caller has verified."""
         self._proven.accept(version)
 
+    def keep(self, version: int) -> bool:
+        """Whether the weights accepted as ``version`` are here still; cached prefixes go."""
+        held = self._proven.holds(version)
+        if held:
+            self._llm.reset_prefix_cache()
+        return held
+
     def sleep(self) -> None:
         """Give the GPU memory back: weights and KV cache are dropped, on CPU nothing happens.
 

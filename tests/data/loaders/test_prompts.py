@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,28 @@ def test_no_dataset(template: Template) -> None:
         load_pairs(Data(), template, seed=0)
     with pytest.raises(UserError, match="no rows"):
         load_examples(Data(), template, seed=0)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_long_prompts_are_cut_and_counted(template: Template, tmp_path: Path, side: str) -> None:
+    """Against what the tokenizer keeps when it truncates; a prompt that fits is left alone."""
+    rows = [{"input": "w1 w2 w3"}, {"input": "w4 w5"}, {"input": "w6 w7 w8 w9"}]
+    data = Data(prompt_dataset=[write(tmp_path / "p.jsonl", rows)], on_long_prompt="truncate")
+    template.tokenizer.truncation_side = side
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=2, seed=0)
+    kept = [
+        template.tokenizer(row["input"], truncation=True, max_length=2)["input_ids"] for row in rows
+    ]
+    assert [list(p.token_ids) for p in prompts] == kept
+    texts = ["w1 w2", "w4 w5", "w6 w7"] if side == "right" else ["w2 w3", "w4 w5", "w8 w9"]
+    assert [p.text for p in prompts] == texts
+    assert (len(prompts), prompts.num_cut, prompts.num_too_long) == (3, 2, 0)
+    some = load_prompts(replace(data, max_samples=2), template.tokenizer, max_prompt_len=2, seed=0)
+    assert (len(some), some.num_cut) == (2, 1)
+
+
+def test_prompts_of_feedback_are_cut(template: Template, tmp_path: Path) -> None:
+    rows = [{"prompt": "w1 w2 w3", "response": "w4", "reward": 1.0}]
+    data = Data(feedback=write(tmp_path / "f.jsonl", rows), on_long_prompt="truncate")
+    prompts = load_prompts(data, template.tokenizer, max_prompt_len=1, seed=0)
+    assert (prompts[0].token_ids, prompts[0].text, prompts.num_cut) == ((word(1),), "w1", 1)

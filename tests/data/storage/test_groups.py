@@ -52,6 +52,13 @@ def test_rows_are_found_by_their_number(groups: Groups) -> None:
     assert [rows[i] for i in wanted] == [row for i in (7, 2, 4) for row in GROUPS[i]]
 
 
+def test_cut_prompts_are_counted_in_a_selection() -> None:
+    cut = [(Example((1,), (2,), False, prompt_cut=i in (1, 4)),) for i in range(5)]
+    groups = stored(cut)
+    assert [groups.select(chosen).num_cut for chosen in ([0, 1, 2], [4, 1], [])] == [1, 2, 0]
+    assert groups.num_cut == 2
+
+
 def test_changes_follow_the_selection(groups: Groups) -> None:
     halved = groups.map(lambda group: group[:1]).select([3, 2])
     assert list(halved) == [GROUPS[3][:1], GROUPS[2][:1]]
