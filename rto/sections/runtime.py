@@ -113,6 +113,10 @@ LOGPROB_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 """By dtype, what passes as rounding where ``vllm.logprob_tolerance`` is unset."""
 
 
+START_SECONDS = {"cpu": 300.0, "cuda": 1200.0}
+"""How long actors may take to start where ``ray.start_timeout`` is unset."""
+
+
 @dataclass(frozen=True)
 class Cluster(Section):
     """The Ray cluster."""
@@ -125,8 +129,13 @@ class Cluster(Section):
     """Memory of a local cluster's object store, in GiB; Ray's choice when unset."""
     actor_timeout: Seconds = 1800.0
     """Seconds that one call on an actor may take."""
-    start_timeout: Seconds = 300.0
-    """Seconds that the actors may take to start."""
+    start_timeout: Seconds | None = None
+    """Seconds that the actors may take to start, once there is room for them and their models are
+    downloaded. Unset: 300 on CPUs, 1200 on GPUs, where models are large and vLLM compiles."""
+
+    def start_seconds(self, device: Literal["cpu", "cuda"]) -> float:
+        given = self.start_timeout
+        return START_SECONDS[device] if given is None else given
 
 
 @dataclass(frozen=True)

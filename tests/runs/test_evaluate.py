@@ -122,6 +122,8 @@ def test_every_policy_answers_the_same_prompts_with_the_same_seeds(transports: T
     assert found["a"].rollouts == found["again"].rollouts
     assert [r.token_ids for r in found["a"].rollouts] != [r.token_ids for r in found["b"].rollouts]
     assert len(transports.local.opened) == 1, "one engine takes their weights in turn"
+    (needs,) = transports.local.needs
+    assert (needs.models, needs.folder) == ({"engine": ["1"], "scorer": ["r", "rm"]}, None)
 
 
 def test_answers_are_scored_by_the_reference_and_the_reward_models(transports: Transports) -> None:
