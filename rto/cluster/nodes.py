@@ -15,13 +15,8 @@ RESOURCES = ("GPU", "CPU")
 GRAIN = 1e-4
 """What Ray's resources are counted in."""
 
-SETTINGS = {
-    "policy": "actor.num_nodes, actor.num_gpus_per_node",
-    "critic": "critic.num_nodes, critic.num_gpus_per_node",
-    "scorer": "ref.num_nodes, ref.num_gpus_per_node",
-    "engine": "vllm.num_engines, vllm.tensor_parallel_size",
-}
-"""Group -> the settings that say how large it is."""
+SECTIONS = {"policy": "actor", "critic": "critic", "scorer": "ref"}
+"""Group -> the section whose num_nodes and num_gpus_per_node say how large it is."""
 
 Resources = Mapping[str, float]
 
@@ -125,8 +120,10 @@ def refusal(plan: Plan, left: Block, nodes: Sequence[Node]) -> str:
 
 
 def _remedy(plan: Plan, left: Block, nodes: Sequence[Node]) -> str:
-    groups = members(plan, left.bundle_set)
-    settings = ", ".join(SETTINGS[group] for group in groups)
+    sized = [SECTIONS[name] for name in members(plan, left.bundle_set) if name in SECTIONS]
+    settings = "vllm.num_engines, vllm.tensor_parallel_size"
+    if sized:
+        settings = f"num_nodes, num_gpus_per_node of {', '.join(sized)}"
     wide = [node for node in nodes if node.total.get("GPU", 0) >= left.asks["GPU"]]
     if not wide:
         join = "nodes with more GPUs"

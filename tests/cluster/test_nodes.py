@@ -112,8 +112,8 @@ def test_a_refusal_says_what_there_is_and_what_is_asked() -> None:
     assert told(plan(policy=(2, 8), engines=4, width=2), machines(0, 8, cpus=16)) == (
         "the cluster has 1 node with 16 CPUs, 1 node with 8 GPUs and 16 CPUs; the run asks for "
         "2 nodes with 8 GPUs and 8 CPUs for policy; 4 x 2 GPUs and 1 CPU for engine. There is no "
-        "node left for 8 GPUs and 8 CPUs of policy: ask for less (actor.num_nodes, "
-        "actor.num_gpus_per_node), or join more nodes"
+        "node left for 8 GPUs and 8 CPUs of policy: ask for less (num_nodes, "
+        "num_gpus_per_node of actor), or join more nodes"
     )
 
 

@@ -1,0 +1,227 @@
+"""Layouts on a Ray cluster whose nodes are processes of this machine and whose GPUs are numbers.
+
+As a script: starts the cluster, has the run's own code reserve each layout of ``LAYOUTS`` and make
+its actors, of a class that only tells where it is, and prints what they said as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.cluster_utils import Cluster as SimulatedCluster
+from ray.util.placement_group import placement_group_table
+
+from rto.cluster import build, launch, placement
+from rto.cluster.build import Actors
+from rto.cluster.device import run_device
+from rto.cluster.nodes import Node, cluster_nodes
+from rto.cluster.plan import Plan, plan_actors
+from rto.errors import UserError
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
+
+LARGE = 16
+GPUS = 8
+CPUS = 64
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A run's flags, on so many nodes with so many GPUs each beside a head that has none.
+
+    ``critic`` and ``frozen``: whether the method has such actors. ``only``: the ranks of each group
+    that are made, where not all of them are.
+    """
+
+    nodes: int
+    gpus: int
+    flags: str
+    critic: bool = True
+    frozen: bool = True
+    only: Sequence[int] | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        given = ["--vllm.engine=vllm", "--train.batch_size=384", *self.flags.split()]
+        return parse_run("train", given).config
+
+    def plan(self, *, num_cpus: float = CPUS) -> Plan:
+        config = self.config
+        device = "cpu" if config.train.device == "cpu" else "cuda"
+        return plan_actors(
+            config, device=device, num_cpus=num_cpus, online=True,
+            critic=self.critic, frozen=self.frozen,
+        )  # fmt: skip
+
+
+def roles(nodes: int, gpus: int) -> str:
+    """As many GPUs for the policy, the critic and the scorers."""
+    return " ".join(
+        f"--{name}.num_nodes={nodes} --{name}.num_gpus_per_node={gpus}"
+        for name in ("actor", "critic", "ref")
+    )
+
+
+def engines(count: int, width: int) -> str:
+    return f"--vllm.num_engines={count} --vllm.tensor_parallel_size={width}"
+
+
+APART = "--train.colocate_all=false"
+LAYOUTS = {
+    "1x1 colocated": Layout(1, 1, f"{roles(1, 1)} {engines(1, 1)}"),
+    "1x8 colocated, engines of 4": Layout(1, 8, f"{roles(1, 8)} {engines(2, 4)}", critic=False),
+    "1x8 apart": Layout(
+        1, 8, f"{APART} --actor.num_gpus_per_node=4 --ref.num_gpus_per_node=2 {engines(1, 2)}",
+        critic=False,
+    ),
+    "2x8 colocated": Layout(2, 8, f"{roles(2, 8)} {engines(4, 4)}", only=(0, 1, 7, 8, 15)),
+    "2x4 of 2x8 colocated": Layout(
+        2, 8, f"{roles(2, 4)} {engines(4, 2)}", critic=False, only=(0, 3, 4, 7)
+    ),
+    "2x8 apart": Layout(
+        2, 8, f"{APART} --actor.num_nodes=2 --actor.num_gpus_per_node=4 "
+        f"--ref.num_gpus_per_node=2 --critic.num_gpus_per_node=2 {engines(2, 2)}",
+        only=(0, 1, 3, 4, 7),
+    ),
+    "16x8 colocated": Layout(
+        16, 8, f"{roles(16, 8)} {engines(16, 8)}", critic=False, frozen=False, only=(0, 15, 127)
+    ),
+    "8x8 for the policy, 8x8 for engines": Layout(
+        16, 8, f"{APART} {roles(8, 8)} {engines(16, 4)}", critic=False, frozen=False,
+        only=(0, 15, 63),
+    ),
+    "2 nodes of CPUs": Layout(2, 0, f"--train.device=cpu {roles(2, 2)} {engines(2, 1)}"),
+}  # fmt: skip
+"""What there is and what is asked: it fits."""
+
+IMPOSSIBLE = {
+    "one GPU too many": Layout(1, 8, f"{APART} {roles(1, 4)} {engines(1, 1)}", critic=False),
+    "a node too many": Layout(2, 8, f"{roles(3, 8)} {engines(3, 8)}"),
+    "nodes of fewer GPUs": Layout(2, 8, f"{roles(1, 16)} {engines(16, 1)}"),
+    "an engine wider than a node": Layout(2, 8, f"{APART} {engines(1, 16)}", critic=False),
+    "an engine over two nodes": Layout(2, 6, f"{roles(2, 6)} {engines(3, 4)}"),
+    "fewer engines than ranks": Layout(1, 8, f"{roles(1, 8)} {engines(4, 1)}"),
+    "no GPU at all": Layout(2, 0, f"{roles(1, 1)} {engines(1, 1)}"),
+}
+
+
+class Seat:
+    """An actor that tells where it is."""
+
+    def where(self) -> tuple[str, list[int]]:
+        return ray.get_runtime_context().get_node_id(), [int(gpu) for gpu in ray.get_gpu_ids()]
+
+    def devices(self) -> list[str]:
+        return [str(gpu) for gpu in ray.get_gpu_ids()]
+
+
+@contextmanager
+def simulated(nodes: int) -> Iterator[SimulatedCluster]:
+    """A head without GPUs and so many nodes with ``GPUS``; none begins a worker before it needs
+    one."""
+    few: dict[str, Any] = {"num_cpus": CPUS, "object_store_memory": 80 * MIB}
+    lazy = {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
+    head = {**few, "num_gpus": 0, "include_dashboard": False, "_system_config": lazy}
+    cluster = SimulatedCluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+    try:
+        with ThreadPoolExecutor(nodes) as pool:
+            each = {**few, "num_gpus": GPUS, "wait": False}
+            for started in [pool.submit(cluster.add_node, **each) for _ in range(nodes)]:
+                started.result()
+        cluster.wait_for_nodes(timeout=120)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def part_of(nodes: Sequence[Node], layout: Layout) -> list[Node]:
+    """The head, and as much of the others as the layout is for."""
+    head = [node for node in nodes if not node.total.get("GPU")]
+    others = [node for node in nodes if node.total.get("GPU")][: layout.nodes]
+    have = {"CPU": float(CPUS), "GPU": float(layout.gpus)}
+    if layout.gpus == 0:
+        head = []
+    return [*head, *(replace(node, total=have, free=have) for node in others)]
+
+
+def seats(layout: Layout) -> dict[str, Any]:
+    """Where the layout's actors are, by what they say themselves, and Ray of its bundles."""
+    found = placement.reserve(layout.plan(), timeout=30)
+    actors = Actors(layout.config, found)
+    try:
+        told: dict[str, Any] = {}
+        for name, spec in found.plan.groups.items():
+            chosen = [rank for rank in layout.only or range(spec.num_actors)]
+            ranks = [rank for rank in chosen if rank < spec.num_actors]
+            if layout.only is None:
+                handles = actors._group(name, cast(Any, build.TRAINER)).actors
+            else:
+                handles = [
+                    cast(Any, build.TRAINER).options(**found.options(name, rank)).remote()
+                    for rank in ranks
+                ]
+            told[name] = {
+                rank: where
+                for rank, where in zip(
+                    ranks, ray.get([each.where.remote() for each in handles]), strict=True
+                )
+            }
+        if layout.only is None:
+            shared = actors._engine_devices(found.plan.groups["engine"].num_actors)
+            told["engine's GPUs"] = [ray.get(list(each)) for each in shared]
+        tables = {
+            name: list(placement_group_table(group)["bundles_to_node_id"].values())
+            for name, group in found.groups.items()
+        }
+        return {"seats": told, "bundles": tables, "planned": found.nodes}
+    finally:
+        actors.kill()
+        placement.release(found)
+
+
+def refused(layout: Layout) -> str:
+    """What is said of a layout that cannot be; empty where it was reserved."""
+    try:
+        placement.release(placement.reserve(layout.plan(), timeout=1))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def main(folder: Path) -> Mapping[str, Any]:
+    with simulated(LARGE) as cluster:
+        config = replace(RunConfig(), ray=replace(RunConfig().ray, address=cluster.address))
+        device = run_device(config)
+        launch.start(config.ray, device=device, num_actors=1, log_dir=folder)
+        everything = cluster_nodes()
+        build.TRAINER = cast(Any, ray.remote(Seat))
+        found: dict[str, Any] = {
+            "device": device,
+            "cores": launch.joined_cpus(str(cluster.address)),
+        }
+        for name, layout in {**LAYOUTS, **IMPOSSIBLE}.items():
+            there = part_of(everything, layout)
+            placement.cluster_nodes = lambda there=there: there
+            found[name] = seats(layout) if name in LAYOUTS else refused(layout)
+        found["head"] = [node.id for node in everything if not node.total.get("GPU")]
+        found["actors"] = len(ray._private.state.actors())  # pyright: ignore
+        found["heavy"] = sorted({"vllm", "deepspeed", "flash_attn"} & set(sys.modules))
+        return found
+
+
+if __name__ == "__main__":
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory() as place:
+        print(json.dumps(main(Path(place))))
