@@ -101,7 +101,7 @@ def test_the_driver_on_a_head_without_gpus_runs_on_the_clusters(found: dict[str,
          "for engine. There is no node left for 1 GPU and 1 CPU of engine: ask for less "
          "(vllm.num_engines"),
         ("a node too many", "2 nodes with 8 GPUs and 64 CPUs; the run asks for 3 nodes with 8"),
-        ("nodes of fewer GPUs", "ask for less (num_nodes, num_gpus_per_node of actor, critic, ref)"),
+        ("nodes of fewer GPUs", "less (num_nodes, num_gpus_per_node of actor, critic, ref)"),
         ("an engine wider than a node", "for 16 GPUs and 1 CPU of engine: ask for less "
          "(vllm.num_engines, vllm.tensor_parallel_size), or join nodes with more GPUs"),
         ("an engine over two nodes", "would span two nodes: use a divisor"),
