@@ -73,11 +73,12 @@ def test_cores_count_as_gpus_do() -> None:
     assert seated(plan(policy=(1, 8)), machines(8, cpus=7)) is None
 
 
-def test_shares_of_a_core_add_up_to_it() -> None:
-    """Ten tenths are more than one in floating point."""
-    given = Plan({}, {"policy": [{"CPU": 0.1}] * 3 + [{"CPU": 0.7}]}, "cpu", colocated=False)
-    assert seated(given, machines(0, cpus=1)) is not None
-    assert seated(given, machines(0, cpus=0.99)) is None
+def test_shares_of_a_core_add_up_as_ray_counts_them() -> None:
+    """Three tenths are more than 0.3 in floating point."""
+    bundles, nodes = {"policy": [{"CPU": 0.1}] * 3}, {"policy": [0, 0, 0]}
+    given = Plan({}, bundles, "cpu", colocated=False, nodes=nodes)
+    assert seated(given, machines(0, cpus=0.3)) is not None
+    assert seated(given, machines(0, cpus=0.29)) is None
 
 
 @pytest.mark.parametrize("free", [[8, 8], [8, 4, 2, 1], [4, 4, 2, 2, 2]])
