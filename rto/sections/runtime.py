@@ -23,6 +23,7 @@ from rto.sections.ranges import (
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
 _GPUS = re.compile(r"(?P<count>[1-9]\d{0,4})x[A-Za-z][A-Za-z0-9]{0,15}(?:-(?P<gib>[1-9]\d{0,3}))?")
 
 
@@ -169,6 +170,9 @@ class Ckpt(Section):
     """Checkpoints that are kept, the newest."""
     load_enable: bool = False
     """Go on from the newest checkpoint of the run folder."""
+    mirror: str | None = None
+    """URL, such as s3://bucket/run, to which checkpoints, exports and metrics are copied while the
+    run goes on; with load_enable, a newer checkpoint is fetched from there first."""
     allow: list[str] = field(default_factory=list)
     """Settings, by dotted name, that may differ from those that the checkpoint was made with."""
     best_metric_key: Annotated[str, MayBeEmpty()] = ""
@@ -176,6 +180,12 @@ class Ckpt(Section):
     on held-out rows offline, where eval.steps is set."""
     best_metric_mode: Literal["auto", "max", "min"] = "auto"
     """Which values of it are better; auto: lower ones of a loss or an nll, else higher ones."""
+
+    def check(self, prefix: str) -> None:
+        require(
+            self.mirror is None or _URL.fullmatch(self.mirror) is not None,
+            f"{prefix}mirror is {self.mirror!r}: write a URL, as in s3://bucket/run",
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -91,6 +92,12 @@ def test_nothing_that_needs_a_gpu_is_on_the_head(found: dict[str, Any]) -> None:
 def test_the_driver_on_a_head_without_gpus_runs_on_the_clusters(found: dict[str, Any]) -> None:
     assert (found["device"], found["cores"]) == ("cuda", 64)
     assert found["heavy"] == [], "a driver has no use for what computes"
+
+
+def test_models_are_looked_at_on_the_node_that_loads_them(found: dict[str, Any]) -> None:
+    whole, lacks = found["looked at"]
+    assert whole == "ready"
+    assert re.fullmatch(r"node [0-9.]+: .*/model: no weights in this directory: it needs .*", lacks)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,10 @@ from ray.util.placement_group import placement_group_table
 from rto.cluster import build, launch, placement
 from rto.cluster.build import Actors
 from rto.cluster.device import run_device
+from rto.cluster.node_checks import Needs
 from rto.cluster.nodes import Node, cluster_nodes
 from rto.cluster.plan import Plan, plan_actors
+from rto.cluster.session import session
 from rto.errors import UserError
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
@@ -200,6 +202,24 @@ def refused(layout: Layout) -> str:
     return ""
 
 
+def looked_at(layout: Layout, folder: Path) -> list[str]:
+    """What is said of a model that is whole on the layout's node, and then is not."""
+    model, said = folder / "model", list[str]()
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    needs = Needs({"policy": [str(model)]}, folder)
+    for missing in ([], ["model.safetensors"]):
+        for name in missing:
+            (model / name).unlink()
+        try:
+            with session(layout.config, layout.plan(), logs=folder, needs=needs):
+                said.append("ready")
+        except UserError as error:
+            said.append(str(error))
+    return [*said, *(path.name for path in folder.glob(".node-check-*"))]
+
+
 def main(folder: Path) -> Mapping[str, Any]:
     with simulated(LARGE) as cluster:
         config = replace(RunConfig(), ray=replace(RunConfig().ray, address=cluster.address))
@@ -215,6 +235,9 @@ def main(folder: Path) -> Mapping[str, Any]:
             there = part_of(everything, layout)
             placement.cluster_nodes = lambda there=there: there
             found[name] = seats(layout) if name in LAYOUTS else refused(layout)
+        small = LAYOUTS["1x1 colocated"]
+        placement.cluster_nodes = lambda: part_of(everything, small)
+        found["looked at"] = looked_at(small, folder)
         found["head"] = [node.id for node in everything if not node.total.get("GPU")]
         found["actors"] = len(ray._private.state.actors())  # pyright: ignore
         found["heavy"] = sorted({"vllm", "deepspeed", "flash_attn"} & set(sys.modules))
