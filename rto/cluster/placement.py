@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rto.cluster.nodes import cluster_nodes, refusal, seat
 from rto.cluster.plan import Plan
-from rto.errors import UserError
+from rto.sections.ranges import require
 from rto.tracking.phases import tell
 
 LOOK_SECONDS = 0.2
@@ -67,34 +67,33 @@ class Placement:
         return [seats[spec.bundle_of(rank)] for rank in range(spec.num_actors)] if seats else []
 
 
-def reserve(plan: Plan, *, timeout: float) -> Placement:
-    """Reserve every bundle of the plan on the nodes that are there.
-
-    Waits for what other work holds, and for nothing else: nodes that are to join must have joined.
+def reserve(plan: Plan, *, timeout: float, joining: float = 0.0) -> Placement:
+    """Reserve every bundle of the plan on nodes that are there within ``joining`` seconds.
 
     Raises:
         UserError: the cluster cannot hold the plan, or other work does not give the room free
             within ``timeout`` seconds; says what there is and what is asked for.
     """
-    began = time.monotonic()
-    told = False
+    began, told = time.monotonic(), set[str]()
     while True:
-        nodes = cluster_nodes()
+        nodes, waited = cluster_nodes(), time.monotonic() - began
         whole = seat(plan, {node.id: node.total for node in nodes})
-        if whole.left is not None:
-            raise UserError(refusal(plan, whole.left, nodes))
-        free = seat(plan, {node.id: node.free for node in nodes})
-        if free.left is None and (found := _reserved(plan, free.nodes)) is not None:
-            return found
-        waited = time.monotonic() - began
-        if waited > timeout:
-            raise UserError(
+        if whole.left is None:
+            free = seat(plan, {node.id: node.free for node in nodes})
+            if free.left is None and (found := _reserved(plan, free.nodes)) is not None:
+                return found
+            waits_for = "what other work holds in the cluster"
+            require(
+                waited <= timeout,
                 f"other work holds what the run needs of the cluster, for {waited:.0f} s now: "
-                "wait until it ends (`ray status` shows it), or set a longer ray.start_timeout"
+                "wait until it ends (`ray status` shows it), or set a longer ray.start_timeout",
             )
-        if not told and waited > TELL_SECONDS:
-            tell("waiting for what other work holds in the cluster")
-            told = True
+        else:
+            require(waited < joining, refusal(plan, whole.left, nodes))
+            waits_for = "more nodes to join the cluster"
+        if waits_for not in told and waited > TELL_SECONDS:
+            tell(f"waiting for {waits_for}")
+            told.add(waits_for)
         time.sleep(LOOK_SECONDS)
 
 

@@ -16,6 +16,8 @@ from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
 
 NOTHING = Needs()
+JOIN_SECONDS = 60.0
+"""How long after its head a cluster's last node may join: those of a batch job start together."""
 
 
 @contextmanager
@@ -84,9 +86,9 @@ def _actors(config: RunConfig, plan: Plan) -> Actors:
         _warm.waiting = None
         return waiting.renewed(config, unreserved or waiting.placement)
     _drop_waiting()
-    return Actors(
-        config, unreserved or reserve(plan, timeout=config.ray.start_seconds(plan.device))
-    )
+    timeout = config.ray.start_seconds(plan.device)
+    joining = 0.0 if launch.cluster_address(config.ray) is None else JOIN_SECONDS
+    return Actors(config, unreserved or reserve(plan, timeout=timeout, joining=joining))
 
 
 def _drop_waiting() -> None:

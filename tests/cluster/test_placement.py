@@ -31,6 +31,8 @@ class Machines:
     """A cluster of two nodes with 8 CPUs each: time passes as it is waited for."""
 
     gpus: int = 3
+    joins_at: float = 0.0
+    """When the second node is there."""
     free_at: float = 0.0
     """When other work ends."""
     refused: int = 0
@@ -49,7 +51,8 @@ class Machines:
     def nodes(self) -> list[Node]:
         total = {"CPU": 8.0, "GPU": float(self.gpus)}
         free = total if self.now >= self.free_at else {"CPU": 8.0, "GPU": 1.0}
-        return [Node(name, name, total, free) for name in "ab"]
+        names = "ab" if self.now >= self.joins_at else "a"
+        return [Node(name, name, total, free) for name in names]
 
     def placement_group(self, bundles: list[dict[str, float]], **options: Any) -> Bundles:
         self.asked.append((bundles, options))
@@ -123,6 +126,20 @@ def test_what_the_cluster_cannot_hold_is_refused_at_once(machines: Machines) -> 
     with pytest.raises(UserError, match="cluster has 2 nodes with 1 GPU and 8 CPUs; the run asks"):
         reserve(PLAN, timeout=1000)
     assert (machines.asked, machines.now) == ([], 0)
+
+
+def test_nodes_that_join_late_are_waited_for_where_some_may(machines: Machines) -> None:
+    machines.joins_at = 30.0
+    with pytest.raises(UserError, match="cluster has 1 node with 3 GPUs"):
+        reserve(PLAN, timeout=1000)
+    assert machines.now == 0
+    assert reserve(PLAN, timeout=1, joining=60).nodes["shared"] == ["a", "a", "b", "b"]
+    assert 30 <= machines.now < 31
+    assert machines.told == ["waiting for more nodes to join the cluster"]
+    machines.now, machines.joins_at = 0.0, 1000.0
+    with pytest.raises(UserError, match="cluster has 1 node with 3 GPUs"):
+        reserve(PLAN, timeout=1000, joining=60)
+    assert 60 <= machines.now < 61
 
 
 def test_other_work_is_waited_for(machines: Machines) -> None:

@@ -35,6 +35,8 @@ class Ray:
     up: bool = False
     bundles: list[Plan] = field(default_factory=list)
     killed: list[Handle] = field(default_factory=list)
+    limits: list[tuple[float, float]] = field(default_factory=list)
+    """How long room for actors, and nodes that join, were waited for."""
 
     def start(self, settings: Any, **options: Any) -> bool:
         joined, self.up = self.up, True
@@ -43,8 +45,9 @@ class Ray:
     def stop(self) -> None:
         self.up = False
 
-    def reserve(self, plan: Plan, *, timeout: float) -> Placement:
+    def reserve(self, plan: Plan, *, timeout: float, joining: float) -> Placement:
         self.bundles.append(plan)
+        self.limits.append((timeout, joining))
         return Placement(plan, {"policy": object()})  # pyright: ignore
 
     def release(self, given: Placement) -> None:
@@ -101,7 +104,7 @@ def test_a_cluster_that_was_joined_before_stays_joined(ray: Ray) -> None:
 def test_bundles_that_cannot_be_had_leave_no_ray_behind(
     ray: Ray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(plan: Plan, *, timeout: float) -> Placement:
+    def full(plan: Plan, **limits: float) -> Placement:
         raise ValueError("full")
 
     monkeypatch.setattr(session_module, "reserve", full)
@@ -134,18 +137,15 @@ def test_nodes_are_ready_before_a_run_has_its_actors(
 def test_how_long_actors_may_take_depends_on_what_they_start_on(
     ray: Ray, plan: Plan, given: float | None, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits: list[float] = []
-    monkeypatch.setattr(
-        session_module,
-        "reserve",
-        lambda plan, *, timeout: limits.append(timeout) or ray.reserve(plan, timeout=timeout),
-    )
-    config = RunConfig(ray=Cluster(start_timeout=given))
-    with session(config, plan, logs=Path()) as actors:
-        pending = Waited()
-        actors.starting.append(pending)  # pyright: ignore
-        actors.wait()
-    assert limits == [pending.limit] == [limit]
+    for address, joining in ((None, 0), ("10.0.0.1:6379", 60)):
+        monkeypatch.setattr(launch, "cluster_address", lambda settings, found=address: found)
+        config = RunConfig(ray=Cluster(start_timeout=given))
+        with session(config, plan, logs=Path()) as actors:
+            pending = Waited()
+            actors.starting.append(pending)  # pyright: ignore
+            actors.wait()
+        assert ray.limits.pop() == (limit, joining), "only a cluster that is joined may still grow"
+        assert pending.limit == limit
 
 
 @dataclass
