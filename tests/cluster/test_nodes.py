@@ -68,6 +68,17 @@ def test_a_head_without_gpus_is_given_nothing_that_needs_one() -> None:
     assert {node for each in seats.values() for node in each} == {"n1", "n2", "n3", "n4"}
 
 
+def test_sixteen_nodes_of_eight_gpus_are_filled() -> None:
+    given = plan(policy=(8, 8), scorer=(8, 4), engines=8, width=4)
+    seats = seated(given, machines(0, *[8] * 16))
+    assert seats is not None
+    assert set(gpus_taken(given, seats).values()) == {8}
+    assert len(gpus_taken(given, seats)) == 16
+    for name in ("policy", "scorer"):
+        where = list(zip(given.nodes[name], seats[name], strict=True))
+        assert len(set(where)) == len({node for _, node in where}) == 8
+
+
 def test_cores_count_as_gpus_do() -> None:
     assert seated(plan(policy=(1, 8)), machines(8, cpus=8)) is not None
     assert seated(plan(policy=(1, 8)), machines(8, cpus=7)) is None

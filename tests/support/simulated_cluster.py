@@ -1,7 +1,8 @@
 """Layouts on a Ray cluster whose nodes are processes of this machine and whose GPUs are numbers.
 
-As a script: starts the cluster, has the run's own code reserve each layout of ``LAYOUTS`` and make
-its actors, of a class that only tells where it is, and prints what they said as JSON.
+As a script, given a number of nodes: starts them and a head, has the run's own code reserve each
+layout of ``LAYOUTS`` that is for so many and make its actors, of a class that only tells where it
+is, and prints what they said as JSON.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray.cluster_utils import Cluster as SimulatedCluster
-from ray.util.placement_group import placement_group_table
+from ray.util.placement_group import PlacementGroup, placement_group_table
 
 from rto.cluster import build, launch, placement
 from rto.cluster.build import Actors
@@ -32,7 +33,8 @@ from rto.errors import UserError
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
 
-LARGE = 16
+SMALL, LARGE = 2, 16
+"""Numbers of nodes of the clusters."""
 GPUS = 8
 CPUS = 64
 MIB = 2**20
@@ -82,19 +84,26 @@ def engines(count: int, width: int) -> str:
 APART = "--train.colocate_all=false"
 LAYOUTS = {
     "1x1 colocated": Layout(1, 1, f"{roles(1, 1)} {engines(1, 1)}"),
-    "1x8 colocated, engines of 4": Layout(1, 8, f"{roles(1, 8)} {engines(2, 4)}", critic=False),
+    "1x8 colocated, engines of 4": Layout(
+        1, 8, f"{roles(1, 8)} {engines(2, 4)}", critic=False, frozen=False
+    ),
     "1x8 apart": Layout(
         1, 8, f"{APART} --actor.num_gpus_per_node=4 --ref.num_gpus_per_node=2 {engines(1, 2)}",
         critic=False,
     ),
-    "2x8 colocated": Layout(2, 8, f"{roles(2, 8)} {engines(4, 4)}", only=(0, 1, 7, 8, 15)),
+    "2x8 colocated": Layout(
+        2, 8, f"{roles(2, 8)} {engines(4, 4)}", critic=False, only=(0, 3, 8, 15)
+    ),
     "2x4 of 2x8 colocated": Layout(
         2, 8, f"{roles(2, 4)} {engines(4, 2)}", critic=False, only=(0, 3, 4, 7)
     ),
     "2x8 apart": Layout(
         2, 8, f"{APART} --actor.num_nodes=2 --actor.num_gpus_per_node=4 "
         f"--ref.num_gpus_per_node=2 --critic.num_gpus_per_node=2 {engines(2, 2)}",
-        only=(0, 1, 3, 4, 7),
+        only=(0, 1, 4, 7),
+    ),
+    "2 nodes of CPUs": Layout(
+        2, 0, f"--train.device=cpu {roles(2, 2)} {engines(2, 1)}", critic=False, frozen=False
     ),
     "16x8 colocated": Layout(
         16, 8, f"{roles(16, 8)} {engines(16, 8)}", critic=False, frozen=False, only=(0, 15, 127)
@@ -103,7 +112,6 @@ LAYOUTS = {
         16, 8, f"{APART} {roles(8, 8)} {engines(16, 4)}", critic=False, frozen=False,
         only=(0, 15, 63),
     ),
-    "2 nodes of CPUs": Layout(2, 0, f"--train.device=cpu {roles(2, 2)} {engines(2, 1)}"),
 }  # fmt: skip
 """What there is and what is asked: it fits."""
 
@@ -134,13 +142,13 @@ def simulated(nodes: int) -> Iterator[SimulatedCluster]:
     one."""
     few: dict[str, Any] = {"num_cpus": CPUS, "object_store_memory": 80 * MIB}
     lazy = {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
+    # The agents of the nodes serve no dashboard, and take half as long to start without it.
+    ray._private.utils.check_dashboard_dependencies_installed = lambda: False  # pyright: ignore
     head = {**few, "num_gpus": 0, "include_dashboard": False, "_system_config": lazy}
     cluster = SimulatedCluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     try:
-        with ThreadPoolExecutor(nodes) as pool:
-            each = {**few, "num_gpus": GPUS, "wait": False}
-            for started in [pool.submit(cluster.add_node, **each) for _ in range(nodes)]:
-                started.result()
+        for _ in range(nodes):
+            cluster.add_node(**few, num_gpus=GPUS, wait=False)
         cluster.wait_for_nodes(timeout=120)
         yield cluster
     finally:
@@ -184,13 +192,18 @@ def seats(layout: Layout) -> dict[str, Any]:
             shared = actors._engine_devices(found.plan.groups["engine"].num_actors)
             told["engine's GPUs"] = [ray.get(list(each)) for each in shared]
         tables = {
-            name: list(placement_group_table(group)["bundles_to_node_id"].values())
+            name: [node for _, node in sorted(_on_nodes(group).items())]
             for name, group in found.groups.items()
         }
         return {"seats": told, "bundles": tables, "planned": found.nodes}
     finally:
         actors.kill()
         placement.release(found)
+
+
+def _on_nodes(group: PlacementGroup) -> dict[int, str]:
+    """By Ray's account: bundle -> node."""
+    return placement_group_table(group)["bundles_to_node_id"]
 
 
 def refused(layout: Layout) -> str:
@@ -220,8 +233,8 @@ def looked_at(layout: Layout, folder: Path) -> list[str]:
     return [*said, *(path.name for path in folder.glob(".node-check-*"))]
 
 
-def main(folder: Path) -> Mapping[str, Any]:
-    with simulated(LARGE) as cluster:
+def main(nodes: int, folder: Path) -> Mapping[str, Any]:
+    with simulated(nodes) as cluster:
         config = replace(RunConfig(), ray=replace(RunConfig().ray, address=cluster.address))
         device = run_device(config)
         launch.start(config.ray, device=device, num_actors=1, log_dir=folder)
@@ -229,17 +242,18 @@ def main(folder: Path) -> Mapping[str, Any]:
         build.TRAINER = cast(Any, ray.remote(Seat))
         found: dict[str, Any] = {
             "device": device,
-            "cores": launch.joined_cpus(str(cluster.address)),
+            "cores": launch.joined_cpus(str(config.ray.address)),
         }
         for name, layout in {**LAYOUTS, **IMPOSSIBLE}.items():
-            there = part_of(everything, layout)
-            placement.cluster_nodes = lambda there=there: there
+            if (layout.nodes > SMALL) is not (nodes > SMALL):
+                continue
+            placement.cluster_nodes = partial(part_of, everything, layout)
             found[name] = seats(layout) if name in LAYOUTS else refused(layout)
-        small = LAYOUTS["1x1 colocated"]
-        placement.cluster_nodes = lambda: part_of(everything, small)
-        found["looked at"] = looked_at(small, folder)
+        if nodes == SMALL:
+            small = LAYOUTS["1x1 colocated"]
+            placement.cluster_nodes = partial(part_of, everything, small)
+            found["looked at"] = looked_at(small, folder)
         found["head"] = [node.id for node in everything if not node.total.get("GPU")]
-        found["actors"] = len(ray._private.state.actors())  # pyright: ignore
         found["heavy"] = sorted({"vllm", "deepspeed", "flash_attn"} & set(sys.modules))
         return found
 
@@ -247,4 +261,4 @@ def main(folder: Path) -> Mapping[str, Any]:
 if __name__ == "__main__":
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as place:
-        print(json.dumps(main(Path(place))))
+        print(json.dumps(main(int(sys.argv[1]), Path(place))))
