@@ -103,9 +103,10 @@ class Actors:
         Raises:
             ActorLost: one of them failed to start.
         """
+        device = self.placement.plan.device
         while self.starting:
             progress(f"loading {', '.join(pending.group.name for pending in self.starting)}")
-            self.starting.pop(0).get(timeout=self.config.ray.start_timeout)
+            self.starting.pop(0).get(timeout=self.config.ray.start_seconds(device))
 
     def renewed(self, config: RunConfig, placement: Placement) -> Actors:
         """For another run: its groups begin with the processes of this one's."""

@@ -64,18 +64,32 @@ def is_up() -> bool:
     return ray.is_initialized()
 
 
-@functools.cache
 def joined_gpus(address: str) -> float:
-    """GPUs of a running cluster, by Ray's account of it; joins for as long as the question takes.
+    """GPUs of all nodes of a running cluster.
 
     Raises:
         UserError: nothing answers at the address.
     """
+    return sum(node.get("GPU", 0.0) for node in _joined_nodes(address))
+
+
+def joined_cpus(address: str) -> float:
+    """Cores of the smallest node of a running cluster that has any for actors.
+
+    Raises:
+        UserError: nothing answers at the address.
+    """
+    return min((node["CPU"] for node in _joined_nodes(address) if node.get("CPU")), default=1.0)
+
+
+@functools.cache
+def _joined_nodes(address: str) -> list[Mapping[str, float]]:
+    """The resources of each node, by Ray's account; joins for as long as the question takes."""
     joined_before = ray.is_initialized()
     if not joined_before:
         _join(address)
     try:
-        return float(ray.cluster_resources().get("GPU", 0))
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         if not joined_before:
             ray.shutdown()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 from rto.rollout.engine import Transport
@@ -17,24 +20,35 @@ COLOCATED_GPU_SHARE = 0.2
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """Resources of one actor group. Actor i sits in ``first_bundle + i * bundles_per_actor``."""
+    """Resources of one actor group. Actor i sits in ``bundles[i]`` of its set; in bundle i where
+    there is no list."""
 
     num_actors: int
     num_cpus: float
     num_gpus: float
     bundle_set: str
-    first_bundle: int = 0
-    bundles_per_actor: int = 1
+    bundles: Sequence[int] = ()
+
+    def bundle_of(self, rank: int) -> int:
+        return self.bundles[rank] if self.bundles else rank
 
 
 @dataclass(frozen=True)
 class Plan:
+    """Bundles by set, and the groups of actors that sit in them.
+
+    ``nodes`` has, for a set, the number of the node that each of its bundles is on: those of one
+    number are on one node, and each number is a node of its own. The bundles of a set that is not
+    there may each be on any node.
+    """
+
     groups: Mapping[str, GroupSpec]
     bundles: Mapping[str, list[dict[str, float]]]
     device: Literal["cpu", "cuda"]
     colocated: bool
     beside_engine: Beside = "nothing"
     """What an engine shares its GPUs with."""
+    nodes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def num_actors(self) -> int:
@@ -42,6 +56,23 @@ class Plan:
 
     def total(self, resource: str) -> float:
         return sum(b.get(resource, 0.0) for bundles in self.bundles.values() for b in bundles)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Actors of a group: so many on each of so many nodes, rank by rank and node by node."""
+
+    num_nodes: int
+    per_node: int
+
+    @property
+    def num_actors(self) -> int:
+        return self.num_nodes * self.per_node
+
+    @property
+    def nodes(self) -> list[int]:
+        """The number of each actor's node."""
+        return [rank // self.per_node for rank in range(self.num_actors)]
 
 
 def plan_actors(
@@ -53,47 +84,44 @@ def plan_actors(
     critic: bool,
     frozen: bool,
 ) -> Plan:
-    """Which groups a run has and what each actor gets.
+    """Which groups a run has, what each actor gets and which of them share a node.
 
-    On CUDA with ``train.colocate_all`` every group shares one set of GPU bundles, actor i of each
-    group on bundle i. Otherwise each group has GPUs of its own. On CPU the groups share the
-    machine's cores evenly; Ray's accounting there only keeps the actors on one node's resources.
+    On CUDA with ``train.colocate_all`` every group shares one set of GPU bundles, actor i of a
+    node on the i-th GPU that the run has there. Otherwise each group has GPUs of its own. On CPU
+    the groups share the cores of a node, of which there are ``num_cpus``, evenly.
 
     Raises:
-        UserError: engines that share GPUs with ranks have one that no rank is on.
+        UserError: engines that share GPUs with ranks have one that no rank is on, or one whose
+            GPUs are on two nodes.
     """
-    counts = {"policy": config.actor.num_ranks}
+    spreads = {"policy": Spread(config.actor.num_nodes, config.actor.num_gpus_per_node)}
     if critic:
-        counts["critic"] = config.critic.num_ranks
+        spreads["critic"] = Spread(config.critic.num_nodes, config.critic.num_gpus_per_node)
     if frozen:
-        counts["scorer"] = config.ref.num_replicas
-    if online:
-        counts["engine"] = config.vllm.num_engines
+        spreads["scorer"] = Spread(config.ref.num_nodes, config.ref.num_gpus_per_node)
+    engines = config.vllm.num_engines if online else 0
     if device == "cpu":
-        return _cpu_plan(config, counts, num_cpus)
-    return _gpu_plan(config, counts)
-
-
-def _cpu_plan(config: RunConfig, counts: dict[str, int], num_cpus: float) -> Plan:
-    share = min(1.0, int(100 * num_cpus / sum(counts.values())) / 100)
-    groups = {name: GroupSpec(n, share, 0.0, name) for name, n in counts.items()}
-    bundles = {name: [{"CPU": share} for _ in range(n)] for name, n in counts.items()}
-    return Plan(groups, bundles, "cpu", colocated=False)
-
-
-def _gpu_plan(config: RunConfig, counts: dict[str, int]) -> Plan:
-    width = config.vllm.tensor_parallel_size
+        return _cpu_plan(spreads, engines, num_cpus)
     if not config.train.colocate_all:
-        return _separate(counts, width)
-    if "engine" in counts:
-        _check_shared(config, counts["policy"])
-    return _colocated(counts, width)
+        return _separate(spreads, engines, config.vllm.tensor_parallel_size)
+    if engines:
+        _check_shared(config, spreads["policy"])
+    return _colocated(spreads, engines, config.vllm.tensor_parallel_size)
 
 
-def _check_shared(config: RunConfig, ranks: int) -> None:
+def _cpu_plan(spreads: Mapping[str, Spread], engines: int, num_cpus: float) -> Plan:
+    num_nodes = max(spread.num_nodes for spread in spreads.values())
+    on_one_node = sum(spread.per_node for spread in spreads.values())
+    on_one_node += math.ceil(engines / num_nodes)
+    share = min(1.0, int(100 * num_cpus / on_one_node) / 100)
+    return _apart(spreads, engines, {"CPU": share}, {"CPU": share}, "cpu")
+
+
+def _check_shared(config: RunConfig, policy: Spread) -> None:
     """An engine takes its GPUs from policy ranks: beyond them it would fall on any. Over IPC each
     rank lends a buffer as well, whose memory only an engine on its GPU gives back."""
     engines, width = config.vllm.num_engines, config.vllm.tensor_parallel_size
+    ranks = policy.num_actors
     ipc = choose_transport(config, device="cuda", colocated=True) == "ipc"
     require(
         engines * width == ranks if ipc else engines * width <= ranks,
@@ -102,38 +130,71 @@ def _check_shared(config: RunConfig, ranks: int) -> None:
         f"{'as many' if ipc else 'no more'} (vllm.num_engines {max(1, ranks // width)}), or GPUs "
         "of their own (train.colocate_all false)",
     )
+    require(
+        policy.per_node % width == 0,
+        f"vllm.tensor_parallel_size {width} does not divide actor.num_gpus_per_node "
+        f"{policy.per_node}, so that an engine would span two nodes: use a divisor of it",
+    )
 
 
-def _separate(counts: dict[str, int], width: int) -> Plan:
+def _separate(spreads: Mapping[str, Spread], engines: int, width: int) -> Plan:
     """GPUs of its own for each group, ``width`` of them for an engine."""
-    groups = {
-        name: GroupSpec(n, 1.0, float(width if name == "engine" else 1), name)
-        for name, n in counts.items()
-    }
-    bundles = {
-        name: [{"CPU": 1.0, "GPU": spec.num_gpus}] * spec.num_actors
-        for name, spec in groups.items()
-    }
-    return Plan(groups, bundles, "cuda", colocated=False)
+    one = {"CPU": 1.0, "GPU": 1.0}
+    return _apart(spreads, engines, one, {"CPU": 1.0, "GPU": float(width)}, "cuda")
 
 
-def _colocated(counts: dict[str, int], width: int) -> Plan:
-    """One set of GPUs for all groups, an engine on ``width`` of them."""
-    gpus = max(n * (width if name == "engine" else 1) for name, n in counts.items())
+def _apart(
+    spreads: Mapping[str, Spread],
+    engines: int,
+    rank: Mapping[str, float],
+    engine: Mapping[str, float],
+    device: Literal["cpu", "cuda"],
+) -> Plan:
+    """A set of bundles per group, one for each actor."""
+    asked = {name: (spread.num_actors, rank) for name, spread in spreads.items()}
+    if engines:
+        asked["engine"] = (engines, engine)
+    return Plan(
+        groups={
+            name: GroupSpec(count, each["CPU"], each.get("GPU", 0.0), name)
+            for name, (count, each) in asked.items()
+        },
+        bundles={name: [dict(each)] * count for name, (count, each) in asked.items()},
+        device=device,
+        colocated=False,
+        nodes={name: spread.nodes for name, spread in spreads.items()},
+    )
+
+
+def _colocated(spreads: Mapping[str, Spread], engines: int, width: int) -> Plan:
+    """One set of GPUs for all groups: on each node as many as the largest group has there. Actor i
+    of a group's node is on the i-th of them, an engine on those of ``width`` policy ranks."""
+    num_nodes = max(spread.num_nodes for spread in spreads.values())
+    per_node = [
+        max(spread.per_node for spread in spreads.values() if spread.num_nodes > node)
+        for node in range(num_nodes)
+    ]
+    first = [0, *accumulate(per_node)]
+    seats = {
+        name: [first[node] + i for node in range(spread.num_nodes) for i in range(spread.per_node)]
+        for name, spread in spreads.items()
+    }
     groups = {
+        name: GroupSpec(len(seat), 1.0, COLOCATED_GPU_SHARE, "shared", seat)
+        for name, seat in seats.items()
+    }
+    if engines:
         # The engine takes its devices from the ranks it shares them with: one actor may span
         # several bundles, which Ray's own accounting cannot express.
-        name: GroupSpec(
-            n,
-            1.0,
-            0.0 if name == "engine" else COLOCATED_GPU_SHARE,
-            "shared",
-            bundles_per_actor=width if name == "engine" else 1,
+        groups["engine"] = GroupSpec(
+            engines, 1.0, 0.0, "shared", seats["policy"][::width][:engines]
         )
-        for name, n in counts.items()
-    }
-    bundle = {"CPU": float(len(counts)), "GPU": 1.0}
-    return Plan(groups, {"shared": [dict(bundle) for _ in range(gpus)]}, "cuda", True, "ranks")
+    nodes = [node for node, count in enumerate(per_node) for _ in range(count)]
+    here = Counter(seat for spec in groups.values() for seat in spec.bundles)
+    bundles = [{"CPU": float(here[bundle]), "GPU": 1.0} for bundle in range(len(nodes))]
+    return Plan(
+        groups, {"shared": bundles}, "cuda", True, beside_engine="ranks", nodes={"shared": nodes}
+    )
 
 
 def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:

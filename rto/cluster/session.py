@@ -9,15 +9,22 @@ from pathlib import Path
 
 from rto.cluster import launch
 from rto.cluster.build import Actors
+from rto.cluster.node_checks import Needs, prepare_nodes
 from rto.cluster.placement import Placement, release, reserve
 from rto.cluster.plan import Plan
 from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
 
+NOTHING = Needs()
+JOIN_SECONDS = 60.0
+"""How long after its head a cluster's last node may join: those of a batch job start together."""
+
 
 @contextmanager
-def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
-    """Ray, the plan's bundles, and an empty set of actors on them.
+def session(
+    config: RunConfig, plan: Plan, *, logs: Path, needs: Needs = NOTHING
+) -> Iterator[Actors]:
+    """Ray, the plan's bundles, and an empty set of actors on them; what they need is there.
 
     Leaves Ray as it was found: a cluster that was already joined stays joined, without the run's
     actors and bundles. Within ``warm_actors`` the processes wait for the next session.
@@ -28,6 +35,7 @@ def session(config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[Actors]:
     try:
         actors = _actors(config, plan)
         try:
+            prepare_nodes(actors.placement, needs)
             yield actors
         except BaseException:
             _tear_down(actors)
@@ -78,7 +86,9 @@ def _actors(config: RunConfig, plan: Plan) -> Actors:
         _warm.waiting = None
         return waiting.renewed(config, unreserved or waiting.placement)
     _drop_waiting()
-    return Actors(config, unreserved or reserve(plan, timeout=config.ray.start_timeout))
+    timeout = config.ray.start_seconds(plan.device)
+    joining = 0.0 if launch.cluster_address(config.ray) is None else JOIN_SECONDS
+    return Actors(config, unreserved or reserve(plan, timeout=timeout, joining=joining))
 
 
 def _drop_waiting() -> None:

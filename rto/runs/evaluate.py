@@ -15,6 +15,7 @@ from rto.cluster.build import Models
 from rto.cluster.calls import Engines
 from rto.cluster.device import run_device
 from rto.cluster.generator import EngineGenerator
+from rto.cluster.node_checks import Needs
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
@@ -100,7 +101,8 @@ def evaluator(
     config = with_engine(with_dtype(config, run_device(config)), first)
     rollout = config.rollout
     plan = _plan(config, scored=bool(models))
-    with session(config, plan, logs=logs) as actors:
+    needs = Needs({"engine": [first], "scorer": [*models.paths.values(), *models.rewards]})
+    with session(config, plan, logs=logs, needs=needs) as actors:
         tell("loading the models")
         engines = actors.start_engines(first, "object_store")
         if plan.device == "cuda":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rto.runs.large_pages import use_large_pages
+from rto.runs.mirror import mirrored, open_mirror
 from rto.runs.preflight import preflight
 from rto.runs.run_report import add_report
 from rto.sections.methods import MethodSettings
@@ -44,12 +45,14 @@ class Finished:
 def execute(command: str, config: RunConfig) -> Finished:
     """Check and run one training command in this process.
 
-    A run that fails its checks writes nothing: its folder is made behind them.
+    A run that fails its checks writes nothing but the checkpoint that it fetched (`ckpt.mirror`):
+    its folder is made behind them.
     """
     require(config.plan.gpus is None, "plan.gpus plans for other machines: give --dry_run with it")
     config = absolute_paths(config)
     place = check_place(config.ckpt.output_dir or default_folder(command, config))
     check_free(place, resume=config.ckpt.load_enable)
+    open_mirror(config.ckpt.mirror, place, resume=config.ckpt.load_enable)
     starts = check_going_on(place) if config.ckpt.load_enable else ""
     preflight(command, config)
     announce(command, config, place)
@@ -64,7 +67,10 @@ def execute(command: str, config: RunConfig) -> Finished:
         folder.write_config(dump(run.config, command))
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         print(dtype_line(config, run), flush=True)
-        with RunState(folder, _about(command, run.method.card, run.row_counts)) as state:
+        with (
+            mirrored(config.ckpt.mirror, folder.path),
+            RunState(folder, _about(command, run.method.card, run.row_counts)) as state,
+        ):
             state.finish_with(work(folder, checkpoint))
         add_report(folder.path)
         return Finished(folder.path, state.results)

@@ -16,6 +16,7 @@ from rto.cluster.actors import Kind, TrainerSpec
 from rto.cluster.build import Actors, Models
 from rto.cluster.calls import Trainers
 from rto.cluster.learner import ClusterLearner, UpdatePlan
+from rto.cluster.node_checks import Needs
 from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer
 from rto.cluster.session import session
@@ -87,7 +88,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         LiveConsole(
             run.method.card.name, total=run.num_steps, unit="step", columns=columns
         ) as console,
-        session(config, run.plan, logs=folder.logs) as actors,
+        session(config, run.plan, logs=folder.logs, needs=_needs(run, folder)) as actors,
     ):
         learner = _start(run, actors)
         scorer = ClusterScorer(policy=learner.policy, critic=learner.critic)
@@ -164,6 +165,18 @@ def reference_models(config: RunConfig, roles: frozenset[Role]) -> Models:
     if not reads or path is None or path == config.actor.model_name_or_path:
         return Models()
     return Models(paths={Role.REFERENCE: path})
+
+
+def _needs(run: OfflineRun, folder: RunFolder) -> Needs:
+    policy = str(run.config.actor.model_name_or_path)
+    return Needs(
+        {
+            "policy": [policy],
+            "critic": [run.config.critic.model_name_or_path or policy],
+            "scorer": list(run.models.paths.values()),
+        },
+        folder.path,
+    )
 
 
 def _start(run: OfflineRun, actors: Actors) -> ClusterLearner:

@@ -13,6 +13,7 @@ from rto.cluster.build import Actors, Models, Progress, silent
 from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
+from rto.cluster.node_checks import Needs
 from rto.cluster.plan import Plan, choose_transport
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
@@ -90,7 +91,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
     config = run.config
     with (
         LiveConsole(run.method.card.name, total=run.iterations, columns=ONLINE) as console,
-        session(config, run.plan, logs=folder.logs) as actors,
+        session(config, run.plan, logs=folder.logs, needs=_needs(run, folder)) as actors,
     ):
         for _, source in run.rewards.texts:
             console.print(f"reward source: {source}")
@@ -143,6 +144,19 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
             tracker.flush()
         tracker.close()
         return closing(tracker.latest, console)
+
+
+def _needs(run: OnlineRun, folder: RunFolder) -> Needs:
+    policy, models = str(run.config.actor.model_name_or_path), run.models
+    return Needs(
+        {
+            "policy": [policy],
+            "engine": [policy],
+            "critic": list(filter(None, [run.config.critic_path])),
+            "scorer": [*models.paths.values(), *models.rewards],
+        },
+        folder.path,
+    )
 
 
 def build_pipeline(run: OnlineRun, actors: Actors, progress: Progress = silent) -> Pipeline:

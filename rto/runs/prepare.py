@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rto.card import Feedback
+from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.device import run_device
@@ -231,8 +232,14 @@ def pretrain_mix(config: RunConfig, template: Template) -> PretrainMix | None:
 
 
 def available_cpus(config: RunConfig) -> float:
-    """Cores that the plan divides: of the machine, or as told."""
-    return float(config.ray.num_cpus or os.cpu_count() or 1)
+    """Cores that the plan divides: as told, of a node of the cluster that is joined, or of the
+    machine."""
+    if config.ray.num_cpus is not None:
+        return float(config.ray.num_cpus)
+    address = launch.cluster_address(config.ray)
+    if address is None or config.plan.gpus is not None:
+        return float(os.cpu_count() or 1)
+    return launch.joined_cpus(address)
 
 
 def _template(config: RunConfig) -> tuple[PreTrainedTokenizerBase, Template]:

@@ -23,6 +23,7 @@ from rto.sections.ranges import (
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
 _GPUS = re.compile(
     r"(?:(?P<nodes>[1-9]\d{0,3})x)?(?P<count>[1-9]\d{0,4})x(?P<name>[A-Za-z][A-Za-z0-9]{0,15})"
     r"(?:-(?P<gib>[1-9]\d{0,3}))?"
@@ -125,6 +126,10 @@ LOGPROB_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 """By dtype, what passes as rounding where ``vllm.logprob_tolerance`` is unset."""
 
 
+START_SECONDS = {"cpu": 300.0, "cuda": 1200.0}
+"""How long actors may take to start where ``ray.start_timeout`` is unset."""
+
+
 @dataclass(frozen=True)
 class Cluster(Section):
     """The Ray cluster."""
@@ -137,8 +142,13 @@ class Cluster(Section):
     """Memory of a local cluster's object store, in GiB; Ray's choice when unset."""
     actor_timeout: Seconds = 1800.0
     """Seconds that one call on an actor may take."""
-    start_timeout: Seconds = 300.0
-    """Seconds that the actors may take to start."""
+    start_timeout: Seconds | None = None
+    """Seconds that the actors may take to start, once there is room for them and their models are
+    downloaded. Unset: 300 on CPUs, 1200 on GPUs, where models are large and vLLM compiles."""
+
+    def start_seconds(self, device: Literal["cpu", "cuda"]) -> float:
+        given = self.start_timeout
+        return START_SECONDS[device] if given is None else given
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,9 @@ class Ckpt(Section):
     room for weights and optimizer states once more."""
     load_enable: bool = False
     """Go on from the newest checkpoint of the run folder."""
+    mirror: str | None = None
+    """URL, such as s3://bucket/run, to which checkpoints, exports and metrics are copied while the
+    run goes on; with load_enable, a newer checkpoint is fetched from there first."""
     allow: list[str] = field(default_factory=list)
     """Settings, by dotted name, that may differ from those that the checkpoint was made with."""
     best_metric_key: Annotated[str, MayBeEmpty()] = ""
@@ -210,6 +223,12 @@ class Ckpt(Section):
     on held-out rows offline, where eval.steps is set."""
     best_metric_mode: Literal["auto", "max", "min"] = "auto"
     """Which values of it are better; auto: lower ones of a loss or an nll, else higher ones."""
+
+    def check(self, prefix: str) -> None:
+        require(
+            self.mirror is None or _URL.fullmatch(self.mirror) is not None,
+            f"{prefix}mirror is {self.mirror!r}: write a URL, as in s3://bucket/run",
+        )
 
 
 @dataclass(frozen=True)

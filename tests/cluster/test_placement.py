@@ -8,59 +8,76 @@ from typing import Any
 import pytest
 
 from rto.cluster import placement
+from rto.cluster.nodes import Node
 from rto.cluster.placement import Placement, reserve
 from rto.cluster.plan import GroupSpec, Plan
 from rto.errors import UserError
 
 PLAN = Plan(
     groups={
-        "policy": GroupSpec(2, 1.0, 0.2, "shared"),
-        "engine": GroupSpec(2, 1.0, 0.0, "shared", first_bundle=1, bundles_per_actor=2),
+        "policy": GroupSpec(2, 1.0, 0.2, "shared", [0, 1]),
+        "engine": GroupSpec(2, 1.0, 0.0, "shared", [1, 3]),
         "scorer": GroupSpec(1, 0.5, 1.0, "scorer"),
     },
-    bundles={"shared": [{"CPU": 2.0, "GPU": 1.0}] * 5, "scorer": [{"CPU": 0.5, "GPU": 1.0}]},
+    bundles={"shared": [{"CPU": 2.0, "GPU": 1.0}] * 4, "scorer": [{"CPU": 0.5, "GPU": 1.0}]},
     device="cuda",
     colocated=True,
+    nodes={"shared": [0, 0, 1, 1]},
 )
 
 
 @dataclass
-class Clock:
-    """Time passes as bundles are waited for."""
+class Machines:
+    """A cluster of two nodes with 8 CPUs each: time passes as it is waited for."""
 
+    gpus: int = 3
+    joins_at: float = 0.0
+    """When the second node is there."""
+    free_at: float = 0.0
+    """When other work ends."""
+    refused: int = 0
+    """How many groups of bundles are not to be had, because other work was faster."""
     now: float = 0.0
+    asked: list[Any] = field(default_factory=list)
+    removed: list[Any] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     def monotonic(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def nodes(self) -> list[Node]:
+        total = {"CPU": 8.0, "GPU": float(self.gpus)}
+        free = total if self.now >= self.free_at else {"CPU": 8.0, "GPU": 1.0}
+        names = "ab" if self.now >= self.joins_at else "a"
+        return [Node(name, name, total, free) for name in names]
+
+    def placement_group(self, bundles: list[dict[str, float]], **options: Any) -> Bundles:
+        self.asked.append((bundles, options))
+        return Bundles(self, there=len(self.asked) > self.refused)
+
 
 @dataclass(eq=False)
 class Bundles:
-    """A placement group that is there after ``takes`` seconds; notes how long it is waited for."""
-
-    asked: list[dict[str, float]]
-    clock: Clock
-    takes: float = 0.0
-    waits: list[float] = field(default_factory=list)
+    machines: Machines
+    there: bool
 
     def wait(self, seconds: float) -> bool:
-        self.waits.append(seconds)
-        self.clock.now += min(seconds, self.takes)
-        return self.takes <= seconds
+        self.machines.now += 0 if self.there else seconds
+        return self.there
 
 
-def reserved(monkeypatch: pytest.MonkeyPatch, *takes: float) -> list[Bundles]:
-    """Placement groups that take so long, in the order in which they are asked for."""
-    clock, made, left = Clock(), list[Bundles](), iter(takes)
-
-    def placement_group(bundles: list[dict[str, float]]) -> Bundles:
-        made.append(Bundles(bundles, clock, next(left)))
-        return made[-1]
-
-    monkeypatch.setattr(placement, "placement_group", placement_group)
-    monkeypatch.setattr(placement, "time", clock)
-    monkeypatch.setattr(placement, "cluster_resources", lambda: {"CPU": 4.0})
-    return made
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
+    found = Machines()
+    monkeypatch.setattr(placement, "time", found)
+    monkeypatch.setattr(placement, "tell", found.told.append)
+    monkeypatch.setattr(placement, "cluster_nodes", found.nodes)
+    monkeypatch.setattr(placement, "placement_group", found.placement_group)
+    monkeypatch.setattr(placement, "remove_placement_group", found.removed.append)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -86,29 +103,62 @@ def test_an_actor_sits_on_the_first_of_its_bundles(
 
 
 def test_without_bundles_an_actor_is_free_to_sit_anywhere() -> None:
-    assert Placement(PLAN, {}).options("engine", 1) == {"num_cpus": 0, "max_restarts": 0}
+    free = Placement(PLAN, {})
+    assert free.options("engine", 1) == {"num_cpus": 0, "max_restarts": 0}
+    assert free.nodes_of("engine") == []
 
 
-def test_every_bundle_of_the_plan_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = reserved(monkeypatch, 0, 0)
+def test_every_bundle_of_the_plan_is_bound_to_its_node(machines: Machines) -> None:
     found = reserve(PLAN, timeout=5)
-    assert found.groups == {"shared": made[0], "scorer": made[1]}
-    assert [each.asked for each in made] == list(PLAN.bundles.values())
+    assert list(found.groups) == list(found.nodes) == ["shared", "scorer"]
+    assert [bundles for bundles, _ in machines.asked] == list(PLAN.bundles.values())
+    labels = [
+        [each["ray.io/node-id"] for each in options["bundle_label_selector"]]
+        for _, options in machines.asked
+    ]
+    assert labels == list(found.nodes.values()) == [["a", "a", "b", "b"], ["a"]]
+    assert (found.nodes_of("policy"), found.nodes_of("engine")) == (["a", "a"], ["a", "b"])
+    assert (machines.removed, machines.told) == ([], [])
 
 
-def test_all_bundles_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = reserved(monkeypatch, 4, 0.5)
-    reserve(PLAN, timeout=6)
-    assert [each.waits for each in made] == [[6], [2]]
+def test_what_the_cluster_cannot_hold_is_refused_at_once(machines: Machines) -> None:
+    machines.gpus = 1
+    with pytest.raises(UserError, match="cluster has 2 nodes with 1 GPU and 8 CPUs; the run asks"):
+        reserve(PLAN, timeout=1000)
+    assert (machines.asked, machines.now) == ([], 0)
 
 
-def test_a_plan_that_does_not_fit_is_told_with_what_there_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Five bundles of 2 CPUs and 1 GPU, and one of a half and 1."""
-    reserved(monkeypatch, 0, 99)
-    with pytest.raises(UserError) as caught:
-        reserve(PLAN, timeout=5)
-    assert str(caught.value).startswith(
-        "the cluster has 4 CPUs and 0 GPUs, the run asks for 10.5 and 6: use fewer ranks"
-    )
+def test_nodes_that_join_late_are_waited_for_where_some_may(machines: Machines) -> None:
+    machines.joins_at = 30.0
+    with pytest.raises(UserError, match="cluster has 1 node with 3 GPUs"):
+        reserve(PLAN, timeout=1000)
+    assert machines.now == 0
+    assert reserve(PLAN, timeout=1, joining=60).nodes["shared"] == ["a", "a", "b", "b"]
+    assert 30 <= machines.now < 31
+    assert machines.told == ["waiting for more nodes to join the cluster"]
+    machines.now, machines.joins_at = 0.0, 1000.0
+    with pytest.raises(UserError, match="cluster has 1 node with 3 GPUs"):
+        reserve(PLAN, timeout=1000, joining=60)
+    assert 60 <= machines.now < 61
+
+
+def test_other_work_is_waited_for(machines: Machines) -> None:
+    machines.free_at = 30.0
+    assert reserve(PLAN, timeout=60).nodes["scorer"] == ["a"]
+    assert 30 <= machines.now < 31
+    assert machines.told == ["waiting for what other work holds in the cluster"]
+
+
+def test_other_work_is_not_waited_for_without_end(machines: Machines) -> None:
+    machines.free_at = 1000.0
+    with pytest.raises(UserError, match="for 60 s now: wait .* longer ray.start_timeout"):
+        reserve(PLAN, timeout=60)
+    assert machines.asked == []
+
+
+def test_where_other_work_was_faster_nothing_stays_reserved(machines: Machines) -> None:
+    machines.refused = 1
+    found = reserve(PLAN, timeout=60)
+    assert len(machines.asked) == 4
+    assert len(machines.removed) == 2
+    assert not set(machines.removed) & set(found.groups.values())

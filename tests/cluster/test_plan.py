@@ -31,9 +31,9 @@ def online(settings: RunConfig, **changes: Any) -> Plan:
 
 
 def bundles_of(plan: Plan, group: str) -> list[int]:
-    """Index of the first bundle of each actor of the group."""
+    """The bundle of each actor of the group: of an engine that spans several, its first."""
     spec = plan.groups[group]
-    return [spec.first_bundle + i * spec.bundles_per_actor for i in range(spec.num_actors)]
+    return [spec.bundle_of(rank) for rank in range(spec.num_actors)]
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_colocated_groups_share_the_gpus_of_the_widest() -> None:
     assert bundles_of(plan, "engine") == [0, 1]
 
 
-def test_colocated_actors_fit_into_their_bundle() -> None:
+def test_a_colocated_bundle_has_a_core_for_each_actor_in_it() -> None:
     plan = online(config(engines=4), device="cuda")
     for bundle, resources in enumerate(plan.bundles["shared"]):
         here = [name for name in plan.groups if bundle in bundles_of(plan, name)]
-        assert sum(plan.groups[name].num_cpus for name in here) <= resources["CPU"]
+        assert sum(plan.groups[name].num_cpus for name in here) == resources["CPU"]
         assert sum(plan.groups[name].num_gpus for name in here) <= resources["GPU"]
 
 
@@ -129,10 +129,57 @@ def test_separate_groups_have_gpus_of_their_own() -> None:
         assert all(bundle["GPU"] == spec.num_gpus for bundle in plan.bundles[name])
 
 
+def spread(settings: RunConfig, **nodes: int) -> RunConfig:
+    """With these numbers of nodes."""
+    changed = {name: replace(vars(settings)[name], num_nodes=n) for name, n in nodes.items()}
+    return replace(settings, **changed)
+
+
 def test_nodes_multiply_ranks() -> None:
-    settings = config()
-    two = replace(settings, actor=replace(settings.actor, num_nodes=2))
-    assert online(two, device="cuda").total("GPU") == 8
+    settings = config(engines=4, width=2)
+    plan = online(spread(settings, actor=2), device="cuda")
+    assert plan.total("GPU") == 8
+    assert plan.nodes == {"shared": [0, 0, 0, 0, 1, 1, 1, 1]}
+    assert bundles_of(plan, "engine") == [0, 2, 4, 6], "each on the GPUs of two ranks of one node"
+
+
+def test_colocated_groups_are_on_as_many_nodes_as_they_say() -> None:
+    """The policy has 1 x 4 ranks, the critic 2 x 2, the scorers 3 x 3."""
+    plan = online(spread(config(), critic=2, ref=3), device="cuda")
+    assert plan.nodes == {"shared": [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]}
+    assert bundles_of(plan, "policy") == [0, 1, 2, 3]
+    assert bundles_of(plan, "critic") == [0, 1, 4, 5]
+    assert bundles_of(plan, "scorer") == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_groups_apart_are_on_as_many_nodes_as_they_say_and_engines_anywhere(device: Any) -> None:
+    plan = online(spread(config(colocate=False), actor=2, ref=2), device=device)
+    assert plan.nodes == {
+        "policy": [0, 0, 0, 0, 1, 1, 1, 1], "critic": [0, 0], "scorer": [0, 0, 0, 1, 1, 1],
+    }  # fmt: skip
+
+
+def test_the_actors_of_a_cpu_node_share_its_cores() -> None:
+    """On one of two nodes: 4 + 2 + 3 ranks and at most 2 of 3 engines."""
+    plan = online(spread(config(engines=3), actor=2, ref=2), device="cpu", num_cpus=5.5)
+    assert {spec.num_cpus for spec in plan.groups.values()} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("width", "per_node", "fits"), [(2, 4, True), (4, 6, False), (3, 4, False)]
+)
+def test_a_colocated_engine_stays_within_a_node(width: int, per_node: int, fits: bool) -> None:
+    settings = replace(
+        config(width=width, engines=2 * per_node // width),
+        actor=Actor(num_nodes=2, num_gpus_per_node=per_node),
+        train=Train(batch_size=2 * per_node),
+    )
+    if fits:
+        assert online(settings, device="cuda").total("GPU") == 2 * per_node
+        return
+    with pytest.raises(UserError, match=f"size {width} does not divide .* {per_node}, so that"):
+        online(settings, device="cuda")
 
 
 def test_a_colocated_engine_takes_the_gpus_of_the_ranks_and_counts_for_none_itself() -> None:

@@ -14,10 +14,12 @@ from rto.cluster import build, launch
 from rto.cluster import session as session_module
 from rto.cluster.build import Actors
 from rto.cluster.groups import ActorGroup
+from rto.cluster.node_checks import Needs
 from rto.cluster.placement import Placement
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.session import session, warm_actors
 from rto.sections.run_config import RunConfig
+from rto.sections.runtime import Cluster
 
 CONFIG = RunConfig()
 CPU = Plan({"policy": GroupSpec(1, 1.0, 0.0, "policy")}, {}, "cpu", colocated=False)
@@ -33,6 +35,8 @@ class Ray:
     up: bool = False
     bundles: list[Plan] = field(default_factory=list)
     killed: list[Handle] = field(default_factory=list)
+    limits: list[tuple[float, float]] = field(default_factory=list)
+    """How long room for actors, and nodes that join, were waited for."""
 
     def start(self, settings: Any, **options: Any) -> bool:
         joined, self.up = self.up, True
@@ -41,8 +45,9 @@ class Ray:
     def stop(self) -> None:
         self.up = False
 
-    def reserve(self, plan: Plan, *, timeout: float) -> Placement:
+    def reserve(self, plan: Plan, *, timeout: float, joining: float) -> Placement:
         self.bundles.append(plan)
+        self.limits.append((timeout, joining))
         return Placement(plan, {"policy": object()})  # pyright: ignore
 
     def release(self, given: Placement) -> None:
@@ -99,13 +104,59 @@ def test_a_cluster_that_was_joined_before_stays_joined(ray: Ray) -> None:
 def test_bundles_that_cannot_be_had_leave_no_ray_behind(
     ray: Ray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(plan: Plan, *, timeout: float) -> Placement:
+    def full(plan: Plan, **limits: float) -> Placement:
         raise ValueError("full")
 
     monkeypatch.setattr(session_module, "reserve", full)
     with pytest.raises(ValueError, match="full"):
         one_run()
     assert not ray.up
+
+
+def test_nodes_are_ready_before_a_run_has_its_actors(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Placement, Needs]] = []
+    needs = Needs({"policy": ["m"]})
+    monkeypatch.setattr(session_module, "prepare_nodes", lambda *given: asked.append(given))
+    with session(CONFIG, CPU, logs=Path(), needs=needs) as actors:
+        assert asked == [(actors.placement, needs)]
+
+    def lacks(placement: Placement, needs: Needs) -> None:
+        raise ValueError("lacks a model")
+
+    monkeypatch.setattr(session_module, "prepare_nodes", lacks)
+    with pytest.raises(ValueError, match="lacks a model"):
+        one_run()
+    assert (ray.bundles, ray.up) == ([], False)
+
+
+@pytest.mark.parametrize(("plan", "given", "limit"), [
+    (CPU, None, 300), (GPU, None, 1200), (GPU, 7.5, 7.5),
+])  # fmt: skip
+def test_how_long_actors_may_take_depends_on_what_they_start_on(
+    ray: Ray, plan: Plan, given: float | None, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address, joining in ((None, 0), ("10.0.0.1:6379", 60)):
+        monkeypatch.setattr(launch, "cluster_address", lambda settings, found=address: found)
+        config = RunConfig(ray=Cluster(start_timeout=given))
+        with session(config, plan, logs=Path()) as actors:
+            pending = Waited()
+            actors.starting.append(pending)  # pyright: ignore
+            actors.wait()
+        assert ray.limits.pop() == (limit, joining), "only a cluster that is joined may still grow"
+        assert pending.limit == limit
+
+
+@dataclass
+class Waited:
+    """Actors that are ready at once; notes how long they would be waited for."""
+
+    group: ActorGroup = field(default_factory=lambda: ActorGroup("policy", [], 1.0))
+    limit: float | None = None
+
+    def get(self, timeout: float) -> None:
+        self.limit = timeout
 
 
 def test_warm_processes_serve_the_next_run_and_end_with_the_last(ray: Ray) -> None:

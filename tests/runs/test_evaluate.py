@@ -123,6 +123,8 @@ def test_every_policy_answers_the_same_prompts_with_the_same_seeds(transports: T
     assert values(found["a"].rollouts) == values(found["again"].rollouts)
     assert token_rows(found["a"].rollouts) != token_rows(found["b"].rollouts)
     assert len(transports.local.opened) == 1, "one engine takes their weights in turn"
+    (needs,) = transports.local.needs
+    assert (needs.models, needs.folder) == ({"engine": ["1"], "scorer": ["r", "rm"]}, None)
 
 
 def test_answers_are_scored_by_the_reference_and_the_reward_models(transports: Transports) -> None:

@@ -175,6 +175,7 @@ def test_another_reference_has_an_actor_until_all_rows_are_scored(
     (actors,) = session.opened
     assert actors.models is not None
     assert dict(actors.models.paths) == {Role.REFERENCE: str(other)}
+    assert session.needs[0].models["scorer"] == [str(other)]
     assert actors.ended == ["scorer"]
     tokens = collate_groups(PAIRS, pad_token_id=0)
     ratio = (bigram_logprobs(bigram(), tokens) - bigram_logprobs(bigram(3), tokens)).sum(-1)

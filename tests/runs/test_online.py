@@ -108,6 +108,8 @@ def test_a_run_ends_with_the_figures_of_its_last_iteration_and_what_it_proved(
     assert rollouts == [f"iter_00000{i}.parquet" for i in range(3)]
     said = capsys.readouterr().out
     assert "reward source: the fours" in said
+    (needs,) = session.needs
+    assert (needs.folder, needs.models["policy"]) == (folder.path, [model])
     for shown in online.PROVEN.values():
         assert said.count(shown) == 1
     for name in online.PROVEN:

@@ -14,6 +14,7 @@ from rto.sections.training import Actor, Reward
 
 NO_PATHS = {
     "ckpt.best_metric_key",
+    "ckpt.mirror",
     "data.chosen_key",
     "data.columns",
     "data.config_name",

@@ -22,8 +22,10 @@ from torch import Tensor
 from rto.cluster.actors import TrainerSpec
 from rto.cluster.build import Actors, Models, Progress, silent
 from rto.cluster.calls import Engines, Scorers, Trainers
+from rto.cluster.node_checks import Needs
 from rto.cluster.placement import Placement
 from rto.cluster.plan import Plan
+from rto.cluster.session import NOTHING
 from rto.protocols import Method
 from rto.rollout.engine import Transport
 from rto.sections.run_config import RunConfig
@@ -168,12 +170,17 @@ def local_actors(config: RunConfig, plan: Plan | None = None, **parts: Any) -> L
 
 @dataclass
 class LocalSession:
-    """Stands in for ``rto.cluster.session.session``; ``opened`` holds the actors of each run."""
+    """Stands in for ``rto.cluster.session.session``; ``opened`` holds the actors of each run, and
+    ``needs`` what they need of their nodes."""
 
     parts: Mapping[str, Any] = field(default_factory=dict)
     opened: list[LocalActors] = field(default_factory=list)
+    needs: list[Needs] = field(default_factory=list)
 
     @contextmanager
-    def __call__(self, config: RunConfig, plan: Plan, *, logs: Path) -> Iterator[LocalActors]:
+    def __call__(
+        self, config: RunConfig, plan: Plan, *, logs: Path, needs: Needs = NOTHING
+    ) -> Iterator[LocalActors]:
         self.opened.append(local_actors(config, plan, **self.parts))
+        self.needs.append(needs)
         yield self.opened[-1]
