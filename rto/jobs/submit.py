@@ -62,9 +62,7 @@ def tell_package(job: Job) -> None:
     if job.working_dir is None:
         return
     found = package(job.working_dir, job.runtime_env.get("excludes") or [])
-    print(
-        f"package   {mib(found.size)} in {len(found.files)} files of {found.folder}, the largest:"
-    )
+    print(f"package   {mib(found.size)}, {len(found.files)} files of {found.folder}; the largest:")
     for name, size in found.largest:
         print(f"          {mib(size):>12}  {name}")
     check(found)
