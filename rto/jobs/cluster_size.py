@@ -74,7 +74,8 @@ def cluster_size(
     gpus = round(plan.total("GPU"))
     count = nodes or _nodes(run, gpus, gpus_per_node)
     per_node = gpus_per_node or math.ceil(gpus / count)
-    if gpus and (count * per_node < gpus or (count - 1) * per_node >= gpus):
+    spare = count * per_node - gpus
+    if spare < 0 or (gpus and spare >= per_node) or (spare and nodes and not gpus_per_node):
         raise UserError(
             f"--nodes {count} of {per_node} GPUs are {count * per_node} GPUs, the run asks for "
             f"{gpus}: use --nodes {math.ceil(gpus / per_node)}, or as many ranks and engines "

@@ -60,9 +60,9 @@ for _ in $$(seq 120); do
   sleep 1
 done
 
+trap 'kill -TERM "$${run:-}" 2>/dev/null || true' TERM
 RAY_ADDRESS="$$address:$$port" $line &
 run=$$!
-trap 'kill -TERM "$$run" 2>/dev/null || true' TERM
 code=0
 wait "$$run" || code=$$?
 # A signal ends the wait, not the run: it writes how it ended.
