@@ -162,7 +162,7 @@ def _require_data(command: str, config: RunConfig) -> None:
     data = config.data
     rows = data.prompt_dataset if command == "train" else data.dataset
     require(
-        rows or data.feedback,
+        bool(rows or data.feedback),
         f"no rows: give --data.feedback (or data.{own}), a path of the cluster's nodes",
     )
 

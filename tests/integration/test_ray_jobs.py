@@ -1,4 +1,4 @@
-"""The scripts of ray_jobs/ against a real Ray head with its job server, on loopback, with tokens."""
+"""The scripts of ray_jobs/ against a real Ray head on loopback, with token authentication."""
 
 from __future__ import annotations
 
