@@ -18,17 +18,28 @@ from rto.secrets import shown_url
 
 LOOK = 0.5
 """Seconds between two questions for a job's state."""
+NOT_YET = "No available agent"
+"""What a job server says until the agent of its head node answers."""
+START_SECONDS = 60
+"""How long that may take."""
 
 
 def send(client: JobSubmissionClient, what: Submission) -> str:
-    """Send a job; returns its id."""
-    return client.submit_job(
-        entrypoint=what.command,
-        runtime_env=dict(what.runtime_env),
-        metadata=what.metadata(),
-        entrypoint_num_cpus=what.resources.get("num_cpus"),
-        entrypoint_num_gpus=what.resources.get("num_gpus"),
-    )
+    """Send a job; returns its id. A head that has just started is waited for."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=what.command,
+                runtime_env=dict(what.runtime_env),
+                metadata=what.metadata(),
+                entrypoint_num_cpus=what.resources.get("num_cpus"),
+                entrypoint_num_gpus=what.resources.get("num_gpus"),
+            )
+        except RuntimeError as error:
+            if NOT_YET not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(LOOK)
 
 
 async def follow(client: JobSubmissionClient, job_id: str) -> JobStatus:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from job_server import Jobs, write_job
 
+from rto.jobs import submit as module
 from rto.jobs.submission import read_submission
 from rto.jobs.submit import main
 
@@ -90,3 +91,21 @@ def test_flags_of_the_run_are_checked(
 def test_no_job_server_is_a_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(write_job(tmp_path)), "--address", "http://127.0.0.1:1"]) == 2
     assert "no Ray job server at http://127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_head_that_has_just_started_is_waited_for(
+    tmp_path: Path,
+    server: Jobs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    server.not_yet = 3
+    sent = [str(write_job(tmp_path)), "--address", server.address]
+    assert main(sent) == 0
+    assert (len(server.submitted), server.not_yet) == (1, 0)
+    monkeypatch.setattr(module, "START_SECONDS", 0)
+    server.not_yet = 3
+    assert main(sent) == 2
+    assert "No available agent" in capsys.readouterr().err
+    assert server.not_yet == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,35 @@ def test_a_script_has_the_flags_that_it_shows(
     assert {flag for line in commands for flag in re.findall(r"(--\w+)", line)} - set(
         re.findall(r"--\w+", told)
     ) == set()
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [
+    found
+    for page in PAGES
+    for found in re.findall(r"^python ray_jobs/(\w+)\.py (.*)$|^python ray_jobs/(\w+)\.py$",
+                            page.read_text(), re.M)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "words", "alone"), COMMANDS)
+def test_a_command_of_the_pages_is_taken(
+    name: str, words: str, alone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Submit and render without a cluster; the others up to the question for a server."""
+    script, argv = name or alone, shlex.split(words)
+    nowhere = ["--address", "http://127.0.0.1:1"]
+    if script == "submit":
+        assert main_of(script)(["--dry_run", *argv]) == 0
+    elif script == "render":
+        assert main_of(script)(argv) == 0
+    else:
+        assert main_of(script)([*argv, *nowhere]) == 2
+        assert "no Ray job server at http://127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_the_pages_show_every_script() -> None:
+    assert {name or alone for name, _, alone in COMMANDS} == set(NAMES)
 
 
 def test_a_script_runs_from_any_folder(tmp_path: Path) -> None:

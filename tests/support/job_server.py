@@ -29,6 +29,8 @@ class Jobs:
     stopping: set[str] = field(default_factory=set)
     packages: set[str] = field(default_factory=set)
     """Ray's names of those that need not be uploaded."""
+    not_yet: int = 0
+    """How many jobs are refused because the head has just started."""
     address: str = ""
 
     def add(self, job_id: str, status: str, metadata: Mapping[str, str], **more: object) -> None:
@@ -75,6 +77,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/stop"):
             self.held.stopping.add(self.path.split("/")[3])
             self._say({"stopped": True})
+            return
+        if self.held.not_yet:
+            self.held.not_yet -= 1
+            self._say("No available agent to submit job, please try again later.", 500)
             return
         self.held.submitted.append(body)
         self._say({"job_id": "raysubmit_new", "submission_id": "raysubmit_new"})
