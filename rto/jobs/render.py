@@ -79,7 +79,9 @@ def to_slurm(job: Job, overrides: list[str], options: argparse.Namespace, run: R
     """
     if job.runtime_env.get("pip"):
         raise UserError("runtime_env.pip: Slurm installs nothing: install it where the job runs")
-    folder = job.working_dir or HERE
+    if run.config.ray.address != "auto":
+        overrides = [*overrides, "--ray.address", "auto"]  # Else it would start another cluster.
+    folder = HERE if job.working_dir in (None, ROOT) else job.working_dir
     return slurm.batch_script(
         name_of(job),
         going_on(job, overrides, run, str(folder / "runs" / name_of(job))),

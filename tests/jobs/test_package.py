@@ -138,7 +138,7 @@ def test_a_program_that_speaks_of_secrets_is_not(folder: Path, line: str) -> Non
 def test_examples_of_secret_files_and_other_files_are_not(folder: Path) -> None:
     (folder / ".env.example").write_text("API_KEY=planted1234")
     (folder / "id_rsa.pub").write_text("ssh-rsa AAAA")
-    (folder / "weights.bin").write_bytes(b"\0API_KEY=planted1234")
+    (folder / "weights.bin").write_bytes(b"API_KEY=planted1234\n\0")
     assert list(secrets(package(folder, []))) == []
 
 
@@ -150,3 +150,6 @@ def test_the_search_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "LARGEST_READ", 1000)
     monkeypatch.setattr(module, "MOST_READ", 100)
     assert list(secrets(package(folder, []))) == []
+    for number in range(5):
+        (folder / f"{number}.txt").write_text("API_KEY=planted1234\n")
+    assert 1 <= len(list(secrets(package(folder, [])))) < 5, "of all files together"

@@ -69,8 +69,18 @@ def test_the_batch_script_of_a_job(tmp_path: Path, capsys: pytest.CaptureFixture
         assert f"\n#SBATCH {line}\n" in text
     assert f"\ncd {ROOT}\n" in text
     assert "\nexport A='b c'\n" in text
-    flags = f"--train.max_steps 2 --ckpt.output_dir {ROOT}/runs/My-job --ckpt.load_enable true &\n"
-    assert f'RAY_ADDRESS="$address:$port" {RTO} {flags}' in text
+    flags = f"--ckpt.output_dir {ROOT}/runs/My-job --ckpt.load_enable true &\n"
+    line = f"{RTO} --train.max_steps 2 --ray.address auto {flags}"
+    assert f'RAY_ADDRESS="$address:$port" {line}' in text
+
+
+def test_a_run_joins_the_cluster_of_its_script(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(capsys, "slurm", job(tmp_path, f"{RTO} --ray.address auto"))
+    assert text.count("--ray.address auto") == 1
+    text = shown(capsys, "slurm", job(tmp_path, f"{RTO} --ray.address other:6379"))
+    assert "--ray.address other:6379 --ray.address auto --ckpt" in text
 
 
 def test_what_is_said_of_the_flags_is_no_part_of_the_file(
@@ -86,7 +96,8 @@ def test_what_is_said_of_the_flags_is_no_part_of_the_file(
 def test_a_run_folder_that_is_named_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    text = shown(capsys, form, job(tmp_path, f"{RTO} --ckpt.output_dir /shared/a/b"))
+    line = f"{RTO} --ray.address auto --ckpt.output_dir /shared/a/b"
+    text = shown(capsys, form, job(tmp_path, line))
     assert text.count("output_dir") == 1
     assert "--ckpt.output_dir /shared/a/b --ckpt.load_enable true" in text
 

@@ -22,8 +22,7 @@ def test_a_job_is_found_by_its_id(server: Jobs) -> None:
 
 def test_other_refusals_pass_as_they_are(server: Jobs) -> None:
     client = connect(server.address)
-    server.jobs["broken"] = {"type": "SUBMISSION"}
-    with pytest.raises(ValueError, match="status"):
+    with pytest.raises(RuntimeError, match="the head is out of order"):
         find(client, "broken")
 
 

@@ -65,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._say({} if found else "no such package", 200 if found else 404)
         elif self.path == "/api/jobs/":
             self._say([held.look(each) for each in held.jobs])
+        elif parts[2] == "broken":
+            self._say("the head is out of order", 500)
         elif parts[2] not in held.jobs:
             self._say(f"Job {parts[2]} does not exist", 404)
         elif parts[-1] == "logs":
