@@ -16,7 +16,7 @@ from rto.errors import RtoError, RunFailed, Terminated, UserError, told
 from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.run_folder import RunFolder
-from rto.tracking.signals import end_on_signals
+from rto.tracking.signals import as_signal, end_on_signals
 
 FULL = 32 << 20
 """Free bytes below which a disk counts as full."""
@@ -52,7 +52,7 @@ class RunState:
         if cause is None:
             self._write("finished", ended=_now(), exit_code=0, results=dict(self.results))
             return
-        end = self._end(cause)
+        end = self._end(as_signal(cause))
         match end:
             case RtoError():
                 status, code = "failed", end.exit_code

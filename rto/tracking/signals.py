@@ -9,6 +9,7 @@ from types import FrameType
 from rto.errors import Terminated
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+_received: list[Terminated] = []
 
 
 def end_on_signals() -> None:
@@ -19,10 +20,20 @@ def end_on_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    _received.clear()
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
 
 
+def as_signal(error: BaseException) -> BaseException:
+    """The error, or the signal behind it: while Ray waits for an answer, it makes a ``SystemExit``
+    of its own of what a handler raises."""
+    if isinstance(error, SystemExit) and not isinstance(error, Terminated) and _received:
+        return _received.pop()
+    return error
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(128 + number, f"ended by {signal.Signals(number).name}")
+    _received[:] = [Terminated(128 + number, f"ended by {signal.Signals(number).name}")]
+    raise _received[0]

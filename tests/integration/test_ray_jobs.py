@@ -1,8 +1,10 @@
-"""submit.py against a real Ray head with its job server, on loopback, with token authentication."""
+"""The scripts of ray_jobs/ against a real Ray head on loopback, with token authentication."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,9 +42,13 @@ class Head:
     ) -> subprocess.CompletedProcess[str]:
         path = folder / "job.yaml"
         path.write_text(yaml.safe_dump({"name": "test", "entrypoint": entrypoint}))
-        command = [sys.executable, "ray_jobs/submit.py", str(path), "--address", self.address]
+        return self.run("submit", str(path), *options, **env)
+
+    def run(self, script: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        own = [*words, "--"] if "--" not in words else list(words)
+        own[own.index("--") : own.index("--")] = ["--address", self.address]
         return subprocess.run(
-            [*command, *options],
+            [sys.executable, f"ray_jobs/{script}.py", *own],
             cwd=CHECKOUT,
             env={**self.env, **env},
             capture_output=True,
@@ -171,3 +177,53 @@ def test_a_driver_without_gpus_plans_for_those_of_the_cluster(head: Head, tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert "GPUs: 1" in done.stdout
     assert "dtype: bf16 (ds.param_dtype auto: this GPU has bf16" in done.stdout
+
+
+def test_a_run_is_stopped_and_goes_on(head: Head, tmp_path: Path) -> None:
+    build_base_model(tmp_path / "model", 0)
+    (tmp_path / "sft.jsonl").write_text('{"input": "a", "output": "b"}\n' * 8)
+    run = tmp_path / "run"
+    sft = [
+        "rto",
+        "sft",
+        "--ray.address",
+        "auto",
+        "--train.device",
+        "cpu",
+        "--ds.param_dtype",
+        "fp32",
+    ]
+    data = ["--data.dataset", str(tmp_path / "sft.jsonl"), "--data.output_key", "output"]
+    length = ["--train.batch_size", "2", "--train.max_epochs", "2000", "--ckpt.save_steps", "1"]
+    model = ["--actor.model_name_or_path", str(tmp_path / "model"), "--data.max_len", "64"]
+    entrypoint = [*sft, *data, *length, *model, "--ckpt.output_dir", str(run)]
+    sent = head.submit(tmp_path, entrypoint)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    job = re.findall(r"^submitted (\S+)$", sent.stdout, re.M)[0]
+    deadline = time.monotonic() + 120
+    while not any((run / "checkpoints").glob("step_*")):
+        assert time.monotonic() < deadline, head.run("logs", job).stdout
+        time.sleep(0.2)
+
+    listed = head.run("status")
+    assert re.search(rf"{job}.*RUNNING.*{str(run)[:20]}.*running, step \d+", listed.stdout), listed
+    refused = head.run("resume", job)
+    assert (refused.returncode, "is RUNNING: it has not ended" in refused.stderr) == (2, True)
+    stopped = head.run("stop", job)
+    assert f"{job} STOPPED (all its processes have ended)" in stopped.stdout, stopped
+    about = json.loads((run / "run.json").read_text())
+    assert (about["status"], "SIGTERM" in about["reason"]) == ("interrupted", True)
+    newest = max((run / "checkpoints").glob("step_*"))
+    assert f"checkpoint  {newest}" in stopped.stdout
+
+    more = str(int(newest.name.removeprefix("step_")) + 3)
+    ended = head.run("resume", job, "--follow", "--", "--train.max_steps", more)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"goes on from {newest}" in ended.stdout
+    assert f"going on at step {int(newest.name.removeprefix('step_')) + 1}" in ended.stdout
+    assert "SUCCEEDED" in ended.stdout.splitlines()[-1]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == list(range(int(more)))
+    assert TOKEN not in "".join(
+        each.stdout + each.stderr for each in (sent, listed, stopped, ended)
+    )

@@ -75,6 +75,8 @@ ROOMS = {
     "yaml_file",
     "functional": "types",
     "loop": "observe overlap protocols types",
+    "jobs": "cli cluster errors observe registry report resources runs secrets sections text "
+    "tracking types yaml_file",
     "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
     "moved": "",
@@ -104,11 +106,11 @@ ROOMS = {
 """Folder, or module, of rto/ -> those that it may import."""
 
 ONLY_IN = {
-    "ray": ("rto.cluster",),
+    "ray": ("rto.cluster", "rto.jobs"),
     "vllm": ("rto.rollout.vllm",),
     "deepspeed": ("rto.training.deepspeed",),
 }
-"""Heavy library -> the only place in the packages that imports it."""
+"""Heavy library -> the only places in the packages that import it."""
 
 
 def modules() -> dict[str, Path]:

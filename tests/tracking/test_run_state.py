@@ -155,3 +155,18 @@ def test_a_signal_ends_a_run_as_interrupted(folder: RunFolder, number: int, code
     assert caught.value.exit_code == caught.value.code == code
     name = signal.Signals(number).name
     assert about(folder)["reason"].startswith(f"ended by {name}; no checkpoint")
+
+
+def wait_as_ray_does() -> None:
+    """It makes an error of its own of what a signal's handler raises."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        raise SystemExit(1) from None
+
+
+def test_a_signal_that_comes_while_ray_waits_is_one_too(folder: RunFolder) -> None:
+    with pytest.raises(Terminated) as caught, RunState(folder, {}):
+        wait_as_ray_does()
+    assert caught.value.exit_code == 143
+    assert about(folder)["status"] == "interrupted"

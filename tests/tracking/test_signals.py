@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from rto.errors import Terminated
-from rto.tracking.signals import ENDING, end_on_signals
+from rto.tracking.signals import ENDING, as_signal, end_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,23 @@ def test_a_signal_is_an_exception_with_the_code_that_a_shell_would_see(number: i
     with pytest.raises(Terminated, match=f"ended by {signal.Signals(number).name}") as caught:
         os.kill(os.getpid(), number)
     assert caught.value.exit_code == 128 + number
+
+
+def test_what_a_library_makes_of_a_signal_is_the_signal() -> None:
+    end_on_signals()
+    assert isinstance(as_signal(made := SystemExit(1)), SystemExit)
+    assert as_signal(made) is made, "no signal came"
+    with pytest.raises(Terminated) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    other = ValueError("x")
+    assert as_signal(other) is other
+    assert as_signal(caught.value) is caught.value
+    assert as_signal(made) is caught.value
+    assert as_signal(made) is made, "told once"
+    with pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+    end_on_signals()
+    assert as_signal(made) is made, "a new run has had no signal"
 
 
 def test_nohup_is_respected() -> None:

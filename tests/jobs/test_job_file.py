@@ -1,47 +1,13 @@
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from job_server import write_job as write
 
-from ray_jobs.submit import load_job, main, validate
 from rto.errors import UserError
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-JOBS = sorted((CHECKOUT / "ray_jobs").glob("*.yaml"))
-
-
-def write(folder: Path, **content: object) -> Path:
-    path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump({"name": "n", "entrypoint": "python -c 1", **content}))
-    return path
-
-
-def test_there_are_three_jobs() -> None:
-    assert [path.stem for path in JOBS] == [
-        "quickstart_cpu",
-        "rto_llama3_8b_1xa100",
-        "rto_llama3_8b_8xa100",
-    ]
-
-
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_every_job_reads_and_its_run_parses(path: Path) -> None:
-    job = load_job(path)
-    assert validate(job, ["--dpo_reward_scale", "0.1"])
-    with pytest.raises(UserError, match="dpo_reward_scal"):
-        validate(job, ["--dpo_reward_scal", "0.1"])
-
-
-def test_overrides_reach_the_command_as_they_were_typed(tmp_path: Path) -> None:
-    job = load_job(write(tmp_path, entrypoint="echo first"))
-    overrides = ["two words", "$HOME", "it's", "--a=b"]
-    done = subprocess.run(["sh", "-c", job.command(overrides)], capture_output=True, text=True)
-    assert done.stdout == "first two words $HOME it's --a=b\n"
+from rto.jobs.job_file import check_overrides, load_job
+from rto.jobs.submit import main
 
 
 def test_a_list_is_quoted_and_a_line_is_not(tmp_path: Path) -> None:
@@ -49,25 +15,11 @@ def test_a_list_is_quoted_and_a_line_is_not(tmp_path: Path) -> None:
     assert load_job(write(tmp_path, entrypoint="echo $HOME")).entrypoint == "echo $HOME"
 
 
-def test_without_working_dir_the_checkout_and_its_interpreter_are_used(tmp_path: Path) -> None:
-    entrypoint = "pwd; command -v python"
-    job = load_job(write(tmp_path, entrypoint=entrypoint, runtime_env={"excludes": ["runs"]}))
-    done = subprocess.run(
-        ["sh", "-c", job.command([])], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    assert done.stdout.splitlines() == [str(CHECKOUT), str(Path(sys.executable).parent / "python")]
-    assert job.remote_env() == {}
-
-
-def test_a_working_dir_is_uploaded_from_the_checkout(tmp_path: Path) -> None:
-    env = {"working_dir": ".", "excludes": ["runs"], "env_vars": {"A": "1"}, "pip": None}
-    job = load_job(write(tmp_path, runtime_env=env))
-    assert job.command(["x"]) == "python -c 1 x"
-    assert job.remote_env() == {
-        "working_dir": str(CHECKOUT),
-        "excludes": ["runs"],
-        "env_vars": {"A": "1"},
-    }
+def test_overrides_may_refer_to_a_secret_and_not_hold_it() -> None:
+    check_overrides(["--reward.remote_url", "http://h?sig=$SIG"])
+    with pytest.raises(UserError, match="behind -- hold a secret") as refused:
+        check_overrides(["--reward.remote_url", "http://h?sig=planted"])
+    assert "planted" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -128,46 +80,11 @@ def test_bad_job_files(
     assert "planted" not in error
 
 
-def test_dry_run_prints_and_submits_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path)
-    address = "http://127.0.0.1:1"
-    assert main([str(path), "--dry_run", "--address", address, "--", "--x", "a b"]) == 0
-    out = capsys.readouterr().out
-    assert shlex.quote("a b") in out
-    assert address in out
-
-
 def test_what_names_a_secret_without_holding_it_is_taken(tmp_path: Path) -> None:
     env = {"HF_TOKEN": "${HF_TOKEN}", "RAY_AUTH_MODE": "token", "TOKENIZERS_PARALLELISM": "false"}
     entrypoint = "HF_TOKEN=$HF_TOKEN rto train --data.input_key question"
     job = load_job(write(tmp_path, entrypoint=entrypoint, runtime_env={"env_vars": env}))
     assert (job.entrypoint, job.runtime_env["env_vars"]) == (entrypoint, env)
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--train.max_steps", "2"], "--train.max_steps: flags of the run stand behind --"),
-        (["--folow"], "submit: unknown argument --folow: did you mean --follow?\n"),
-        (["--address"], "submit: argument --address: expected one argument\n"),
-        (["--", "--reward.remote_url", "http://h?sig=planted"], "behind -- hold a secret"),
-    ],
-)
-def test_flags_of_the_run_are_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
-) -> None:
-    assert main([str(write(tmp_path)), "--dry_run", *flags]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
-    assert "planted" not in error
-
-
-def test_no_job_server_is_a_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(write(tmp_path)), "--address", "http://127.0.0.1:1"]) == 2
-    assert "no Ray job server at http://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_not_yaml_and_not_there(tmp_path: Path) -> None:
