@@ -78,7 +78,7 @@ ROOMS = {
     "models": "batching errors functional sections types",
     "moved": "",
     "observe": "functional types",
-    "planning": "models",
+    "planning": "errors models report rollout sections",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",

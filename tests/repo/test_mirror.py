@@ -45,6 +45,7 @@ ELSEWHERE = {
     "rto/methods/sft.py": "tests/methods/test_offline_methods.py",
     "rto/models/hub.py": "names that are no files: tests/models/test_load.py",
     "rto/models/lora.py": "adapters under DeepSpeed: tests/integration/test_options.py",
+    "rto/planning/rates.py": "constants, each in the arithmetic of tests/planning/test_cost.py",
     "rto/protocols.py": "types alone; the fakes of the tests satisfy them: tests/test_loop.py",
     "rto/quickstart/run.py": "the whole recipe: tests/integration/test_readme.py",
     "rto/quickstart/stages.py": "records of tests/quickstart/test_recipe.py",
