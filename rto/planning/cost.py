@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rto.planning.decoding import generate
-from rto.planning.job import Job, Parts, Stage, add, forward_flops, trained_params
+from rto.planning.engine import GIB
+from rto.planning.job import Job, Parts, Stage, add, forward_flops
 from rto.planning.network import all_gather, all_reduce
 from rto.planning.rates import Rates
 from rto.planning.shape import ModelShape
-from rto.sections.training import Trained
+from rto.planning.states import Trained
 
-GIB = 1024**3
 ADAM_BYTES = 28
 """Read and written per parameter by AdamW in fp32: weight, gradient and two means; the first and
 the means are written back."""
@@ -69,7 +69,7 @@ def iteration(job: Job, rates: Rates, *, lag: int = 0) -> Iteration:
     )
     stages = tuple(_as_measured(stage, rates) for stage in stages)
     seconds = sum(stage.seconds for stage in stages)
-    if lag > 0 and not job.config.train.colocate_all:
+    if lag > 0 and not job.shared:
         sampling, scoring, updating = (stage.seconds for stage in stages[:3])
         seconds -= min(sampling, scoring + updating)
     return Iteration(stages, seconds, job.sequences)
@@ -89,75 +89,74 @@ def score(job: Job, rates: Rates) -> Stage:
         return forward_flops(shape, job.forward_tokens, job.context) / (actors * peak)
 
     groups: list[dict[str, float]] = []
-    for name, section, shape in job.trained:
+    for name, model in job.setup.trained.items():
         if name == "critic" or job.scores_policy:
-            parts = {name: forward(shape, section.num_ranks)}
+            parts = {name: forward(model.shape, model.ranks)}
             if config.ds.zero_stage == 3:
-                share = job.forward_tokens / section.num_ranks
+                share = job.forward_tokens / model.ranks
                 count = _micro_batches(share, config.rollout.max_tokens_per_gpu)
-                parts["gathering weights"] = count * _gather(job, shape, section.num_ranks, rates)
+                parts["gathering weights"] = count * _gather(job, model, rates)
             groups.append(parts)
-    if job.frozen:
-        frozen = sum(forward(shape, config.ref.num_replicas) for shape in job.frozen)
+    frozen_models = job.setup.frozen
+    if frozen_models:
+        frozen = sum(forward(shape, config.ref.num_replicas) for shape in frozen_models)
         parts = {"frozen models": frozen}
         if config.ref.offload:
-            size = sum(shape.params for shape in job.frozen) * job.width
+            size = sum(shape.params for shape in frozen_models) * job.width
             parts["moving them to the GPU"] = size / (job.machine.card.pcie * 1e9 * rates.pcie)
         groups.append(parts)
-    return Stage("score", _together(groups, shared=config.train.colocate_all))
+    return Stage("score", _together(groups, shared=job.shared))
 
 
 def update(job: Job, rates: Rates) -> Stage:
     """Forward, backward and collectives of every micro-batch, and the optimizer's steps."""
-    groups = [_update(job, section, shape, rates) for _, section, shape in job.trained]
-    return Stage("update", _together(groups, shared=job.config.train.colocate_all))
+    groups = [_update(job, model, rates) for model in job.setup.trained.values()]
+    return Stage("update", _together(groups, shared=job.shared))
 
 
-def _update(job: Job, section: Trained, shape: ModelShape, rates: Rates) -> dict[str, float]:
-    config, ranks = job.config, section.num_ranks
+def _update(job: Job, model: Trained, rates: Rates) -> dict[str, float]:
+    config, ranks = job.config, model.ranks
     # In units of a forward: the gradient of the activations is one more, that of the weights
     # another (adapters have next to none), and so is a second forward.
-    passes = (2 if config.ds.lora.rank else 3) + section.gradient_checkpointing_enable
+    passes = (2 if model.adapted else 3) + model.checkpointing
     tokens = job.forward_tokens * config.train.max_epochs
-    products = passes * forward_flops(shape, tokens, job.context)
+    products = passes * forward_flops(model.shape, tokens, job.context)
     steps = config.steps_per_iteration
     per_step = tokens / steps / ranks
     parts = {"products": products / (ranks * job.peak * rates.training)}
-    trained = trained_params(shape, config.ds.lora.rank)
-    parts |= _optimizer(job, trained, ranks, steps, rates)
+    parts |= _optimizer(job, model, steps, rates)
     micro = _micro_batches(per_step, config.train.max_tokens_per_gpu)
     if config.train.micro_batch_size is not None:
         rows = config.train.batch_size / ranks
         micro = max(micro, math.ceil(rows / config.train.micro_batch_size))
     if ranks > 1:
-        parts["collectives"] = steps * _collectives(job, shape, trained, ranks, micro, rates)
+        parts["collectives"] = steps * _collectives(job, model, micro, rates)
     return parts
 
 
-def _optimizer(job: Job, trained: int, ranks: int, steps: int, rates: Rates) -> dict[str, float]:
+def _optimizer(job: Job, model: Trained, steps: int, rates: Rates) -> dict[str, float]:
     """AdamW on each rank's part, over its card's memory; or on the host, with gradients there and
     weights back."""
     card, ds = job.machine.card, job.config.ds
-    part = trained / (ranks if ds.zero_stage >= 1 else 1)
+    part = model.params / (model.ranks if ds.zero_stage >= 1 else 1)
     if not ds.adam_offload:
         return {"optimizer": steps * part * ADAM_BYTES / (card.hbm * 1e9 * rates.hbm)}
-    beside = min(ranks, job.machine.per_node)
+    beside = min(model.ranks, job.machine.per_node)
     moved = part * (4 + job.width) / (card.pcie * 1e9 * rates.pcie)
     return {"optimizer on the host": steps * (part * beside / rates.host_adam + moved)}
 
 
-def _collectives(
-    job: Job, shape: ModelShape, trained: int, ranks: int, micro: int, rates: Rates
-) -> float:
+def _collectives(job: Job, model: Trained, micro: int, rates: Rates) -> float:
     """Of one optimizer step, as DeepSpeed 0.19 does them: stage 0 sums the gradients, stage 1 and
     2 sum them and gather the weights that the ranks have stepped (2 sums after every micro-batch,
     for it keeps no whole gradients), stage 3 gathers the weights for every forward and backward
     and leaves each rank its part of the gradients (1.5 times the bytes of stage 2; Rajbhandari et
     al. 2020, section 7.2)."""
-    stage, machine, gradients = job.config.ds.zero_stage, job.machine, trained * job.width
+    stage, machine, ranks = job.config.ds.zero_stage, job.machine, model.ranks
+    gradients = model.params * job.width
     if stage == 3:
-        gathered = 2 * _gather(job, shape, ranks, rates)
-        scattered = all_gather(machine, ranks, gradients, rates, calls=_layers(shape))
+        gathered = 2 * _gather(job, model, rates)
+        scattered = all_gather(machine, ranks, gradients, rates, calls=_layers(model.shape))
         return micro * (gathered + scattered)
     summed = all_reduce(machine, ranks, gradients, rates)
     if stage == 0:
@@ -166,10 +165,10 @@ def _collectives(
     return times * summed + all_gather(machine, ranks, gradients, rates)
 
 
-def _gather(job: Job, shape: ModelShape, ranks: int, rates: Rates) -> float:
+def _gather(job: Job, model: Trained, rates: Rates) -> float:
     """All weights once, layer by layer."""
-    size = shape.params * job.width
-    return all_gather(job.machine, ranks, size, rates, calls=_layers(shape))
+    size, calls = model.shape.params * job.width, _layers(model.shape)
+    return all_gather(job.machine, model.ranks, size, rates, calls=calls)
 
 
 def _layers(shape: ModelShape) -> int:
@@ -180,10 +179,10 @@ def sync(job: Job, rates: Rates) -> Stage:
     """The policy's weights to every engine, and the proof that they are there."""
     card, config = job.machine.card, job.config
     engines, width = config.vllm.num_engines, config.vllm.tensor_parallel_size
-    size = job.policy.params * job.width
+    size = job.setup.policy.shape.params * job.width
     parts = {"engines wake and prove": rates.push_fixed + PUSH_CALLS * engines * rates.call}
     if config.ds.zero_stage == 3:
-        parts["gathering weights"] = _gather(job, job.policy, config.actor.num_ranks, rates)
+        parts["gathering weights"] = _gather(job, job.setup.policy, rates)
     if job.transport == "ipc":
         call = rates.call + engines * width * rates.handle
         parts["calls for each GiB"] = math.ceil(size / GIB) * engines * call
@@ -205,13 +204,13 @@ def checkpoint(job: Job, rates: Rates) -> Stage:
     every = job.config.ckpt.save_steps
     if every < 1:
         return Stage("checkpoint", {"none before the end": 0.0})
-    rate, lora = rates.storage * 1e9, job.config.ds.lora.rank
+    rate = rates.storage * 1e9
     states = job.width + (12 if job.width == 2 else 8)
     written = sum(
-        trained_params(shape, lora) * states / (rate * job.machine.nodes_of(section.num_ranks))
-        for _, section, shape in job.trained
+        model.params * states / (rate * job.machine.nodes_of(model.ranks))
+        for model in job.setup.trained.values()
     )
-    exported = job.policy.params * job.width / rate
+    exported = job.setup.policy.shape.params * job.width / rate
     return Stage(
         "checkpoint",
         {"weights and optimizer": written / every, "export by one node": exported / every},
@@ -220,13 +219,8 @@ def checkpoint(job: Job, rates: Rates) -> Stage:
 
 def driver(job: Job, rates: Rates) -> Stage:
     """What the one process of the loop does between the stages."""
-    config = job.config
-    actors = {
-        "engine": config.vllm.num_engines,
-        "scorer": config.ref.num_replicas if job.frozen else 0,
-        **{name: section.num_ranks for name, section, _ in job.trained},
-    }
-    calls = sum(CALLS[name] * count for name, count in actors.items())
+    groups = job.setup.plan.groups
+    calls = sum(CALLS[name] * spec.num_actors for name, spec in groups.items())
     return Stage(
         "driver",
         {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from rto.planning.engine import GIB, LARGE_SEQUENCES, SEQUENCES
 from rto.planning.job import Job, Stage, add, forward_flops, matrix_params
+from rto.planning.memory import engine_of
 from rto.planning.rates import Rates
 from rto.planning.shape import ModelShape
 
-GIB = 1024**3
 SLICES = 64
 """Of a response's length, where the number of running sequences is taken as constant."""
 
@@ -21,7 +22,7 @@ def generate(job: Job, rates: Rates) -> Stage:
     (1 - t/longest)^k; k follows from the mean. Where an engine has more sequences than it can run
     at once, it is full until the last of them have begun.
     """
-    card, shape, vllm = job.machine.card, job.policy, job.config.vllm
+    card, shape, vllm = job.machine.card, job.setup.policy.shape, job.config.vllm
     width = vllm.tensor_parallel_size
     count = math.ceil(job.sequences / vllm.num_engines)
     prompts = math.ceil(job.config.rollout.batch_size / vllm.num_engines)
@@ -34,7 +35,7 @@ def generate(job: Job, rates: Rates) -> Stage:
     }
     mean, longest = min(job.response_tokens, job.longest), job.longest
     k = longest / mean - 1
-    running = min(count, max_running(job, rates))
+    running = min(count, max_running(job))
     full = (running, (count - running) * mean / running, job.prompt_tokens + longest / (k + 2))
     slices: list[tuple[float, float, float]] = [full]
     for i in range(SLICES):
@@ -56,7 +57,7 @@ def _decode(
     bandwidth: float,
 ) -> dict[str, float]:
     """``steps`` steps of one engine with ``active`` sequences of ``context`` tokens each."""
-    shape, width = job.policy, job.config.vllm.tensor_parallel_size
+    shape, width = job.setup.policy.shape, job.config.vllm.tensor_parallel_size
     weights = matrix_params(shape) * job.width / bandwidth
     cache = active * context * cache_bytes(shape, job.width) / bandwidth
     products = forward_flops(shape, active, context) / peak
@@ -75,12 +76,8 @@ def cache_bytes(shape: ModelShape, width: int) -> int:
     return 2 * shape.layers * shape.kv_width * width
 
 
-def max_running(job: Job, rates: Rates) -> int:
+def max_running(job: Job) -> int:
     """Sequences that one engine runs at once: vLLM's own limit, or what its cache holds."""
-    card, vllm = job.machine.card, job.config.vllm
-    most = 1024 if card.usable_gib >= 70 and card.name != "A100" else 256
-    share = vllm.memory_share("ranks" if job.config.train.colocate_all else "nothing")
-    room = (share * card.usable_gib - rates.engine_overhead_gib) * GIB * vllm.tensor_parallel_size
-    cache = room - job.policy.params * job.width
-    tokens = cache / cache_bytes(job.policy, job.width)
-    return max(1, min(most, int(tokens / (job.prompt_tokens + job.response_tokens))))
+    large = engine_of(job.setup, job.machine.card.usable_gib * GIB).large
+    held = int(job.cache_tokens / (job.prompt_tokens + job.response_tokens))
+    return max(1, min(LARGE_SEQUENCES if large else SEQUENCES, held))

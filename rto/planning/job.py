@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rto.cluster.plan import choose_transport
 from rto.planning.cards import Machine
+from rto.planning.memory import Setup
 from rto.planning.shape import ModelShape
+from rto.planning.states import width
 from rto.rollout.engine import Transport
 from rto.sections.run_config import RunConfig
-from rto.sections.training import Trained
 
 Parts = Mapping[str, float]
 """What takes the time -> seconds."""
@@ -32,30 +34,41 @@ class Stage:
 
 @dataclass(frozen=True)
 class Job:
-    """An online run on a machine: its settings, and what they do not say.
+    """An online run on a machine, and what its settings do not say.
 
     ``prompt_tokens`` and ``response_tokens`` are means. The longest response of an iteration is
     taken to reach the limit.
     """
 
-    config: RunConfig
+    setup: Setup
     machine: Machine
-    policy: ModelShape
-    transport: Transport
     prompt_tokens: float
     response_tokens: float
-    critic: ModelShape | None = None
-    frozen: tuple[ModelShape, ...] = ()
-    """Each model once that the scorers hold: reference, DPO models, reward models."""
+    cache_tokens: int
+    """What an engine's cache holds."""
     scores_policy: bool = True
     """False where the update's own forward gives the log-probs: one optimizer step per rollout."""
     shares_prompts: bool = True
     """Whether a forward reads the prompt of a group once."""
 
     @property
+    def config(self) -> RunConfig:
+        return self.setup.config
+
+    @property
+    def shared(self) -> bool:
+        """Whether the groups are on the same GPUs."""
+        return self.setup.plan.colocated
+
+    @property
+    def transport(self) -> Transport:
+        plan = self.setup.plan
+        return choose_transport(self.config, device=plan.device, colocated=plan.colocated)
+
+    @property
     def width(self) -> int:
         """Bytes of a weight."""
-        return 2 if self.config.ds.dtype == "bf16" else 4
+        return width(self.config.ds)
 
     @property
     def peak(self) -> float:
@@ -87,14 +100,6 @@ class Job:
         """Tokens of the iteration's arrays: every response has the room of the longest."""
         return self.sequences * self.longest
 
-    @property
-    def trained(self) -> list[tuple[str, Trained, ModelShape]]:
-        """(group, its settings, its model) of those that learn."""
-        pairs: list[tuple[str, Trained, ModelShape]] = [("policy", self.config.actor, self.policy)]
-        if self.critic is not None:
-            pairs.append(("critic", self.config.critic, self.critic))
-        return pairs
-
 
 def matrix_params(shape: ModelShape) -> int:
     """Parameters that a token is multiplied with: all but a table that is only looked up in."""
@@ -106,16 +111,6 @@ def forward_flops(shape: ModelShape, tokens: float, context: float) -> float:
     with ``context`` earlier tokens (Kaplan et al. 2020, section 2.1)."""
     layers = shape.layers + shape.encoder_layers
     return tokens * (2 * matrix_params(shape) + 4 * layers * shape.q_width * context)
-
-
-def trained_params(shape: ModelShape, rank: int) -> int:
-    """All of them, or with adapters of ``rank`` those of every matrix of every layer."""
-    if rank == 0:
-        return shape.params
-    hidden, inner = shape.hidden, shape.intermediate
-    attention = 2 * (hidden + shape.q_width) + 2 * (hidden + shape.kv_width)
-    layers = shape.layers + shape.encoder_layers
-    return rank * layers * (attention + 3 * (hidden + inner))
 
 
 def add(total: dict[str, float], parts: Parts) -> None:

@@ -35,8 +35,6 @@ class Rates:
     """Seconds of it per running sequence and step: sampling by its own seed, log-prob. Assumed."""
     tp_layer: float = 30e-6
     """Seconds of a layer's two all-reduces of a step between the GPUs of one engine. Assumed."""
-    engine_overhead_gib: float = 2.0
-    """Memory of an engine beside weights and cache: activations of a step, CUDA graphs. Assumed."""
     hop_inside: float = 3.4e-6
     """Seconds of a step of a ring inside a node (NCCL's own tuning table: NVLink, simple
     protocol)."""

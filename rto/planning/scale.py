@@ -10,6 +10,7 @@ from rto.errors import UserError
 from rto.planning.cost import Iteration, iteration
 from rto.planning.job import Job
 from rto.planning.rates import Rates
+from rto.planning.verdict import Build
 from rto.sections.ranges import require
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Frozen, Trained
@@ -44,39 +45,46 @@ class Row:
     refused: str = ""
 
 
-def nodes_asked(job: Job, gpus: float) -> int:
-    """The nodes that the settings fill as they are."""
-    return job.machine.nodes_of(round(gpus))
+def base_nodes(job: Job) -> int:
+    """The nodes that a run fills as its settings are."""
+    return job.machine.nodes_of(round(job.setup.plan.total("GPU")))
 
 
 def scale(
     job: Job,
     rates: Rates,
     nodes: Sequence[int],
+    build: Build,
     *,
-    base: int,
     scaling: Scaling,
     lag: int = 0,
 ) -> list[Row]:
     """A row for each number of nodes.
 
     Args:
-        job: the run as its settings have it, on ``base`` nodes.
+        job: the run as its settings have it.
+        build: what makes the setup of a changed configuration.
         lag: see ``rto.planning.cost.iteration``.
     """
     first = iteration(job, rates, lag=lag)
-    return [_row(job, rates, count, base, scaling, lag, first) for count in nodes]
+    return [_row(job, rates, count, build, scaling, lag, first) for count in nodes]
 
 
 def _row(
-    job: Job, rates: Rates, nodes: int, base: int, scaling: Scaling, lag: int, first: Iteration
+    job: Job,
+    rates: Rates,
+    nodes: int,
+    build: Build,
+    scaling: Scaling,
+    lag: int,
+    first: Iteration,
 ) -> Row:
     gpus = nodes * job.machine.per_node
     try:
-        grown = scaled(job, nodes, base=base, scaling=scaling)
+        grown = scaled(job, nodes, build, scaling=scaling)
     except UserError as error:
         return Row(nodes, gpus, None, refused=str(error))
-    factor = nodes / base
+    factor = nodes / base_nodes(job)
     now = iteration(grown, rates, lag=lag)
     efficiency = now.responses_per_second / (factor * first.responses_per_second)
     ideal = 1.0 if scaling == "weak" else 1 / factor
@@ -93,12 +101,13 @@ def largest_loss(
     return Loss(stage, part, seconds) if seconds > 1e-9 else None
 
 
-def scaled(job: Job, nodes: int, *, base: int, scaling: Scaling) -> Job:
+def scaled(job: Job, nodes: int, build: Build, *, scaling: Scaling) -> Job:
     """The run on so many nodes, every group in proportion.
 
     Raises:
         UserError: the groups do not divide so, or the batch does not over the ranks.
     """
+    base = base_nodes(job)
     require(
         nodes % base == 0,
         f"the configuration fills {base} nodes: plan.nodes {nodes} is no multiple of that",
@@ -106,11 +115,11 @@ def scaled(job: Job, nodes: int, *, base: int, scaling: Scaling) -> Job:
     factor = nodes // base
     config = _on_nodes(job.config, factor, larger=factor if scaling == "weak" else 1)
     config.check_online(
-        needs_critic=job.critic is not None,
+        needs_critic=job.setup.critic is not None,
         needs_dpo=False,
         min_responses=config.rollout.n_samples_per_prompt,
     )
-    return replace(job, config=config, machine=replace(job.machine, nodes=nodes))
+    return replace(job, setup=build(config), machine=replace(job.machine, nodes=nodes))
 
 
 def _on_nodes(config: RunConfig, factor: int, *, larger: int) -> RunConfig:

@@ -35,7 +35,7 @@ def test_rto_on_eight_a100_as_it_was_estimated_by_hand() -> None:
 
 def test_rto_with_adapters_on_one_a100_as_it_was_estimated_by_hand() -> None:
     """By hand: 2 min, 3.5 min with 10 s of moves, 4 to 5 min; about 10 min in all."""
-    job = rto_job(rto_config(ONE), machine=machine(gpus=1))
+    job = rto_job(rto_config(ONE), on=machine(gpus=1))
     seen = iteration(job, RATES)
     assert 60 <= seen["generate"].seconds <= 150
     assert seen["score"].seconds == pytest.approx(215, rel=0.1)
@@ -91,7 +91,7 @@ def test_an_update_is_four_forwards_where_activations_are_computed_again() -> No
 def test_adapters_have_no_gradient_of_the_weights() -> None:
     config = rto_config(ONE, "--actor.gradient_checkpointing_enable", "false",
                         "--critic.gradient_checkpointing_enable", "false")  # fmt: skip
-    job = rto_job(config, machine=machine(gpus=1), critic=None)
+    job = rto_job(config, on=machine(gpus=1), critic=False)
     stage = update(job, RATES)
     forward = forward_flops(LLAMA_8B, TOKENS, 325)
     assert stage.parts["products"] == pytest.approx(2 * forward / (312e12 * 0.4))
@@ -111,7 +111,7 @@ def test_the_optimizer_steps_its_rank_s_part_alone_from_stage_1_on() -> None:
 
 def test_an_offloaded_optimizer_is_the_host_s_work() -> None:
     config = replace(rto_config(), ds=replace(rto_config().ds, adam_offload=True))
-    parts = update(rto_job(config, critic=None), RATES).parts
+    parts = update(rto_job(config, critic=False), RATES).parts
     # All 8 B parameters on one node's cores; gradients in fp32 there, weights in bf16 back.
     step = P8 / 1.9e9 + P8 / 8 * 6 / (31.5e9 * 0.5)
     assert parts["optimizer on the host"] == pytest.approx(8 * step)
@@ -122,7 +122,7 @@ def test_an_offloaded_optimizer_is_the_host_s_work() -> None:
 def test_collectives_of_each_zero_stage(stage: int) -> None:
     # 16 rows of 650 tokens a rank and step, in forwards of 4,096: three.
     config = rto_config(EIGHT, "--ds.zero_stage", str(stage), "--train.max_tokens_per_gpu", "4096")
-    found = update(rto_job(config, critic=None), RATES).parts["collectives"] / 8
+    found = update(rto_job(config, critic=False), RATES).parts["collectives"] / 8
     size = 2 * P8
     summed = all_reduce(machine(), 8, size, RATES)
     gathered = all_gather(machine(), 8, size, RATES)
@@ -154,7 +154,7 @@ def test_epochs_repeat_the_update() -> None:
 def test_policy_and_critic_on_their_own_gpus_learn_at_once() -> None:
     shared = update(rto_job(), RATES)
     apart = update(rto_job(rto_config(EIGHT, "--train.colocate_all", "false")), RATES)
-    policy = update(rto_job(critic=None), RATES)
+    policy = update(rto_job(critic=False), RATES)
     assert apart.seconds == pytest.approx(policy.seconds)
     assert apart.seconds < shared.seconds
 
@@ -171,17 +171,18 @@ def test_a_push_over_ipc_goes_gib_by_gib_to_every_engine() -> None:
 
 def test_a_broadcast_leaves_rank_0_over_its_own_adapter() -> None:
     apart = rto_config(EIGHT, "--train.colocate_all", "false")
-    two = rto_job(apart, transport="nccl", machine=machine(nodes=2))
+    two = rto_job(apart, on=machine(nodes=2))
     assert sync(two, RATES).parts["broadcast from rank 0"] == pytest.approx(2 * P8 / (25e9 * 0.78))
     small = rto_config(ONE, "--train.colocate_all", "false")
-    one = rto_job(small, transport="nccl", machine=machine(gpus=8))
+    one = rto_job(small, on=machine(gpus=8))
     assert sync(one, RATES).parts["broadcast from rank 0"] == pytest.approx(2 * P8 / (300e9 * 0.78))
 
 
 def test_the_object_store_has_a_copy_more_for_each_doubling_of_nodes() -> None:
     def copies(engines: int, nodes: int) -> float:
-        config = rto_config(EIGHT, "--vllm.num_engines", str(engines))
-        job = rto_job(config, transport="object_store", machine=machine(nodes=nodes))
+        flags = ("--vllm.num_engines", str(engines), "--vllm.sync_backend", "object_store",
+                 "--actor.num_nodes", str(nodes))  # fmt: skip
+        job = rto_job(rto_config(EIGHT, *flags), on=machine(nodes=nodes))
         return sync(job, RATES).parts["copies in the object store"]
 
     assert copies(8, 1) == pytest.approx(2 * 2 * P8 / 1e9)
@@ -220,7 +221,7 @@ def test_the_driver_as_its_benchmark_has_it(responses: int, longest: int, second
 
 
 def test_sampling_ahead_hides_the_shorter_side() -> None:
-    job = rto_job(rto_config(EIGHT, "--train.colocate_all", "false"), transport="nccl")
+    job = rto_job(rto_config(EIGHT, "--train.colocate_all", "false"))
     in_turn, ahead = iteration(job, RATES), iteration(job, RATES, lag=1)
     side = in_turn["score"].seconds + in_turn["update"].seconds
     assert in_turn["generate"].seconds < side
@@ -236,23 +237,14 @@ def test_a_stage_takes_as_many_times_longer_as_a_run_measured() -> None:
     assert slow["score"] == plain["score"]
 
 
-def grown(job: Job, factor: int) -> Job:
-    config = job.config
-    return replace(
-        job,
-        config=replace(
-            config,
-            actor=replace(config.actor, num_nodes=factor),
-            critic=replace(config.critic, num_nodes=factor),
-            ref=replace(config.ref, num_nodes=factor),
-            vllm=replace(config.vllm, num_engines=8 * factor),
-        ),
-        machine=replace(job.machine, nodes=factor),
-    )
+def grown(nodes: int) -> Job:
+    flags = [f"--{group}.num_nodes={nodes}" for group in ("actor", "critic", "ref")]
+    config = rto_config(EIGHT, *flags, "--vllm.num_engines", str(8 * nodes))
+    return rto_job(config, on=machine(nodes=nodes))
 
 
 def test_more_nodes_never_slow_down_what_is_computed() -> None:
-    shares = [iteration(grown(rto_job(), n), RATES) for n in (1, 2, 4, 8, 16)]
+    shares = [iteration(grown(n), RATES) for n in (1, 2, 4, 8, 16)]
     for stage, part in (
         ("update", "products"),
         ("update", "optimizer"),
@@ -270,7 +262,7 @@ def test_more_nodes_never_slow_down_what_is_computed() -> None:
 
 @pytest.mark.parametrize("better", ["tflops", "hbm", "nvlink", "pcie", "network"])
 def test_no_better_card_is_slower(better: str) -> None:
-    job = rto_job() if better == "nvlink" else grown(rto_job(), 2)
+    job = rto_job() if better == "nvlink" else grown(2)
     card = replace(job.machine.card, **{better: 2 * getattr(job.machine.card, better)})
     faster = replace(job, machine=replace(job.machine, card=card))
     assert iteration(faster, RATES).seconds < iteration(job, RATES).seconds

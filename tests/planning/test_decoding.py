@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from planned_jobs import LLAMA_8B, TABLE, machine, rto_config, rto_job
 
-from rto.planning.decoding import GIB, cache_bytes, generate, max_running
+from rto.planning.decoding import cache_bytes, generate, max_running
 from rto.planning.rates import Rates
 
 IDEAL = replace(Rates(), scoring=1.0, hbm=1.0, decode_step=0.0, decode_sequence=0.0)
@@ -45,25 +45,24 @@ def test_the_tokens_of_all_slices_are_the_mean_times_the_sequences() -> None:
 def test_a_long_queue_adds_steps_at_full_width() -> None:
     rates = replace(IDEAL, decode_sequence=1.0)
     config = rto_config("rto-llama3-8b-1xa100")
-    job = rto_job(config, machine=machine(gpus=1))
-    assert max_running(job, rates) < 1024
+    job = rto_job(config, on=machine(gpus=1))
+    assert max_running(job) == 256
     seconds = generate(job, rates).parts["engine's own work"]
     assert seconds == pytest.approx(1024 * 400, rel=0.01)
 
 
 def test_what_the_cache_holds_runs_at_once() -> None:
-    config = rto_config("rto-llama3-8b-8xa100", "--vllm.gpu_memory_utilization", "0.3")
-    tokens = ((0.3 * 79.1 - 2) * GIB - 2 * 8_030_261_248) / 131_072
-    assert max_running(rto_job(config), Rates()) == int(tokens / 650)
-    # vLLM's own limit: 256 on an A100, 1,024 on what is newer and as large.
-    assert max_running(rto_job(), Rates()) == 256
-    assert max_running(rto_job(machine=machine(card="H200", gib=141)), Rates()) > 256
+    assert max_running(rto_job(cache_tokens=65_000)) == 100
+    assert max_running(rto_job(cache_tokens=100)) == 1
+    # vLLM's own limit: 256 on an A100, 1,024 on what has more memory.
+    assert max_running(rto_job(cache_tokens=10**6)) == 256
+    assert max_running(rto_job(cache_tokens=10**6, on=machine(card="H200", gib=141))) == 1024
 
 
 def test_a_step_takes_what_is_more_products_or_bytes() -> None:
     slow = machine()
     slow = replace(slow, card=replace(slow.card, tflops=1))
-    parts = generate(rto_job(machine=slow), IDEAL).parts
+    parts = generate(rto_job(on=slow), IDEAL).parts
     assert parts["products of steps"] > 0
     assert "reading weights" not in parts
     assert "products of steps" not in generate(rto_job(), IDEAL).parts

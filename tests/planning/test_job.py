@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from planned_jobs import LLAMA_1B_VALUE, LLAMA_8B, TABLE, rto_config, rto_job
 
-from rto.planning.job import Stage, add, forward_flops, matrix_params, trained_params
+from rto.planning.job import Stage, add, forward_flops, matrix_params
 
 
 def test_the_table_of_embeddings_is_no_product_unless_it_is_the_head() -> None:
@@ -22,14 +21,6 @@ def test_a_forward_is_two_operations_per_parameter_and_token_and_attention() -> 
     # Scores and values: two products of 4,096 with 325 tokens in each of 32 layers.
     attention = 10 * 32 * 2 * (2 * 4096 * 325)
     assert forward_flops(LLAMA_8B, 10, 325) == products + attention
-
-
-def test_adapters_have_two_sides_for_each_matrix() -> None:
-    assert trained_params(LLAMA_8B, 0) == 8_030_261_248
-    # q and o, k and v, then gate, up and down: rank x (rows + columns). peft counts the same for
-    # rank 64 on all linear layers: 167,772,160.
-    sides = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)
-    assert trained_params(LLAMA_8B, 64) == 64 * 32 * sides == 167_772_160
 
 
 def test_tokens_of_a_rollout() -> None:
@@ -53,9 +44,10 @@ def test_fp32_is_half_as_fast_and_twice_as_large() -> None:
     assert (half.width, full.width) == (2, 4)
 
 
-def test_groups_that_learn() -> None:
-    assert [name for name, _, _ in rto_job().trained] == ["policy", "critic"]
-    assert [name for name, _, _ in rto_job(critic=None).trained] == ["policy"]
+def test_weights_travel_as_the_layout_has_it() -> None:
+    assert (rto_job().transport, rto_job().shared) == ("ipc", True)
+    apart = rto_job(rto_config("rto-llama3-8b-8xa100", "--train.colocate_all", "false"))
+    assert (apart.transport, apart.shared) == ("nccl", False)
 
 
 def test_a_stage_is_its_parts() -> None:
@@ -63,8 +55,3 @@ def test_a_stage_is_its_parts() -> None:
     add(parts, {"a": 1.0, "b": 1.5})
     stage = Stage("x", parts)
     assert (stage.seconds, stage.bound) == (3.5, "a")
-
-
-@pytest.mark.parametrize("rank", [1, 8])
-def test_adapters_grow_with_their_rank(rank: int) -> None:
-    assert trained_params(LLAMA_8B, 2 * rank) == 2 * trained_params(LLAMA_8B, rank)

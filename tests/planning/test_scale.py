@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import pytest
-from planned_jobs import machine, rto_config, rto_job
+from planned_jobs import machine, rto_config, rto_job, rto_setup
 
 from rto.planning.cost import iteration
 from rto.planning.job import Job
 from rto.planning.rates import Rates
-from rto.planning.scale import Row, Scaling, falls_below, largest_loss, scale, scaled
+from rto.planning.scale import Row, Scaling, base_nodes, falls_below, largest_loss, scale, scaled
 
 RATES = Rates()
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def rows(job: Job, scaling: Scaling, nodes: tuple[int, ...] = NODES, base: int = 1) -> list[Row]:
-    return scale(job, RATES, nodes, base=base, scaling=scaling)
+def rows(job: Job, scaling: Scaling, nodes: tuple[int, ...] = NODES) -> list[Row]:
+    return scale(job, RATES, nodes, rto_setup, scaling=scaling)
 
 
 def test_every_group_grows_with_the_nodes() -> None:
-    job = scaled(rto_job(), 4, base=1, scaling="strong")
+    job = scaled(rto_job(), 4, rto_setup, scaling="strong")
     config = job.config
     assert job.machine.gpus == 32
     assert config.actor.num_ranks == config.critic.num_ranks == config.ref.num_replicas == 32
     assert config.vllm.num_engines == 32
+    assert base_nodes(job) == 4
     assert (config.rollout.batch_size, config.train.batch_size) == (1024, 128)
 
 
 def test_weak_scaling_keeps_the_rows_of_a_rank() -> None:
-    config = scaled(rto_job(), 4, base=1, scaling="weak").config
+    config = scaled(rto_job(), 4, rto_setup, scaling="weak").config
     assert (config.rollout.batch_size, config.train.batch_size) == (4096, 512)
     assert config.steps_per_iteration == 8
 
 
 def test_a_configuration_of_two_nodes_grows_from_two() -> None:
-    two = scaled(rto_job(), 2, base=1, scaling="strong")
-    found = rows(two, "strong", (1, 2, 3, 4), base=2)
+    two = scaled(rto_job(), 2, rto_setup, scaling="strong")
+    found = rows(two, "strong", (1, 2, 3, 4))
     assert [row.iteration is None for row in found] == [True, False, True, False]
     assert "no multiple" in found[0].refused
     assert found[1].efficiency == pytest.approx(1)
-    assert found[3].iteration == iteration(scaled(rto_job(), 4, base=1, scaling="strong"), RATES)
+    assert found[3].iteration == iteration(scaled(rto_job(), 4, rto_setup, scaling="strong"), RATES)
 
 
 def test_the_batch_ends_strong_scaling() -> None:
@@ -107,9 +108,9 @@ def test_where_it_falls_below_a_share() -> None:
 
 def test_sampling_ahead_is_counted_at_every_number_of_nodes() -> None:
     config = rto_config("rto-llama3-8b-8xa100", "--train.colocate_all", "false")
-    job = rto_job(config, machine=machine(gpus=32), transport="nccl")
-    plain = scale(job, RATES, (1, 2), base=1, scaling="weak")
-    ahead = scale(job, RATES, (1, 2), base=1, scaling="weak", lag=1)
+    job = rto_job(config, on=machine(gpus=32))
+    plain = scale(job, RATES, (1, 2), rto_setup, scaling="weak")
+    ahead = scale(job, RATES, (1, 2), rto_setup, scaling="weak", lag=1)
     for before, after in zip(plain, ahead, strict=True):
         assert before.iteration is not None
         assert after.iteration is not None

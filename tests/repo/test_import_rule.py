@@ -78,7 +78,7 @@ ROOMS = {
     "models": "batching errors functional sections types",
     "moved": "",
     "observe": "functional types",
-    "planning": "errors models report rollout sections",
+    "planning": "cluster errors models report rollout sections weights",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",

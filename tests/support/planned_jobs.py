@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rto.cluster.plan import plan_actors
 from rto.planning.cards import Machine, find_card
 from rto.planning.job import Job
+from rto.planning.memory import Setup
 from rto.planning.shape import ModelShape
+from rto.planning.states import Trained
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
+from rto.sections.training import Actor, Critic
 
 CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
 TABLE = 128256 * 4096
@@ -23,6 +27,12 @@ LLAMA_1B_VALUE = ModelShape(
     intermediate=8192, vocab=128256, embedding_params=128256 * 2048, tied=False, head=False,
 )  # fmt: skip
 """Llama-3.2-1B with a scalar head."""
+ADAPTERS = {
+    32: 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)),
+    16: 16 * (2 * (2048 + 2048) + 2 * (2048 + 512) + 3 * (2048 + 8192)),
+}
+"""Layers of a model -> parameters of adapters of rank 1: rows and columns of q and o, k and v, and
+the three of the MLP."""
 
 
 def machine(gpus: int = 8, nodes: int = 1, card: str = "A100", gib: int = 80) -> Machine:
@@ -34,20 +44,42 @@ def machine(gpus: int = 8, nodes: int = 1, card: str = "A100", gib: int = 80) ->
 def rto_config(name: str = "rto-llama3-8b-8xa100", *flags: str) -> RunConfig:
     """Without ``ds.adam_offload``, which an 80 GB card does not need."""
     path = CONFIGS / f"{name}.yaml"
-    argv = ["--config", str(path), "--ds.adam_offload", "false", *flags]
+    settled = ["--ds.adam_offload", "false", "--vllm.engine", "vllm"]
+    argv = ["--config", str(path), *settled, *flags]
     return parse_run("train", argv).config
 
 
-def rto_job(config: RunConfig | None = None, **changes: Any) -> Job:
-    """RTO on eight A100: an 8B policy, reference and DPO policy, a 1B critic and reward model."""
-    job = Job(
-        config or rto_config(),
-        machine(),
-        LLAMA_8B,
-        "ipc",
-        prompt_tokens=250,
-        response_tokens=400,
-        critic=LLAMA_1B_VALUE,
+def rto_setup(config: RunConfig, *, critic: bool = True) -> Setup:
+    """RTO on these models: an 8B policy, reference and DPO policy, a 1B critic and reward model."""
+    plan = plan_actors(
+        config, device="cuda", num_cpus=4096, online=True, critic=critic, frozen=True
+    )
+    learns = _trained(LLAMA_1B_VALUE, config.critic, config) if critic else None
+    return Setup(
+        config=config,
+        plan=plan,
+        policy=_trained(LLAMA_8B, config.actor, config),
+        critic=learns,
         frozen=(LLAMA_8B, LLAMA_8B, LLAMA_1B_VALUE),
     )
+
+
+def _trained(shape: ModelShape, section: Actor | Critic, config: RunConfig) -> Trained:
+    adapted = config.ds.lora.rank > 0
+    params = ADAPTERS[shape.layers] * config.ds.lora.rank if adapted else shape.params
+    ranks, checkpointing = section.num_ranks, section.gradient_checkpointing_enable
+    return Trained(shape, params, shape.largest, ranks, checkpointing=checkpointing)
+
+
+def rto_job(
+    config: RunConfig | None = None,
+    *,
+    critic: bool = True,
+    on: Machine | None = None,
+    cache_tokens: int = 200_000,
+    **changes: Any,
+) -> Job:
+    """A rollout of 1,024 responses of 400 tokens to prompts of 250, on eight A100."""
+    setup = rto_setup(config or rto_config(), critic=critic)
+    job = Job(setup, on or machine(), 250, 400, cache_tokens)
     return replace(job, **changes)
