@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rto.errors import UserError
@@ -94,6 +94,6 @@ def compare(seen: Seen, job: Job, rates: Rates) -> list[Compared]:
     return rows
 
 
-def with_measured(rates: Rates, rows: list[Compared]) -> Rates:
+def with_measured(rates: Rates, rows: Sequence[Compared]) -> Rates:
     """The rates, each stage at the pace of the run."""
     return replace(rates, measured={row.stage: row.factor for row in rows})
