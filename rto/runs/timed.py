@@ -48,8 +48,9 @@ def timed(setup: Setup, planner: Planner, capacity: Capacity) -> Timed | str:
     rates, lag = Rates(), int(vars(config.train).get("async_lag", 0))
     if plan.from_run is None:
         return Timed(_job(setup, planner, capacity, rates), rates, planner, lag)
+    before = _config_of(plan.from_run, plan)
     seen = seen_in(read_run(Path(plan.from_run), plan.from_run))
-    own, builds = planned("train", _config_of(plan.from_run, plan))
+    own, builds = planned("train", before)
     reason = _no_time(builds(own), capacity)
     require(not reason, f"plan.from_run {plan.from_run}: {reason}")
     compared = compare(seen, _job(builds(own), builds, capacity, rates), rates)
