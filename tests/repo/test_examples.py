@@ -18,6 +18,7 @@ from example_package import write_example
 from rto.cli.compare import parser as compare_parser
 from rto.cli.eval_flags import parse as parse_eval
 from rto.cli.main import COMMANDS
+from rto.cli.plan import STAGES as PLANNED
 from rto.cli.report import parse as parse_report
 from rto.cli.serve import parse as parse_serve
 from rto.comparison.run import entries
@@ -95,6 +96,9 @@ def check_rto(command: str, arguments: list[str]) -> None:
     if command in (*STAGES, "fit", "train", "generate") and arguments != ["--help"]:
         with pytest.raises(SystemExit) if "--help" in arguments else nullcontext():
             parse_run(command, arguments)
+    elif command == "plan":
+        stage, rest = arguments[0], arguments[1:]
+        parse_run(*((stage, rest) if stage in PLANNED else ("train", arguments)))
     elif command == "compare":
         check_compare(arguments)
     elif command == "eval":

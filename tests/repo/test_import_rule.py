@@ -62,7 +62,7 @@ ROOMS = {
     "batching": "errors types",
     "builds": "errors",
     "card": "",
-    "cli": "cluster comparison data errors evaluation models registry "
+    "cli": "comparison data errors evaluation models planning registry "
     "report rollout runs scoring secrets sections text tracking training types",
     "cluster": "batching data errors models protocols rollout scoring sections tracking training "
     "types weights",
@@ -86,8 +86,8 @@ ROOMS = {
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
-    "runs": "card cluster data errors functional loop methods models observe protocols registry "
-    "rollout scoring sections tracking training types weights",
+    "runs": "card cluster data errors functional loop methods models observe planning protocols "
+    "registry report rollout scoring sections tracking training types weights",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
