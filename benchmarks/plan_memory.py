@@ -112,9 +112,7 @@ def _rank(path: Path, case: Case):  # type: ignore[no-untyped-def]
     from rto.training.ranks import Rank, RankPlace
 
     config = RunConfig(
-        actor=Actor(
-            model_name_or_path=str(path), gradient_checkpointing_enable=case.checkpointing
-        ),
+        actor=Actor(model_name_or_path=str(path), gradient_checkpointing_enable=case.checkpointing),
         train=Train(max_tokens_per_gpu=case.rows * LENGTH, device="cpu"),
         ds=DeepSpeed(zero_stage=case.zero_stage, param_dtype="fp32"),  # type: ignore[arg-type]
     )

@@ -42,10 +42,7 @@ def machine(gpus: int = 8, nodes: int = 1, card: str = "A100", gib: int = 80) ->
 
 
 def rto_config(name: str = "rto-llama3-8b-8xa100", *flags: str) -> RunConfig:
-    """Without ``ds.adam_offload``, which an 80 GB card does not need."""
-    path = CONFIGS / f"{name}.yaml"
-    settled = ["--ds.adam_offload", "false", "--vllm.engine", "vllm"]
-    argv = ["--config", str(path), *settled, *flags]
+    argv = ["--config", str(CONFIGS / f"{name}.yaml"), "--vllm.engine", "vllm", *flags]
     return parse_run("train", argv).config
 
 
