@@ -56,7 +56,6 @@ ELSEWHERE = {
     "rto/runs/prepare.py": "tests/data/test_accounting.py and tests/cluster/test_prepared_reads.py",
     "rto/sections/data.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
     "rto/sections/foreign.py": "flags of other programs: tests/cli/test_convert.py",
-    "rto/sections/runtime.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
     "rto/sections/training.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
     "rto/sections/values.py": "how values are written: tests/sections/test_parse.py",
     "rto/tracking/wandb_writer.py": "with the other writers: tests/tracking/test_metrics.py",
