@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from rto.cli.plan import print_models, print_verdict
+from rto.cli.plan_time import print_time
 from rto.planning.batches import batch_arithmetic
 from rto.runs.offline import OfflineRun
 from rto.runs.online import OnlineRun
@@ -35,7 +36,9 @@ def print_plan(command: str, run: OnlineRun | OfflineRun) -> None:
             f"rows: {len(run.train)} to train on, {len(run.held_out)} held out; "
             f"{run.num_steps} optimizer steps of {config.train.batch_size}"
         )
-    print_verdict(weigh(config, planner), setup)
+    verdict = weigh(config, planner)
+    print_verdict(verdict, setup)
+    print_time(setup, planner, verdict.capacity)
 
 
 def _actor_rows(run: OnlineRun | OfflineRun) -> list[dict[str, object]]:

@@ -29,12 +29,15 @@ def main(argv: Sequence[str]) -> int:
     stage, rest = (argv[0], argv[1:]) if argv and argv[0] in STAGES else ("train", argv)
     parsed = parse_run(stage, rest)
     quiet(None)
+    from rto.cli.plan_time import print_time
     from rto.runs.planned import planned, weigh
 
     config, planner = planned(stage, parsed.config)
     setup = planner(config)
     print_models(setup, str(planner.method.card))
-    print_verdict(weigh(config, planner), setup)
+    verdict = weigh(config, planner)
+    print_verdict(verdict, setup)
+    print_time(setup, planner, verdict.capacity)
     return 0
 
 

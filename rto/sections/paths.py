@@ -21,6 +21,7 @@ FILES = frozenset(
         "data.cache_dir",
         "generate.out",
         "generate.prompts",
+        "plan.from_run",
         "reward.func_path",
     }
 )

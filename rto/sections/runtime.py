@@ -28,6 +28,7 @@ _GPUS = re.compile(
     r"(?:(?P<nodes>[1-9]\d{0,3})x)?(?P<count>[1-9]\d{0,4})x(?P<name>[A-Za-z][A-Za-z0-9]{0,15})"
     r"(?:-(?P<gib>[1-9]\d{0,3}))?"
 )
+_NODES = re.compile(r"(?P<first>[1-9]\d{0,3})(?:\.\.(?P<last>[1-9]\d{0,3}))?")
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,14 @@ class Planned(Section):
     and without GIB for a card that is known: 8xA100-80, 1xH100, 2x8xH200."""
     host_gib: Annotated[int, Range(least=1, most=65536)] | None = None
     """Memory of each of its nodes, in GiB; what is usual beside such GPUs when unset."""
+    nodes: str | None = None
+    """Print how the run grows with such nodes: a number, or a range as 1..128."""
+    prompt_tokens: Count | None = None
+    """Mean prompt, for the time of an iteration; a quarter of the longest when unset."""
+    response_tokens: Count | None = None
+    """Mean response, for the time of an iteration; two fifths of the longest when unset."""
+    from_run: str | None = None
+    """The run folder of a run on such GPUs, whose measured seconds set the pace of each stage."""
 
     @property
     def num_gpus(self) -> int:
@@ -196,6 +205,26 @@ class Planned(Section):
             f"{prefix}gpus is {self.gpus!r}: write NODESxCOUNTxNAME-GIB, as in 8xA100-80, 1xH100 "
             "or 2x8xH200",
         )
+        require(
+            self.nodes is None or bool(self.node_counts),
+            f"{prefix}nodes is {self.nodes!r}: write a number of nodes from 1 to 9999, or a range, "
+            "as in 1..128",
+        )
+        for name in ("nodes", "from_run"):
+            require(
+                getattr(self, name) is None or self.gpus is not None,
+                f"{prefix}{name} is set and {prefix}gpus is not: say which GPUs a node has",
+            )
+
+    @property
+    def node_counts(self) -> tuple[int, ...]:
+        """The numbers of ``nodes``: of a range its ends, and the powers of two between them."""
+        match = _NODES.fullmatch(self.nodes or "")
+        if match is None:
+            return ()
+        first, last = int(match["first"]), int(match["last"] or match["first"])
+        between = {2**power for power in range(14) if first < 2**power < last}
+        return tuple(sorted({first, last} | between)) if first <= last else ()
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ ROOMS = {
     "moved": "",
     "observe": "functional types",
     "overlap": "protocols types",
-    "planning": "cluster models sections weights",
+    "planning": "cluster errors models report rollout sections weights",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",
@@ -91,7 +91,7 @@ ROOMS = {
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
     "runs": "card cluster data errors functional loop methods models observe planning protocols "
-    "registry rollout scoring sections tracking training types weights",
+    "registry report rollout scoring sections tracking training types weights",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",

@@ -19,6 +19,7 @@ NO_PATHS = {
     "data.columns",
     "data.config_name",
     "plan.gpus",
+    "plan.nodes",
     "data.dataset_split",
     "data.input_key",
     "data.input_template",

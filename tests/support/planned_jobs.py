@@ -1,0 +1,82 @@
+"""Runs as the cost model takes them: the example configurations on Llama's sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rto.cluster.plan import plan_actors
+from rto.planning.cards import Machine, find_card
+from rto.planning.job import Job
+from rto.planning.memory import Setup
+from rto.planning.shape import ModelShape
+from rto.planning.states import Trained
+from rto.sections.parse import parse_run
+from rto.sections.run_config import RunConfig
+from rto.sections.training import Actor, Critic
+
+CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
+TABLE = 128256 * 4096
+LLAMA_8B = ModelShape(
+    params=8_030_261_248, layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128,
+    intermediate=14336, vocab=128256, embedding_params=TABLE, tied=False, largest=TABLE,
+)  # fmt: skip
+LLAMA_1B_VALUE = ModelShape(
+    params=1_235_816_448, layers=16, hidden=2048, heads=32, kv_heads=8, head_dim=64,
+    intermediate=8192, vocab=128256, embedding_params=128256 * 2048, tied=False, head=False,
+)  # fmt: skip
+"""Llama-3.2-1B with a scalar head."""
+ADAPTERS = {
+    32: 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)),
+    16: 16 * (2 * (2048 + 2048) + 2 * (2048 + 512) + 3 * (2048 + 8192)),
+}
+"""Layers of a model -> parameters of adapters of rank 1: rows and columns of q and o, k and v, and
+the three of the MLP."""
+
+
+def machine(gpus: int = 8, nodes: int = 1, card: str = "A100", gib: int = 80) -> Machine:
+    found = find_card(card, gib)
+    assert found is not None
+    return Machine(found, gpus, nodes)
+
+
+def rto_config(name: str = "rto-llama3-8b-8xa100", *flags: str) -> RunConfig:
+    argv = ["--config", str(CONFIGS / f"{name}.yaml"), "--vllm.engine", "vllm", *flags]
+    return parse_run("train", argv).config
+
+
+def rto_setup(config: RunConfig, *, critic: bool = True) -> Setup:
+    """RTO on these models: an 8B policy, reference and DPO policy, a 1B critic and reward model."""
+    plan = plan_actors(
+        config, device="cuda", num_cpus=4096, online=True, critic=critic, frozen=True
+    )
+    learns = _trained(LLAMA_1B_VALUE, config.critic, config) if critic else None
+    return Setup(
+        config=config,
+        plan=plan,
+        policy=_trained(LLAMA_8B, config.actor, config),
+        critic=learns,
+        frozen=(LLAMA_8B, LLAMA_8B, LLAMA_1B_VALUE),
+    )
+
+
+def _trained(shape: ModelShape, section: Actor | Critic, config: RunConfig) -> Trained:
+    adapted = config.ds.lora.rank > 0
+    params = ADAPTERS[shape.layers] * config.ds.lora.rank if adapted else shape.params
+    ranks, checkpointing = section.num_ranks, section.gradient_checkpointing_enable
+    return Trained(shape, params, shape.largest, ranks, checkpointing=checkpointing)
+
+
+def rto_job(
+    config: RunConfig | None = None,
+    *,
+    critic: bool = True,
+    on: Machine | None = None,
+    cache_tokens: int = 200_000,
+    **changes: Any,
+) -> Job:
+    """A rollout of 1,024 responses of 400 tokens to prompts of 250, on eight A100."""
+    setup = rto_setup(config or rto_config(), critic=critic)
+    job = Job(setup, on or machine(), 250, 400, cache_tokens)
+    return replace(job, **changes)
