@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import ray
@@ -54,6 +54,8 @@ class TrainerSpec:
     value_constants: tuple[float, float] = (0.0, 1.0)
     extras: frozenset[Output] = frozenset()
     """What a method reads of a policy's forward beside log-probs: ``PolicyMethod.outputs``."""
+    engine_extras: Mapping[str, object] = field(default_factory=dict)
+    """What a file adds to the configuration of DeepSpeed (`rto.sections.deepspeed_file`)."""
 
 
 class TrainerActor:
@@ -87,6 +89,7 @@ class TrainerActor:
             total_steps=spec.total_steps,
             value_constants=spec.value_constants,
             extras=spec.extras,
+            engine_extras=spec.engine_extras,
         )
 
     def rest(self) -> None:
