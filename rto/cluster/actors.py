@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import ray
@@ -56,6 +56,8 @@ class TrainerSpec:
     value_constants: tuple[float, float] = (0.0, 1.0)
     extras: frozenset[Output] = frozenset()
     """What a method reads of a policy's forward beside log-probs: ``PolicyMethod.outputs``."""
+    engine_extras: Mapping[str, object] = field(default_factory=dict)
+    """What a file adds to the configuration of DeepSpeed (`rto.sections.deepspeed_file`)."""
 
 
 class TrainerActor:
@@ -89,6 +91,7 @@ class TrainerActor:
             total_steps=spec.total_steps,
             value_constants=spec.value_constants,
             extras=spec.extras,
+            engine_extras=spec.engine_extras,
         )
 
     def rest(self) -> None:

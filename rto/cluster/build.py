@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import ray
@@ -21,6 +21,7 @@ from rto.cluster.calls import Engines, Scorers, Trainers
 from rto.cluster.groups import ActorGroup, Pending, Watch, remote
 from rto.cluster.placement import Placement
 from rto.rollout.engine import Transport
+from rto.sections.deepspeed_file import engine_extras
 from rto.sections.run_config import RunConfig
 from rto.types import Role
 
@@ -75,6 +76,9 @@ class Actors:
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> Trainers:
         trainers, plan = Trainers(self._group(name, TRAINER)), self.placement.plan
+        # Read here: the nodes of the ranks need not have the file.
+        extras = engine_extras(self.config, "critic" if spec.kind == "critic" else "actor")
+        spec = replace(spec, engine_extras=extras)
         share = sum(plan.groups[each].num_actors for each in TRAINED if each in plan.groups)
         self.starting.append(trainers.start(spec, self.config, plan.device, share))
         return trainers

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rto.errors import UserError
+from rto.sections.deepspeed_file import engine_extras
+from rto.sections.methods import uses
 from rto.sections.paths import is_hub_id
 from rto.sections.run_config import RunConfig
 
@@ -22,6 +24,9 @@ def preflight(command: str, config: RunConfig) -> None:
     config.check_actor()
     for name, path in _files(command, config):
         _check_file(name, path)
+    engine_extras(config, "actor")
+    if command in ("fit", "train") and uses(config.algo.name, section="critic"):
+        engine_extras(config, "critic")
     for name, path in _models(command, config):
         _check_model(name, path)
 

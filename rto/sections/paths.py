@@ -19,6 +19,7 @@ FILES = frozenset(
     {
         "ckpt.output_dir",
         "data.cache_dir",
+        "ds.config",
         "generate.out",
         "generate.prompts",
         "plan.from_run",

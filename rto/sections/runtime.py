@@ -62,6 +62,9 @@ class DeepSpeed(Section):
     lora: Lora = field(default_factory=Lora)
     overlap_comm: bool = False
     """Reduce gradients while the backward pass goes on (CUDA only)."""
+    config: str | None = None
+    """A DeepSpeed JSON file with more settings: bucket sizes, stage3_*. It is read on the machine
+    of the command; what says otherwise than the settings here is refused."""
     timeout: Seconds = 300.0
     """Seconds before a collective that hangs ends the run."""
 

@@ -14,8 +14,8 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +29,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
+from rto.sections.deepspeed_file import merged
 from rto.sections.training import Adam, LrScheduler
+from rto.text import one_line
 from rto.training.writer import HostFile
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class EngineSettings:
     device: str
     adam_offload: bool = False
     overlap_comm: bool = False
+    extras: Mapping[str, object] = field(default_factory=dict)
+    """More of DeepSpeed's configuration (`rto.sections.deepspeed_file`)."""
 
     def __post_init__(self) -> None:
         if self.adam_offload and self.device == "cpu":
@@ -128,7 +132,7 @@ class ZeroEngine(Generic[Gives]):
                 model=self._module,
                 optimizer=_optimizer(module, settings),
                 lr_scheduler=lambda optimizer: learning_rate_schedule(optimizer, settings),
-                config=_config(settings),
+                config=self._config(),
                 dist_init_required=False,
             )
         self._world_size = dist.get_world_size()
@@ -240,6 +244,22 @@ class ZeroEngine(Generic[Gives]):
 
     def close(self) -> None:
         self._engine.destroy()
+
+    def _config(self) -> dict[str, object]:
+        """
+        Raises:
+            UserError: DeepSpeed refuses what a user's file adds.
+        """
+        config = merged(_config(self._settings), self._settings.extras)
+        if self._settings.extras:
+            # Of a run's own settings it refuses none.
+            refused = (self._deepspeed.DeepSpeedConfigError, AssertionError, TypeError, ValueError)
+            try:
+                self._deepspeed.DeepSpeedConfig(config)
+            except refused as error:
+                said = one_line(str(error), 300)
+                raise UserError(f"ds.config: DeepSpeed refuses it: {said}") from error
+        return config
 
     @property
     def _plain(self) -> bool:

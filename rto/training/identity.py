@@ -28,7 +28,7 @@ FREE = frozenset({
 MODELS = ".model_name_or_path"
 FILES = frozenset({
     "data.dataset", "data.eval_dataset", "data.feedback", "data.pretrain_dataset",
-    "data.prompt_dataset", "reward.func_path",
+    "data.prompt_dataset", "ds.config", "reward.func_path",
 })  # fmt: skip
 """Settings that name files, compared by content: a file may move."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -66,8 +66,10 @@ class Rank:
         total_steps: int,
         value_constants: tuple[float, float] = (0.0, 1.0),
         extras: frozenset[Output] = frozenset(),
+        engine_extras: Mapping[str, object] | None = None,
     ) -> None:
-        """``extras``: what the methods will read of a policy's forward beside log-probs."""
+        """``extras``: what the methods will read of a policy's forward beside log-probs.
+        ``engine_extras``: see ``rto.sections.deepspeed_file``."""
         self.config = config
         self.place = place
         self.sent_digests: TensorDigests = {}
@@ -87,7 +89,13 @@ class Rank:
             kind, model_path, config, value_constants, value_head="value" in extras, device=device
         )
         section = config.critic if kind == "critic" else config.actor
-        settings = engine_settings(section, config, device=str(device), total_steps=total_steps)
+        settings = engine_settings(
+            section,
+            config,
+            device=str(device),
+            total_steps=total_steps,
+            extras=engine_extras or {},
+        )
         self._model = model
         self._writer = FileWriter()
         self._dtype = dtype_of(config.ds.dtype)
@@ -266,7 +274,12 @@ def build_trainer(
 
 
 def engine_settings(
-    section: Trained, config: RunConfig, *, device: str, total_steps: int
+    section: Trained,
+    config: RunConfig,
+    *,
+    device: str,
+    total_steps: int,
+    extras: Mapping[str, object],
 ) -> EngineSettings:
     return EngineSettings(
         zero_stage=config.ds.zero_stage,
@@ -280,4 +293,5 @@ def engine_settings(
         device=device,
         adam_offload=config.ds.adam_offload,
         overlap_comm=config.ds.overlap_comm,
+        extras=extras,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from rto.cluster.actors import TrainerSpec
 from rto.cluster.build import Actors, Models
 from rto.cluster.placement import Placement
 from rto.cluster.plan import GroupSpec, Plan
+from rto.errors import UserError
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, DeepSpeed
+from rto.sections.training import Actor
 from rto.types import Role
 
 SPEC = TrainerSpec("policy", "m", total_steps=3)
@@ -84,6 +87,20 @@ def test_engines_are_asked_what_a_transfer_failed_with(machine: Machine) -> None
     pings = {name: handle.calls[-1][0] for name, handle in made.watch.actors.items()}  # pyright: ignore
     assert pings["policy[0]"] == "__ray_ready__"
     assert pings["engine[0]"] == "tell_failure"
+
+
+def test_the_ranks_are_given_what_the_drivers_file_adds(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"gradient_clipping": 0.5, "aio": {"block_size": 8}}')
+    config = RunConfig(
+        actor=Actor(max_norm=0.5), ds=DeepSpeed(param_dtype="fp32", config=str(file))
+    )
+    made = actors(plan(), config)
+    made.start_trainers("policy", SPEC)
+    specs = [call[1] for handle in machine.made for call in handle.calls if call[0] == "start"]
+    assert [spec.engine_extras for spec in specs] == [{"aio": {"block_size": 8}}] * 2
+    with pytest.raises(UserError, match=r"0.5 and critic.max_norm is 1.0"):
+        made.start_trainers("critic", TrainerSpec("critic", "m", total_steps=3))
 
 
 def test_starting_waits_for_nothing_and_waiting_tells_for_whom(machine: Machine) -> None:

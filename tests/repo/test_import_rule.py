@@ -97,8 +97,8 @@ ROOMS = {
     "sections": "card errors protocols resources secrets text yaml_file",
     "text": "",
     "tracking": "errors functional overlap protocols secrets sections text types",
-    "training": "batching data errors functional methods models protocols rollout sections types "
-    "weights",
+    "training": "batching data errors functional methods models protocols rollout sections text "
+    "types weights",
     "types": "",
     "weights": "errors",
     "yaml_file": "errors",

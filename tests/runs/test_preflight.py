@@ -67,6 +67,28 @@ def test_every_path_a_command_opens(
         check(command, *given)
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("sft", [], None),
+        ("train", ["--algo", "ppo"], None),
+        ("train", ["--algo", "ppo", "--critic.max_norm", "2"], "1.0 and critic.max_norm is 2"),
+        ("train", ["--algo", "rloo", "--actor.max_norm", "2"], "1.0 and actor.max_norm is 2"),
+    ],
+)
+def test_a_file_for_deepspeed_is_read_before_anything_is_loaded(
+    model: str, tmp_path: Path, command: str, flags: list[str], message: str | None
+) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"gradient_clipping": 1.0}')
+    given = ["--actor.model_name_or_path", model, "--ds.config", str(file), *flags]
+    if message is None:
+        check(command, *given)
+        return
+    with pytest.raises(UserError, match=f"ds.config {file}: gradient_clipping is {message}"):
+        check(command, *given)
+
+
 def test_a_model_is_not_looked_for_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="nobody/nothing: no such directory.*HF_HUB_OFFLINE is set"):

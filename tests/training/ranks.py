@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from rto.batching.optimizer_steps import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.data.examples import Example, collate_groups
-from rto.errors import TrainingDiverged
+from rto.errors import TrainingDiverged, UserError
 from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
@@ -277,6 +277,51 @@ def reward_model(rank: int) -> dict[str, Any]:
     }
 
 
+class Asked(dict[str, Any]):
+    """Notes the names that are asked for."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.names: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+    def keys(self) -> Any:
+        return self
+
+
+def with_a_file(rank: int) -> dict[str, Any]:
+    """Engines with settings of a user's file, and what DeepSpeed reads at the top of one."""
+    from deepspeed.runtime import config
+
+    zero = {"reduce_bucket_size": 1234, "stage3_prefetch_bucket_size": 567}
+    for_two, for_three = (
+        policy_trainer(settings(stage, extras={"zero_optimization": zero})) for stage in (2, 3)
+    )
+    losses = [for_two.update(work).metrics["sft/loss"] for work in objectives(rank, SFT())]
+    refused = ""
+    try:
+        policy_trainer(settings(2, extras={"zero_optimization": {"reduce_bucket_sise": 1}}))
+    except UserError as error:
+        refused = str(error)
+    asked = Asked({"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1})
+    config.DeepSpeedConfig(asked)
+    return {
+        "stage 2": for_two.engine._engine.optimizer.reduce_bucket_size,
+        "stage 3": for_three.engine._engine.optimizer.reduce_bucket_size,
+        "prefetch": for_three.engine._engine.zero_prefetch_bucket_size(),
+        "losses": losses,
+        "refused": refused,
+        "asked": asked.names - config._REMOVED_TOP_LEVEL_CONFIG_KEYS.keys(),
+    }
+
+
 def main(rank: int, port: int, directory: Path) -> None:
     torch.set_num_threads(1)
     init_process_group(
@@ -298,6 +343,7 @@ def main(rank: int, port: int, directory: Path) -> None:
         "lora": {stage: lora(rank, stage) for stage in (2, 3)},
         "ema": moving_average(rank, directory),
         "reward_model": reward_model(rank),
+        "with_a_file": with_a_file(rank),
     }
     torch.save(results, directory / f"rank{rank}.pt")
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from rto.sections.deepspeed_file import NO_PART, OWN, PASSED_ON
+
 HERE = Path(__file__).parent
 STAGES = (0, 1, 2, 3)
 
@@ -115,3 +117,18 @@ def test_a_scalar_head_trains_and_scores(ran: dict[str, Any]) -> None:
     torch.testing.assert_close(got["before"], got["plain"], atol=1e-5, rtol=0)
     assert got["after"].mean() > got["before"].mean()
     assert got["metrics"] == ["reward_model/grad_norm", "reward_model/lr"]
+
+
+def test_settings_of_a_file_act_in_the_engine(ran: dict[str, Any]) -> None:
+    """With a bucket of 1,234 numbers gradients are reduced in several parts, to the same sums."""
+    got = ran["rank0"]["with_a_file"]
+    assert (got["stage 2"], got["stage 3"], got["prefetch"]) == (1234, 1234, 567)
+    assert got["losses"] == pytest.approx(ran["reference"]["losses"], rel=1e-5)
+    assert got["refused"].startswith("ds.config: DeepSpeed refuses it: ")
+    assert "reduce_bucket_sise" in got["refused"]
+
+
+def test_every_top_level_setting_of_the_installed_deepspeed_is_known(ran: dict[str, Any]) -> None:
+    """``sequence_parallel_size`` is read only where something is there, or by ``initialize``."""
+    asked = ran["rank0"]["with_a_file"]["asked"]
+    assert asked | {"sequence_parallel_size"} == OWN | PASSED_ON | NO_PART.keys()

@@ -49,6 +49,19 @@ def test_what_decides_the_training_is_compared(sections: dict[str, Any], name: s
     assert changed(**sections) == [name]
 
 
+def test_a_file_for_deepspeed_is_compared_by_its_content(tmp_path: Path) -> None:
+    before, after = (tmp_path / name for name in ("a.json", "b.json"))
+    before.write_text('{"steps_per_print": 1}')
+    after.write_text(before.read_text())
+    kept, wanted = (
+        identity_of(RunConfig(ds=DeepSpeed(config=str(path))), "sft") for path in (before, after)
+    )
+    assert differences(kept, wanted) == {}
+    after.write_text('{"steps_per_print": 20}')
+    other = identity_of(RunConfig(ds=DeepSpeed(config=str(after))), "sft")
+    assert list(differences(kept, other)) == ["ds.config"]
+
+
 @pytest.mark.parametrize(
     "sections",
     [

@@ -134,10 +134,11 @@ def test_an_engine_follows_the_section_of_its_model(tiny_model_dir: Path) -> Non
         ds=DeepSpeed(param_dtype="bf16", zero_stage=3),
         critic=Critic(adam=Adam(lr=0.5), max_norm=7.0, lr_warmup_ratio=0.3, min_lr_ratio=0.25),
     )
-    found = engine_settings(made.critic, made, device="cpu", total_steps=12)
+    found = engine_settings(made.critic, made, device="cpu", total_steps=12, extras={"aio": {}})
     assert (found.adam, found.max_norm, found.min_lr_ratio) == (Adam(lr=0.5), 7.0, 0.25)
     # 0.3 of 12 steps is 3.6.
     assert (found.warmup_steps, found.total_steps) == (4, 12)
     assert (found.zero_stage, found.dtype, found.device) == (3, "bf16", "cpu")
-    other = engine_settings(made.actor, made, device="cpu", total_steps=12)
+    assert found.extras == {"aio": {}}
+    other = engine_settings(made.actor, made, device="cpu", total_steps=12, extras={})
     assert other.adam == Adam()
