@@ -437,17 +437,20 @@ def test_an_engine_is_seen_asleep_awake_sampling_and_asleep_again(
 def test_pushes_are_timed_as_a_whole_and_their_transfer(
     tiny: Place, local: BigramEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(10**6))
+    clock = iter(tick * tick for tick in range(10**6))  # Each push takes longer.
     monkeypatch.setattr(push.time, "perf_counter", lambda: float(next(clock)))
     first, later = push.measure(tiny, "wide")
     size = models.TINY.parameters * 4 / 1e9
-    for row, name in ((first, "wide: first"), (later, "wide: later")):
+    for row, name, seconds, transfer in (
+        (first, "wide: first", 9.0, 3.0),
+        (later, "wide: later", 57.0, 19.0),
+    ):
         assert row.name == name
         assert row.figures == {
             "GB": size,
-            "push s": 3.0,
-            "transfer s": 1.0,
-            "s per GB": 3.0 / size,
+            "push s": seconds,
+            "transfer s": transfer,
+            "s per GB": seconds / size,
             "largest probe gap": pytest.approx(0, abs=1e-6),
         }
     # Each push of a run wakes the engine.
@@ -559,6 +562,7 @@ def test_one_failed_case_is_exit_code_1_and_the_others_run(
     assert kept is not None
     assert [entry.case for entry in kept[1]] == ["own-prompts", "shared-prompts"]
     assert run.main(["--cpu", "packed:shared-prompts", "--out", str(out)]) == 0
+    assert "failed: exit code 1: why" in out.read_text()
 
 
 def entry(case: str, step: str = "packed", **said: Any) -> Entry:
