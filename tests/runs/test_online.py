@@ -152,6 +152,8 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     with RunFolder(tmp_path / "parts") as parts:
         run(parts, 2)
         run(parts, 4)
+    for actors in session.opened:
+        assert set(actors.ranks["policy"].saved_behind) == {async_write}
     for folder in (whole, parts):
         steps = sorted(path.name for path in folder.checkpoints.iterdir())
         assert steps == ["step_00000001", "step_00000003"]

@@ -47,6 +47,7 @@ class LearningRank(BigramRank):
     transfers: list[tuple[str, int]] = field(default_factory=list)
     extras: list[Objective | None] = field(default_factory=list)
     writer: FileWriter = field(default_factory=FileWriter)
+    saved_behind: list[bool] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -96,6 +97,7 @@ class LearningRank(BigramRank):
         self.transfers.append((transport, workers))
 
     def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        self.saved_behind.append(behind)
         Path(folder).mkdir(parents=True)
         content = io.BytesIO()
         torch.save(self.table, content)
