@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planned_jobs import LLAMA_1B_VALUE, LLAMA_8B, TABLE, machine, rto_config, rto_job
+from planned_jobs import LLAMA_1B, LLAMA_8B, TABLE, machine, rto_config, rto_job
 
 from rto.planning.cost import checkpoint, driver, iteration, score, sync, update
 from rto.planning.job import Job, forward_flops
@@ -50,7 +50,7 @@ def test_scoring_is_a_forward_of_every_model() -> None:
     parts = score(rto_job(), RATES).parts
     peak = 8 * 312e12 * 0.5
     eight = forward_flops(LLAMA_8B, TOKENS, 325) / peak
-    one = forward_flops(LLAMA_1B_VALUE, TOKENS, 325) / peak
+    one = forward_flops(LLAMA_1B, TOKENS, 325) / peak
     assert parts["policy"] == pytest.approx(eight)
     assert parts["critic"] == pytest.approx(one)
     assert parts["frozen models"] == pytest.approx(2 * eight + one)
@@ -77,7 +77,7 @@ def test_groups_on_their_own_gpus_score_at_once() -> None:
 
 
 def test_an_update_is_four_forwards_where_activations_are_computed_again() -> None:
-    forwards = forward_flops(LLAMA_8B, TOKENS, 325) + forward_flops(LLAMA_1B_VALUE, TOKENS, 325)
+    forwards = forward_flops(LLAMA_8B, TOKENS, 325) + forward_flops(LLAMA_1B, TOKENS, 325)
     assert update(rto_job(), RATES).parts["products"] == pytest.approx(
         4 * forwards / (8 * 312e12 * 0.4)
     )

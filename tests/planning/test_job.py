@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planned_jobs import LLAMA_1B_VALUE, LLAMA_8B, TABLE, rto_config, rto_job
+from planned_jobs import LLAMA_1B, LLAMA_8B, TABLE, rto_config, rto_job
 
 from rto.planning.job import Stage, add, forward_flops, matrix_params
 
@@ -12,7 +12,7 @@ from rto.planning.job import Stage, add, forward_flops, matrix_params
 def test_the_table_of_embeddings_is_no_product_unless_it_is_the_head() -> None:
     assert matrix_params(LLAMA_8B) == 8_030_261_248 - TABLE
     assert matrix_params(replace(LLAMA_8B, tied=True)) == 8_030_261_248
-    assert matrix_params(LLAMA_1B_VALUE) == 1_235_816_448 - 128256 * 2048
+    assert matrix_params(LLAMA_1B) == 1_235_816_448 - 128256 * 2048
 
 
 def test_a_forward_is_two_operations_per_parameter_and_token_and_attention() -> None:

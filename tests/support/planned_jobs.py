@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_shapes import LLAMA_1B, LLAMA_8B
+
 from rto.cluster.plan import plan_actors
 from rto.planning.cards import Machine, find_card
 from rto.planning.job import Job
@@ -17,16 +19,7 @@ from rto.sections.run_config import RunConfig
 from rto.sections.training import Actor, Critic
 
 CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
-TABLE = 128256 * 4096
-LLAMA_8B = ModelShape(
-    params=8_030_261_248, layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128,
-    intermediate=14336, vocab=128256, embedding_params=TABLE, tied=False, largest=TABLE,
-)  # fmt: skip
-LLAMA_1B_VALUE = ModelShape(
-    params=1_235_816_448, layers=16, hidden=2048, heads=32, kv_heads=8, head_dim=64,
-    intermediate=8192, vocab=128256, embedding_params=128256 * 2048, tied=False, head=False,
-)  # fmt: skip
-"""Llama-3.2-1B with a scalar head."""
+TABLE = LLAMA_8B.embedding_params
 ADAPTERS = {
     32: 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)),
     16: 16 * (2 * (2048 + 2048) + 2 * (2048 + 512) + 3 * (2048 + 8192)),
@@ -51,13 +44,13 @@ def rto_setup(config: RunConfig, *, critic: bool = True) -> Setup:
     plan = plan_actors(
         config, device="cuda", num_cpus=4096, online=True, critic=critic, frozen=True
     )
-    learns = _trained(LLAMA_1B_VALUE, config.critic, config) if critic else None
+    learns = _trained(LLAMA_1B, config.critic, config) if critic else None
     return Setup(
         config=config,
         plan=plan,
         policy=_trained(LLAMA_8B, config.actor, config),
         critic=learns,
-        frozen=(LLAMA_8B, LLAMA_8B, LLAMA_1B_VALUE),
+        frozen=(LLAMA_8B, LLAMA_8B, LLAMA_1B),
     )
 
 
