@@ -53,7 +53,7 @@ class Head:
             env={**self.env, **env},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
 
 
@@ -179,6 +179,7 @@ def test_a_driver_without_gpus_plans_for_those_of_the_cluster(head: Head, tmp_pa
     assert "dtype: bf16 (ds.param_dtype auto: this GPU has bf16" in done.stdout
 
 
+@pytest.mark.timeout(600)
 def test_a_run_is_stopped_and_goes_on(head: Head, tmp_path: Path) -> None:
     build_base_model(tmp_path / "model", 0)
     (tmp_path / "sft.jsonl").write_text('{"input": "a", "output": "b"}\n' * 8)
