@@ -60,11 +60,13 @@ def plan_actors(
     machine's cores evenly; Ray's accounting there only keeps the actors on one node's resources.
 
     Raises:
-        UserError: engines that share GPUs with ranks have one that no rank is on.
+        UserError: engines that share GPUs with ranks have one that no rank is on; as many ranks of
+            the critic as share rows do not divide them all.
     """
     counts = {"policy": config.actor.num_ranks}
     if critic:
         counts["critic"] = config.critic.num_ranks
+        config.check_shared("critic")
     if frozen:
         counts["scorer"] = config.ref.num_replicas
     if online:
