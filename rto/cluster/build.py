@@ -75,7 +75,8 @@ class Actors:
     """The settings of the engines, running or idle: one process holds one engine all its life."""
 
     def start_trainers(self, name: str, spec: TrainerSpec) -> Trainers:
-        trainers, plan = Trainers(self._group(name, TRAINER)), self.placement.plan
+        shared_by = self.config.ds.sequence_parallel_size
+        trainers, plan = Trainers(self._group(name, TRAINER), shared_by), self.placement.plan
         # Read here: the nodes of the ranks need not have the file.
         extras = engine_extras(self.config, "critic" if spec.kind == "critic" else "actor")
         spec = replace(spec, engine_extras=extras)

@@ -7,7 +7,7 @@ have answered.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import ray
@@ -15,7 +15,7 @@ from ray import ObjectRef
 from torch import Tensor
 
 from rto.cluster.actors import Device, EngineActor, ScorerActor, TrainerActor, TrainerSpec
-from rto.cluster.groups import ActorGroup, Pending, arriving, remote
+from rto.cluster.groups import ActorGroup, Pending, RemoteCall, Result, arriving, remote
 from rto.protocols import Method
 from rto.rollout.engine import Transport
 from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
@@ -46,14 +46,18 @@ class UpdateShare:
 class Trainers:
     """The ranks of one model in training. Every call is on all of them, in rank order.
 
-    ``revision`` counts the calls that may have changed the weights.
+    ``revision`` counts the calls that may have changed the weights. ``shared_by`` neighbours read
+    the same rows: what is sent by shard goes to each of them.
     """
 
     group: ActorGroup
+    shared_by: int = 1
     revision: int = field(default=0, init=False)
 
-    def __len__(self) -> int:
-        return len(self.group)
+    @property
+    def num_shards(self) -> int:
+        """Parts that the rows of a call are cut into."""
+        return len(self.group) // self.shared_by
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class Trainers:
         """``share`` trainers, of the policy and of the critic, compute at the same time."""
         self.revision += 1
         rendezvous = arriving(remote(TrainerActor.address).send(self.group.actors[0]))
-        ranks = len(self)
+        ranks = len(self.group)
         return self.group.each(
             [
                 remote(TrainerActor.start, spec, config, device, rank, ranks, rendezvous, share)
@@ -89,10 +93,10 @@ class Trainers:
         *,
         single_step: bool,
     ) -> Pending[StepStats]:
-        """An update of a share per rank; of a single step, it answers with the log-probs of the
+        """An update of a share per shard; of a single step, it answers with the log-probs of the
         rows, too."""
         self.revision += 1
-        return self.group.each(
+        return self._by_shard(
             [
                 remote(
                     TrainerActor.update,
@@ -108,8 +112,13 @@ class Trainers:
         )
 
     def score(self, shards: Sequence[TokenBatch]) -> Pending[Tensor]:
-        """Log-probs or values [B, T], or scores [B], of a shard per rank."""
-        return self.group.each([remote(TrainerActor.score, shard) for shard in shards])
+        """Log-probs or values [B, T], or scores [B], of each shard."""
+        return self._by_shard([remote(TrainerActor.score, shard) for shard in shards])
+
+    def _by_shard(self, calls: Sequence[RemoteCall[Result]]) -> Pending[Result]:
+        """A call per shard, and an answer per shard."""
+        everyones = [call for call in calls for _ in range(self.shared_by)]
+        return replace(self.group.each(everyones), alike=self.shared_by)
 
     def score_alike(self, tokens: TokenBatch, *, temperature: float) -> list[Tensor]:
         """The same rows on every rank."""

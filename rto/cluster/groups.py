@@ -150,11 +150,13 @@ class ActorGroup:
 
 @dataclass(frozen=True)
 class Pending(Generic[Result]):
-    """Calls in flight on a group."""
+    """Calls in flight on a group. Of every ``alike`` neighbours, who answer the same, the first one
+    is heard."""
 
     group: ActorGroup
     method: str
     refs: Sequence[ObjectRef[Result]]
+    alike: int = 1
 
     def get(self, timeout: float | None = None) -> list[Result]:
         """Results in rank order; the first failure of any actor ends the wait.
@@ -177,7 +179,7 @@ class Pending(Generic[Result]):
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(self._name(ref) for ref in waiting)
                 raise ActorLost(f"{names} did not answer {self.method} within {limit:.0f} s")
-        return [results[ref] for ref in self.refs]
+        return [results[ref] for ref in self.refs[:: self.alike]]
 
     def _name(self, ref: ObjectRef[Result]) -> str:
         return f"{self.group.name}[{list(self.refs).index(ref)}]"

@@ -79,17 +79,18 @@ class ClusterLearner:
     def _start(
         self, group: Trainers, method: Method, batch: TrainBatch
     ) -> tuple[Pending[StepStats], list[list[int]]]:
-        """The running update and the rows of each rank."""
+        """The running update and the rows of each shard."""
         tokens = batch.tokens
         is_policy, packs = group is self.policy, self._reads_packed(group)
+        shards = group.num_shards
         steps: list[OptimizerStep] = []
         for epoch in range(self.plan.epochs):
             steps += plan_update(
                 tokens.lengths.tolist(),
                 tokens.group.tolist(),
-                num_ranks=len(group),
+                num_ranks=shards,
                 batch_size=self.plan.batch_size or len(tokens),
-                max_tokens=self.plan.max_tokens,
+                max_tokens=self.plan.max_tokens * group.shared_by,
                 max_sequences=self.plan.max_sequences,
                 seed=self.plan.seed + self.updates,
                 epoch=epoch,
@@ -97,8 +98,8 @@ class ClusterLearner:
                 packs=packs,
             )
         norms = loss_norms(tokens, steps)
-        shares = [rank_share(steps, rank) for rank in range(len(group))]
-        extras = self._extras(len(steps), len(group)) if is_policy else [None] * len(group)
+        shares = [rank_share(steps, shard) for shard in range(shards)]
+        extras = self._extras(len(steps)) if is_policy else [None] * shards
         parts = [
             UpdateShare(batch.take(rows), local, extra)
             for extra, (rows, local) in zip(extras, shares, strict=True)
@@ -113,16 +114,17 @@ class ClusterLearner:
             self._packs[group.name] = group.packs()
         return self._packs[group.name]
 
-    def _extras(self, num_steps: int, num_ranks: int) -> Sequence[Objective | None]:
-        """The ptx objective of each rank, where there is one."""
+    def _extras(self, num_steps: int) -> Sequence[Objective | None]:
+        """The ptx objective of each shard of the policy's rows, where there is one."""
+        shards = self.policy.num_shards
         if self.ptx is None or self.plan.batch_size is None:
-            return [None] * num_ranks
+            return [None] * shards
         return self.ptx.objectives(
             self.updates,
             num_steps=num_steps,
             batch_size=self.plan.batch_size,
-            num_ranks=num_ranks,
-            max_tokens=self.plan.max_tokens,
+            num_ranks=shards,
+            max_tokens=self.plan.max_tokens * self.policy.shared_by,
             packs=self._reads_packed(self.policy),
         )
 

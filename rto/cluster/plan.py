@@ -92,11 +92,12 @@ def plan_actors(
 
     Raises:
         UserError: engines that share GPUs with ranks have one that no rank is on, or one whose
-            GPUs are on two nodes.
+            GPUs are on two nodes; as many ranks of the critic as share rows do not divide them all.
     """
     spreads = {"policy": Spread(config.actor.num_nodes, config.actor.num_gpus_per_node)}
     if critic:
         spreads["critic"] = Spread(config.critic.num_nodes, config.critic.num_gpus_per_node)
+        config.check_shared("critic")
     if frozen:
         spreads["scorer"] = Spread(config.ref.num_nodes, config.ref.num_gpus_per_node)
     engines = config.vllm.num_engines if online else 0

@@ -113,7 +113,7 @@ class ClusterScorer:
 def _start(
     trainers: Trainers, tokens: TokenBatch, lengths: list[int]
 ) -> tuple[Pending[Tensor], list[list[int]]]:
-    shards = shard_rows(lengths, len(trainers), tokens.group.tolist())
+    shards = shard_rows(lengths, trainers.num_shards, tokens.group.tolist())
     return trainers.score([_rows(tokens, shard) for shard in shards]), shards
 
 

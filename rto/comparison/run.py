@@ -175,10 +175,10 @@ def _budgeted(config: RunConfig, plan: ComparisonPlan, entry: ComparedMethod) ->
         per_iteration = config.rollout.num_sequences * train.max_epochs
         train = replace(train, max_steps=max(1, plan.budget // per_iteration))
     else:
-        rows, ranks = rows_per_group(config, entry.algo), config.actor.num_ranks
+        rows, shards = rows_per_group(config, entry.algo), config.num_shards
         train = replace(
             train,
-            batch_size=ranks * max(1, round(sequences / rows / ranks)),
+            batch_size=shards * max(1, round(sequences / rows / shards)),
             max_steps=max(1, plan.budget // sequences),
             max_epochs=1_000,
         )

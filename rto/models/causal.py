@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from rto.models.decoder import Decoder
 from rto.models.policy import Policy, States
+from rto.models.sequence import SequenceRanks
 from rto.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class CausalPolicy(Policy):
         super().__init__(model, value_head=value_head)
         self._decoder = Decoder(model)
         self.packs = self._decoder.packs
+
+    def share(self, ranks: SequenceRanks) -> None:
+        self._decoder.share(ranks)
 
     def states(self, tokens: TokenBatch) -> States:
         read = self._decoder(tokens)

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from rto.errors import UserError
 from rto.models.packing import Packed, PackedRows, pack, pad_right
 from rto.models.policy import unwrapped
+from rto.models.sequence import Picked, SequenceRanks
 from rto.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -32,25 +33,32 @@ FIRST = torch.tensor([True, True, False, False, False])
 
 @dataclass(frozen=True)
 class Read:
-    """Last hidden states [N, H] of all tokens end to end, and where ``packed`` finds them."""
+    """Last hidden states [N, H] of all tokens end to end, or of this rank's part of them, and where
+    ``packed`` finds them."""
 
     hidden: Tensor
     packed: Packed
 
     @property
-    def before(self) -> Tensor:
+    def before(self) -> Picked:
         """What predicts each response token [R, H]."""
-        return self.hidden[self.packed.before]
+        return self._picked(self.packed.before)
 
     @property
-    def prompt(self) -> Tensor:
+    def prompt(self) -> Picked:
         """The states before the first response token [B, H]."""
-        return self.hidden[self.packed.prompt]
+        return self._picked(self.packed.prompt)
 
     @property
-    def last(self) -> Tensor:
+    def last(self) -> Picked:
         """The states after the last token [B, H]."""
-        return self.hidden[self.packed.last]
+        return self._picked(self.packed.last)
+
+    def _picked(self, index: Tensor) -> Picked:
+        rows = self.packed.rows
+        if rows is None or rows.shard is None:
+            return Picked(self.hidden[index])
+        return rows.shard.pick(self.hidden, index)
 
 
 class Decoder:
@@ -59,12 +67,41 @@ class Decoder:
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         inner = unwrapped(model)
         self._base: nn.Module = inner.base_model
-        group = _two_responses(inner)
-        prove_rows_alone(inner, group)
-        self.packs = may_pack(inner) and _packs(inner, group)
+        self._name, self._ranks = inner.name_or_path, None
+        self._group = _two_responses(inner)
+        prove_rows_alone(inner, self._group)
+        self.packs = may_pack(inner) and _packs(inner, self._group)
+
+    def share(self, ranks: SequenceRanks) -> None:
+        """Read the same rows as these ranks from now on, and hold a part of their tokens.
+
+        Raises:
+            UserError: the model does not allow it: it does not pack, its heads do not divide, or
+                the states of a shared row are not those of the row read alone.
+        """
+        said = f"{self._name}: ds.sequence_parallel_size is {ranks.size}"
+        if not self.packs:
+            raise UserError(
+                f"{said} and this model does not read rows end to end (it takes full attention in "
+                "every layer and ds.attn_implementation sdpa): leave ds.sequence_parallel_size at 1"
+            )
+        training = self._base.training
+        self._base.eval()
+        with torch.no_grad():
+            expected = _read(self._base, pack(self._group)).before.states
+            shared = _read(self._base, ranks.shard(pack(self._group))).before
+            found = shared.whole(shared.states)
+        self._base.train(training)
+        if not _close(found, expected, 1e-4 if expected.dtype == torch.float32 else 0.05):
+            raise UserError(
+                f"{said} and the states of a row are others where ranks share it: leave "
+                "ds.sequence_parallel_size at 1"
+            )
+        self._ranks = ranks
 
     def __call__(self, tokens: TokenBatch) -> Read:
-        return _read(self._base, pack(tokens) if self.packs else pad_right(tokens))
+        packed = pack(tokens) if self.packs else pad_right(tokens)
+        return _read(self._base, packed if self._ranks is None else self._ranks.shard(packed))
 
 
 def may_pack(model: PreTrainedModel) -> bool:
@@ -99,9 +136,9 @@ def prove_rows_alone(model: PreTrainedModel, group: TokenBatch) -> None:
         return
     base: nn.Module = model.base_model
     training = model.training
-    expected = _read(base.eval(), pad_right(group)).before
+    expected = _read(base.eval(), pad_right(group)).before.states
     short = dataclasses.replace(group, response_mask=group.response_mask & FIRST.to(model.device))
-    found = _read(base.train(), pad_right(short.take([0]).trim())).before
+    found = _read(base.train(), pad_right(short.take([0]).trim())).before.states
     model.train(training)
     # Routers of experts may decide a near tie otherwise in bf16: that is no dependence.
     tolerance = 1e-3 if expected.dtype == torch.float32 else 0.25
@@ -119,9 +156,9 @@ def _packs(model: PreTrainedModel, group: TokenBatch) -> bool:
     base: nn.Module = model.base_model
     training = model.training
     model.eval()
-    expected = _read(base, pad_right(group)).before
+    expected = _read(base, pad_right(group)).before.states
     model.set_attn_implementation(ATTENTION)
-    found = _read(base, pack(group)).before
+    found = _read(base, pack(group)).before.states
     agree = _close(found, expected, 1e-4 if expected.dtype == torch.float32 else 0.05)
     if not agree:
         model.set_attn_implementation("sdpa")
@@ -161,6 +198,9 @@ def packed_attention(
     """
     if packed_rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    shard = packed_rows.shard
+    if shard is not None:
+        module, query, key, value = shard.to_heads(module, query, key, value)
     outputs: list[Tensor] = []
     for bucket in packed_rows.buckets:
         q, k, v = (_gathered(x, bucket) for x in (query, key, value))
@@ -169,7 +209,7 @@ def packed_attention(
     together = torch.cat(outputs)
     if packed_rows.back is not None:
         together = together.index_select(0, packed_rows.back)
-    return together[None], None
+    return together[None] if shard is None else shard.to_tokens(together[None]), None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

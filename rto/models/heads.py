@@ -16,6 +16,7 @@ from rto.models.decoder import Decoder
 from rto.models.packing import pack_prompts, unpack
 from rto.models.policy import unwrapped
 from rto.models.seq2seq import masked_rows_mean
+from rto.models.sequence import SequenceRanks, whole_rows
 from rto.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ class SequenceReward(nn.Module):
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Scores at the last real token, fp32 [B]."""
         last = self._decoder(tokens).last
-        return unwrapped(self.model).get_submodule("score")(last).squeeze(-1).float()
+        scores = unwrapped(self.model).get_submodule("score")(last.states).squeeze(-1)
+        return last.whole(scores.float())
+
+    def share(self, ranks: SequenceRanks) -> None:
+        """See ``Decoder.share``."""
+        self._decoder.share(ranks)
 
 
 class TokenValue(nn.Module):
@@ -56,8 +62,12 @@ class TokenValue(nn.Module):
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Values fp32 [B, T]: entry t belongs to the state before response token t."""
         before = self._decoder(tokens).before
-        scores = unwrapped(self.model).get_submodule("score")(before).squeeze(-1).float()
-        return unpack((scores - self.mean) / self.std, tokens)
+        scores = unwrapped(self.model).get_submodule("score")(before.states).squeeze(-1).float()
+        return unpack(before.whole((scores - self.mean) / self.std), tokens)
+
+    def share(self, ranks: SequenceRanks) -> None:
+        """See ``Decoder.share``."""
+        self._decoder.share(ranks)
 
 
 class PromptValue(nn.Module):
@@ -73,6 +83,9 @@ class PromptValue(nn.Module):
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         super().__init__()
         self.model = model
+
+    def share(self, ranks: SequenceRanks) -> None:
+        raise whole_rows(str(unwrapped(self.model).name_or_path), ranks.size)
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Values fp32 [B, T], the same in each column of a response."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rto.batching.microbatch import cut
+from rto.models.sequence import Shard
 from rto.types import TokenBatch
 
 BUCKET_OVERHEAD = {"cpu": 16, "cuda": 1024}
@@ -21,11 +22,13 @@ class PackedRows:
 
     ``buckets``: token indices [b, L] of rows of similar length, the last one repeated where a row
     is shorter. ``back`` [N]: where among the buckets' tokens, all end to end, that of each packed
-    token is; None where they are the same.
+    token is; None where they are the same. ``shard``: the part of the tokens that this rank holds,
+    where several share them.
     """
 
     buckets: tuple[Tensor, ...]
     back: Tensor | None
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from rto.errors import UserError
 from rto.functional.logprobs import Head, chunked_logprobs
 from rto.models.packing import unpack
+from rto.models.sequence import Picked, SequenceRanks
 from rto.types import PolicyOutput, TokenBatch
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ VALUE_WIDTH = 512
 
 
 class States(NamedTuple):
-    """Hidden states of a forward.
+    """Hidden states of a forward, or those of them that are on this rank.
 
     ``before`` [N, H] are what the head reads for the N response tokens, in the order of
     ``TokenBatch.response_mask``; ``prompt`` [B, H] is what a value head reads of each prompt.
     """
 
-    before: Tensor
-    prompt: Tensor
+    before: Picked
+    prompt: Picked
 
 
 class Policy(nn.Module, ABC):
@@ -79,24 +80,35 @@ class Policy(nn.Module, ABC):
         ``chunk_size`` tokens (``head_chunk``, if not given).
         """
         states = self.states(tokens)
+        before = states.before
         scores = chunked_logprobs(
-            states.before,
+            before.states,
             self._logits,
-            tokens.response_ids[tokens.response_mask],
+            before.mine(tokens.response_ids[tokens.response_mask]),
             temperature=temperature,
             chunk_size=chunk_size,
             num_chunks=num_chunks,
             with_entropy=with_entropy,
             reference=None if reference is None else self._reference(reference, tokens),
         )
+
+        def unpacked(values: Tensor) -> Tensor:
+            return unpack(before.whole(values), tokens)
+
         return PolicyOutput(
-            logprobs=unpack(scores.logprobs, tokens),
-            entropy=None if scores.entropy is None else unpack(scores.entropy, tokens),
-            reference_kl=(
-                None if scores.reference_kl is None else unpack(scores.reference_kl, tokens)
-            ),
+            logprobs=unpacked(scores.logprobs),
+            entropy=None if scores.entropy is None else unpacked(scores.entropy),
+            reference_kl=None if scores.reference_kl is None else unpacked(scores.reference_kl),
             value=self._value(states.prompt) if with_value else None,
         )
+
+    @abstractmethod
+    def share(self, ranks: SequenceRanks) -> None:
+        """Read the same rows as these ranks from now on, and hold a part of their tokens.
+
+        Raises:
+            UserError: the model does not allow it.
+        """
 
     def adapters_disabled(self) -> AbstractContextManager[None]:
         """The base model as it was before its adapters: the reference of a LoRA run."""
@@ -126,12 +138,12 @@ class Policy(nn.Module, ABC):
         """The reference's hidden states [N, H] before each response token, and its head."""
         base = self.adapters_disabled() if reference is self else contextlib.nullcontext()
         with torch.no_grad(), base:
-            return reference.states(tokens).before, reference._base_logits
+            return reference.states(tokens).before.states, reference._base_logits
 
-    def _value(self, prompt: Tensor) -> Tensor:
+    def _value(self, prompt: Picked) -> Tensor:
         if self.value_head is None:
             raise ValueError("with_value: this policy was built without a value head")
-        return self.value_head(prompt).squeeze(-1).float()
+        return prompt.whole(self.value_head(prompt.states).squeeze(-1).float())
 
 
 def _value_head(model: PreTrainedModel) -> nn.Module:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from rto.errors import UserError
 from rto.models.packing import distinct_prompts, pack_prompts
 from rto.models.policy import Policy, States, unwrapped
+from rto.models.sequence import Picked, SequenceRanks, whole_rows
 from rto.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -28,14 +29,17 @@ class Seq2SeqPolicy(Policy):
         self._start = decoder_start(unwrapped(model))
         self._scale = self._proven_scale()
 
+    def share(self, ranks: SequenceRanks) -> None:
+        raise whole_rows(str(unwrapped(self.model).name_or_path), ranks.size)
+
     def states(self, tokens: TokenBatch) -> States:
         ids, mask = pack_prompts(tokens)
         first, owner = distinct_prompts(tokens)
         decoder_ids = decoder_inputs(tokens, start=self._start)
         encoded, hidden = self._run(ids[first], mask[first], decoder_ids, owner)
         return States(
-            before=hidden[tokens.response_mask] * self._scale,
-            prompt=masked_rows_mean(encoded, mask[first])[owner],
+            before=Picked(hidden[tokens.response_mask] * self._scale),
+            prompt=Picked(masked_rows_mean(encoded, mask[first])[owner]),
         )
 
     def _run(

@@ -18,7 +18,7 @@ class Estimate:
 
 def batch_arithmetic(config: RunConfig, *, iterations: int) -> list[Estimate]:
     """How an online iteration divides into sequences, optimizer steps and ranks."""
-    rollout, train, ranks = config.rollout, config.train, config.actor.num_ranks
+    rollout, train = config.rollout, config.train
     sequences = rollout.num_sequences
     steps = sequences // train.batch_size * train.max_epochs
     return [
@@ -34,8 +34,8 @@ def batch_arithmetic(config: RunConfig, *, iterations: int) -> list[Estimate]:
         ),
         Estimate(
             "sequences per rank and step",
-            f"{train.batch_size // ranks}",
-            f"{train.batch_size} / {ranks} ranks",
+            f"{train.batch_size // config.num_shards}",
+            f"{train.batch_size} / {config.told_shards}",
         ),
         Estimate(
             "tokens per sequence, at most",

@@ -10,6 +10,7 @@ from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.models.load import is_encoder_decoder, load_config
+from rto.models.sequence import check_config
 from rto.models.skeleton import Needs, Use, check_model
 from rto.models.trained_with import told_differences
 from rto.rollout.engine import settled
@@ -41,6 +42,9 @@ def check_models(
         lora=ds.lora,
         load_in_4bit=ds.load_in_4bit,
     )
+    if ds.sequence_parallel_size > 1:
+        for shared in filter(None, [path, critic]):
+            check_config(shared, load_config(shared), ds.sequence_parallel_size)
     still = Needs(tokenizer, needs.lengths)
     trained: Use = "new reward" if kind == "score" else "policy"
     check_model(path, trained, needs)

@@ -44,7 +44,8 @@ NO_PART = {
     "expert_parallel": "models are sharded by ZeRO (ds.zero_stage)",
     "hybrid_engine": "engines of their own sample (vllm.engine)",
     "pipeline": "models are sharded by ZeRO (ds.zero_stage)",
-    "seq_parallel_communication_data_type": "no two ranks share a row",
+    "seq_parallel_communication_data_type": "ranks share rows without DeepSpeed "
+    "(ds.sequence_parallel_size)",
     "tensor_parallel": "models are sharded by ZeRO (ds.zero_stage)",
     "torch_autocast": "weights and activations are of one type (ds.param_dtype)",
     "use_data_before_expert_parallelism": "models are sharded by ZeRO (ds.zero_stage)",
@@ -107,7 +108,7 @@ def _owned(config: RunConfig, trained: Trained) -> Iterator[tuple[str, Owned]]:
     yield "train_micro_batch_size_per_gpu", Owned(train.micro_batch_size, "train.micro_batch_size")
     yield "gradient_accumulation_steps", Owned(1)
     yield "gradient_clipping", Owned(section.max_norm, f"{trained}.max_norm")
-    yield "sequence_parallel_size", Owned(1)
+    yield "sequence_parallel_size", Owned(ds.sequence_parallel_size, "ds.sequence_parallel_size")
     yield "zero_optimization.stage", Owned(ds.zero_stage, "ds.zero_stage")
     yield "zero_optimization.overlap_comm", Owned(ds.overlap_comm, "ds.overlap_comm")
     offload = Owned("cpu" if ds.adam_offload else OFF, "ds.adam_offload", ds.adam_offload)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rto.secrets import hide, holds_secret
 from rto.sections.data import Data
@@ -54,11 +54,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_tree(self)
         check_secrets(self)
-        ranks, batch = self.actor.num_ranks, self.train.batch_size
+        self.check_shared("actor")
+        shards, batch = self.num_shards, self.train.batch_size
         require(
-            batch % ranks == 0,
-            f"train.batch_size {batch} does not divide over {ranks} ranks: "
-            f"use a multiple of {ranks}",
+            batch % shards == 0,
+            f"train.batch_size {batch} does not divide over {self.told_shards}: "
+            f"use a multiple of {shards}",
         )
         require(
             not (self.ds.load_in_4bit and self.ds.lora.rank == 0),
@@ -97,6 +98,29 @@ class RunConfig:
         """Optimizer steps of an online iteration."""
         return self.rollout.num_sequences // self.train.batch_size * self.train.max_epochs
 
+    @property
+    def num_shards(self) -> int:
+        """Parts that the policy's rows are cut into, each read by one rank, or by several
+        together."""
+        return self.actor.num_ranks // self.ds.sequence_parallel_size
+
+    @property
+    def told_shards(self) -> str:
+        """How many ``num_shards`` are, in words."""
+        size = self.ds.sequence_parallel_size
+        return f"{self.num_shards} {'ranks' if size == 1 else f'groups of {size} ranks'}"
+
+    def check_shared(self, section: Literal["actor", "critic"]) -> None:
+        """The ranks of a trained model divide into those that share rows."""
+        size = self.ds.sequence_parallel_size
+        ranks = (self.critic if section == "critic" else self.actor).num_ranks
+        require(
+            ranks % size == 0,
+            f"ds.sequence_parallel_size is {size} and {section}.num_nodes x "
+            f"{section}.num_gpus_per_node is {ranks} ranks, of which {size} share rows: "
+            f"use a multiple of {size}",
+        )
+
     def check_actor(self) -> None:
         """Rules of every stage that trains a model."""
         require(
@@ -115,9 +139,9 @@ class RunConfig:
         )
         k = self.rollout.n_samples_per_prompt
         require(
-            batch % (k * self.actor.num_ranks) == 0,
+            batch % (k * self.num_shards) == 0,
             f"train.batch_size {batch} does not hold whole groups of {k} on each of "
-            f"{self.actor.num_ranks} ranks: use a multiple of {k * self.actor.num_ranks}",
+            f"{self.told_shards}: use a multiple of {k * self.num_shards}",
         )
         require(
             k >= min_responses,

@@ -62,6 +62,9 @@ class DeepSpeed(Section):
     lora: Lora = field(default_factory=Lora)
     overlap_comm: bool = False
     """Reduce gradients while the backward pass goes on (CUDA only)."""
+    sequence_parallel_size: Devices = 1
+    """Ranks that read the same rows, each a part of their tokens, for contexts that do not fit on
+    one GPU (Ulysses)."""
     config: str | None = None
     """A DeepSpeed JSON file with more settings: bucket sizes, stage3_*. It is read on the machine
     of the command; what says otherwise than the settings here is refused."""

@@ -60,14 +60,21 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
     area: ClassVar[str]
 
     def __init__(
-        self, engine: ZeroEngine[Gives], *, ema_beta: float | None = None, packs: bool = False
+        self,
+        engine: ZeroEngine[Gives],
+        *,
+        ema_beta: float | None = None,
+        packs: bool = False,
+        shared_by: int = 1,
     ) -> None:
-        """``packs``: the model reads rows without padding."""
+        """``packs``: the model reads rows without padding. Each row is read by ``shared_by``
+        neighbouring ranks, which compute the same loss of it; one of them counts."""
         self.engine = engine
         self.packs = packs
         self._ema_beta = ema_beta
         self._ema: dict[str, Tensor] = {}
         self._is_first = dist.get_rank() == 0
+        self._counts = dist.get_rank() % shared_by == 0
         if ema_beta is not None:
             for name, weight in engine.named_full_parameters():
                 if self._is_first:
@@ -215,6 +222,8 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
     def _all_reduced(self, sums: dict[str, Tensor]) -> dict[str, float]:
         names = sorted(sums)
         values = torch.stack([sums[name] for name in names])
+        if not self._counts:
+            values = torch.zeros_like(values)
         dist.all_reduce(values)
         return dict(zip(names, values.tolist(), strict=True))
 
@@ -235,11 +244,12 @@ class PolicyTrainer(RankTrainer[PolicyMethod, PolicyOutput]):
         *,
         ema_beta: float | None = None,
         packs: bool = False,
+        shared_by: int = 1,
         reference: Policy | None = None,
     ) -> None:
         """``reference``: frozen, on the engine's device; or the policy itself, whose adapters are
         then off (see ``Policy.forward``)."""
-        super().__init__(engine, ema_beta=ema_beta, packs=packs)
+        super().__init__(engine, ema_beta=ema_beta, packs=packs, shared_by=shared_by)
         self._reference = reference
 
     def forward(

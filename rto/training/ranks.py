@@ -20,6 +20,7 @@ from rto.models.families import load_critic, load_policy
 from rto.models.heads import PromptValue, SequenceReward, TokenValue
 from rto.models.load import Loading, load_scalar_model, load_tokenizer
 from rto.models.policy import Policy, unwrapped
+from rto.models.sequence import SequenceRanks
 from rto.models.trained_with import keep_trained_with
 from rto.protocols import Method, Output
 from rto.sections.run_config import RunConfig
@@ -88,6 +89,11 @@ class Rank:
         module, model = build_module(
             kind, model_path, config, value_constants, value_head="value" in extras, device=device
         )
+        size = config.ds.sequence_parallel_size
+        sequence = None
+        if size > 1:
+            sequence = SequenceRanks.of_this_rank(size, timeout=config.ds.timeout)
+            module.share(sequence)
         section = config.critic if kind == "critic" else config.actor
         settings = engine_settings(
             section,
@@ -103,6 +109,8 @@ class Rank:
         reference = None
         if "reference_kl" in extras:
             reference = load_reference(module, model_path, config, engine.device)
+            if sequence is not None and reference is not module:
+                reference.share(sequence)
         self.trainer: RankTrainer = build_trainer(kind, engine, config, reference, module.packs)
 
     @property
@@ -131,7 +139,8 @@ class Rank:
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> Tensor:
         return self.trainer.score(
             tokens,
-            max_tokens=self.config.rollout.max_tokens_per_gpu,
+            max_tokens=self.config.rollout.max_tokens_per_gpu
+            * self.config.ds.sequence_parallel_size,
             temperature=self.config.rollout.temperature if temperature is None else temperature,
         )
 
@@ -265,12 +274,15 @@ def build_trainer(
     reference: Policy | None,
     packs: bool,
 ) -> RankTrainer:
+    shared_by = config.ds.sequence_parallel_size
     if kind == "critic":
-        return CriticTrainer(engine, packs=packs)
+        return CriticTrainer(engine, packs=packs, shared_by=shared_by)
     if kind == "score":
-        return ScoreTrainer(engine, packs=packs)
+        return ScoreTrainer(engine, packs=packs, shared_by=shared_by)
     ema = config.train.ema_beta if config.train.enable_ema else None
-    return PolicyTrainer(engine, ema_beta=ema, packs=packs, reference=reference)
+    return PolicyTrainer(
+        engine, ema_beta=ema, packs=packs, shared_by=shared_by, reference=reference
+    )
 
 
 def engine_settings(

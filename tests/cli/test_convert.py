@@ -98,7 +98,7 @@ def test_what_is_said_of_a_flag() -> None:
     assert explain("beta", "dpo") == "here --preference.beta"
     assert explain("packing_samples", "sft") == "always so here, leave it out"
     assert explain("ckpt.path", "sft") == "not needed here, checkpoints lie in ckpt.output_dir"
-    assert str(explain("ring_attn_size", "sft")).startswith("not available here; ")
+    assert str(explain("zpg", "sft")).startswith("not available here; ")
     assert explain("no_such_flag", "sft") is None
 
 

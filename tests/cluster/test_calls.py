@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from handles import Answers, Ref, raised
 from local_group import BigramRank, bigram, trainers
 from token_rows import token_batch
 
+from rto.cluster import groups
 from rto.cluster.actors import TrainerSpec
 from rto.cluster.calls import Engines, Scorers, Trainers, UpdateShare
 from rto.cluster.groups import ActorGroup, Pending
+from rto.errors import UserError
 from rto.methods.sft import SFT
 from rto.sections.run_config import RunConfig
 from rto.types import LossNorm, Role, TrainBatch
@@ -142,6 +145,27 @@ def test_engines_hold_a_version_together(
 def test_a_shard_for_every_actor_or_none(handles: list[Handle]) -> None:
     with pytest.raises(ValueError, match="zip"):
         Trainers(group(handles)).score([ROWS])
+
+
+def test_ranks_that_share_rows_are_sent_the_same_and_answer_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    four = [Handle(rank) for rank in range(4)]
+    policy = Trainers(group(four), shared_by=2)
+    shards = [ROWS.take([0]), ROWS.take([1])]
+    assert policy.num_shards == len(shards)
+    pending = policy.score(shards)
+    assert [handle.calls for handle in four] == [[("score", shards[i])] for i in (0, 0, 1, 1)]
+    told = [Handle(rank) for rank in range(4)]
+    shares = [UpdateShare(TrainBatch(shard), [[[0]]], None) for shard in shards]
+    Trainers(group(told), shared_by=2).update(SFT(), shares, [], single_step=False)
+    assert [handle.calls[0][2] for handle in told] == [shares[i].batch for i in (0, 0, 1, 1)]
+    monkeypatch.setattr(groups, "ray", Answers())
+    refs: list[Any] = [Ref(f"answer of {rank}") for rank in range(4)]
+    assert replace(pending, refs=refs).get() == ["answer of 0", "answer of 2"]
+    refs[1].answer = raised(UserError("no room"))
+    with pytest.raises(UserError, match="no room"):
+        replace(pending, refs=refs).get()
 
 
 def test_a_model_is_packed_where_all_its_ranks_are() -> None:

@@ -76,10 +76,16 @@ def plan(**changes: Any) -> UpdatePlan:
 
 
 def learner(
-    *, ranks: int = 2, critic: bool = False, packs: Sequence[bool] = (False, False), **changes: Any
+    *,
+    ranks: int = 2,
+    critic: bool = False,
+    packs: Sequence[bool] = (False, False),
+    shared_by: int = 1,
+    **changes: Any,
 ) -> ClusterLearner:
     settings = {name: changes.pop(name) for name in ("freezing_steps", "ptx") if name in changes}
-    policy = trainers("policy", *(Rank("policy", packed) for packed in packs[:ranks]))
+    several = [Rank("policy", packed) for packed in packs[:ranks]]
+    policy = trainers("policy", *several, shared_by=shared_by)
     values = trainers("critic", Rank("critic")) if critic else None
     return ClusterLearner(policy, values, plan(**changes), **settings)
 
@@ -213,6 +219,36 @@ def test_a_model_reads_packed_rows_where_all_its_ranks_do_and_is_asked_once() ->
             made.update(SFT(), batch())
         assert (len(sent(made)[0]["steps"][0]) == 1) is one
         assert [rank.asked for rank in made.policy.group.actors] == [1] * len(packs)
+
+
+def test_ranks_that_share_rows_get_the_same_ones_and_room_for_more() -> None:
+    """Four ranks, two and two: two parts of 8 rows of 3 to 10 tokens, 26 each when packed. That is
+    one forward where two ranks of 20 tokens share it, and two of one rank."""
+    rows = [(Example((), (50 + i, 2), finished=True),) for i in range(16)]
+    mix = PretrainMix(rows, coef=0.5, pad_token_id=0, seed=1)
+    sizes: dict[str, Any] = {"batch_size": 8, "max_tokens": 20}
+    made = learner(ranks=4, packs=[True] * 4, shared_by=2, ptx=mix, **sizes)
+    made.update(SFT(), batch())
+    first, second, third, fourth = (rows_of(each) for each in sent(made))
+    assert (first, third) == (second, fourth)
+    seen = Counter(row for part in (first, third) for step in part for m in step for row in m)
+    assert seen == dict.fromkeys(range(8), 1)
+    assert all(len(step) == 1 for step in first)
+    texts = [told["extra"].batch.tokens.response_ids[:, 0].tolist() for told in sent(made)]
+    assert (texts[0], texts[2]) == (texts[1], texts[3])
+    assert len({*texts[0], *texts[2]}) == 8
+    alone = learner(ranks=2, packs=[True] * 2, **sizes)
+    alone.update(SFT(), batch())
+    assert all(len(step) == 2 for each in sent(alone) for step in rows_of(each))
+
+
+def test_scores_of_a_single_step_are_taken_from_one_of_those_that_share_rows() -> None:
+    given = batch()
+    made = learner(ranks=4, packs=[True] * 4, shared_by=2, batch_size=None, single_step=True)
+    stats = made.update(SFT(), given)
+    expected = given.tokens.prompt_ids.float() + 0.5 * (given.tokens.response_ids > 0)
+    assert stats.policy_logprobs is not None
+    assert torch.equal(stats.policy_logprobs, expected)
 
 
 def test_a_forward_holds_no_more_rows_than_told() -> None:

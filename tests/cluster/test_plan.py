@@ -10,7 +10,7 @@ import pytest
 from rto.cluster.plan import Plan, choose_transport, plan_actors
 from rto.errors import UserError
 from rto.sections.run_config import RunConfig
-from rto.sections.runtime import VLLM
+from rto.sections.runtime import VLLM, DeepSpeed
 from rto.sections.training import Actor, Critic, Frozen, Train
 
 
@@ -114,6 +114,15 @@ def test_every_gpu_of_a_colocated_engine_has_a_policy_rank(
         return
     with pytest.raises(UserError, match=f"share those of 4 policy ranks.*engines {4 // width}"):
         online(settings, device="cuda")
+
+
+def test_the_critics_ranks_divide_into_those_that_share_rows() -> None:
+    """Four policy ranks, two of the critic."""
+    shared = [replace(config(), ds=DeepSpeed(sequence_parallel_size=size)) for size in (2, 4)]
+    assert online(shared[0], device="cpu").groups["critic"].num_actors == 2
+    with pytest.raises(UserError, match="is 4 and critic.num_nodes x critic.num_gpus_per_node is"):
+        online(shared[1], device="cpu")
+    assert "critic" not in online(shared[1], device="cpu", critic=False).groups
 
 
 def test_separate_groups_have_gpus_of_their_own() -> None:

@@ -11,6 +11,7 @@ from tiny_tokenizers import tiny_tokenizer
 
 from rto.cluster.build import Models
 from rto.errors import UserError
+from rto.models.load import load_config
 from rto.runs import check_models as check_models_module
 from rto.runs.check_models import check_models, with_engine
 from rto.sections.data import Data
@@ -48,6 +49,29 @@ def test_models_that_can_do_what_is_wanted_pass(
     checked(config, frozen, critic=str(tiny_reward_dir))
     checked(config, frozen, kind="score")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("where", ["policy", "critic"])
+def test_ranks_share_the_rows_of_a_model_whose_heads_divide(
+    where: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The tiny model has four heads; here another one has eight."""
+    wide = tmp_path / "wide"
+    shutil.copytree(tiny_model_dir, wide)
+    config = load_config(str(tiny_model_dir))
+    config.update({"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4})
+    config.save_pretrained(wide)
+
+    def sharing(path: Path, critic: Path) -> None:
+        actor = Actor(model_name_or_path=str(path), num_gpus_per_node=8)
+        eight = DeepSpeed(param_dtype="fp32", sequence_parallel_size=8)
+        short = Data(max_len=64)
+        checked(RunConfig(actor=actor, ds=eight, data=short), Models(), critic=str(critic))
+
+    sharing(wide, wide)
+    paths = (tiny_model_dir, wide) if where == "policy" else (wide, tiny_model_dir)
+    with pytest.raises(UserError, match=f"{tiny_model_dir}: ds.seq.* is 8 and the model has 4"):
+        sharing(*paths)
 
 
 @pytest.mark.parametrize("where", ["policy", "critic", "reference", "reward"])

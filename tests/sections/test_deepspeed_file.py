@@ -86,7 +86,7 @@ def test_what_says_the_same_as_the_run_is_taken_out(file: Path) -> None:
         ),
         ({"gradient_accumulation_steps": 8}, "gradient_accumulation_steps is 8: training needs 1"),
         ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0 and actor.max_norm is 0.5"),
-        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2: training needs 1"),
+        ({"sequence_parallel_size": 2}, "is 2 and ds.sequence_parallel_size is 1"),
         (
             {"zero_optimization": {"stage": 3}},
             "zero_optimization.stage is 3 and ds.zero_stage is 2",

@@ -35,6 +35,23 @@ def test_the_batch_divides_over_the_ranks() -> None:
         online(train=Train(batch_size=15))
 
 
+def test_ranks_that_share_rows_are_one_part_of_the_batch() -> None:
+    """Four ranks, two and two."""
+    actor = Actor(model_name_or_path="policy", num_gpus_per_node=4)
+    two = DeepSpeed(sequence_parallel_size=2)
+    online(actor=actor, ds=two, train=Train(batch_size=2)).check_online(
+        needs_critic=True, needs_dpo=True
+    )
+    with pytest.raises(UserError, match="15 does not divide over 2 groups of 2 ranks: use a"):
+        online(actor=actor, ds=two, train=Train(batch_size=15))
+    with pytest.raises(
+        UserError,
+        match="ds.sequence_parallel_size is 3 and actor.num_nodes x actor.num_gpus_per_node is 4 "
+        "ranks, of which 3 share rows: use a multiple of 3",
+    ):
+        online(actor=actor, ds=DeepSpeed(sequence_parallel_size=3))
+
+
 def test_a_quantised_base_needs_adapters() -> None:
     with pytest.raises(UserError, match="set ds.lora.rank to 8 or more"):
         RunConfig(ds=DeepSpeed(load_in_4bit=True))

@@ -35,7 +35,7 @@ class Answered(Pending[Result]):
     """``refs`` are the results."""
 
     def get(self, timeout: float | None = None) -> list[Result]:
-        return cast(list[Result], list(self.refs))
+        return cast(list[Result], list(self.refs)[:: self.alike])
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def _group(name: str, actors: Sequence[object]) -> LocalGroup:
     return LocalGroup(name, cast(Any, actors), timeout=1.0)
 
 
-def trainers(name: str, *ranks: TrainerActor) -> Trainers:
-    return Trainers(_group(name, ranks))
+def trainers(name: str, *ranks: TrainerActor, shared_by: int = 1) -> Trainers:
+    return Trainers(_group(name, ranks), shared_by)
 
 
 def engines(*several: Engine) -> Engines:
