@@ -43,7 +43,7 @@ def refused(server: Jobs, capsys: pytest.CaptureFixture[str], *overrides: str) -
 def test_a_job_that_is_at_work_is_refused(server: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
     server.add("raysubmit_a", "RUNNING", a_submission("/data/x").metadata())
     error = refused(server, capsys)
-    assert "raysubmit_a is RUNNING" in error
+    assert "raysubmit_a is RUNNING: it has not ended" in error
     assert "python ray_jobs/stop.py raysubmit_a" in error
 
 
