@@ -68,7 +68,8 @@ STEPS = (
         "that the weights and the causal attention need: of three forwards, or of two where "
         "the base is frozen. What is computed again does not count. `of matmul` is the share "
         "of the first table's product, `mfu` the share of the rate in the vendor's data "
-        "sheet. `held GiB` is what stays between updates, `planned GiB` what the plan says. "
+        "sheet. `held GiB` is what stays between updates and `peak GiB` the most of one; "
+        "`planned GiB` and `planned peak GiB` are what the plan says of them. "
         "The step fails if the loss does not fall.",
         (
             Case("1b-zero0", 240, gib=70),
