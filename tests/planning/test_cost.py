@@ -101,10 +101,11 @@ def test_adapters_have_no_gradient_of_the_weights() -> None:
 
 
 def test_the_optimizer_steps_its_rank_s_part_alone_from_stage_1_on() -> None:
-    whole, part = (
+    whole, first, part = (
         update(rto_job(rto_config(EIGHT, "--ds.zero_stage", stage)), RATES).parts["optimizer"]
-        for stage in ("0", "2")
+        for stage in ("0", "1", "2")
     )
+    assert first == part
     assert whole == pytest.approx(8 * part)
     assert part == pytest.approx(8 * (P8 + P1) / 8 * 28 / (2039e9 * 0.7))
 
@@ -226,6 +227,12 @@ def test_sampling_ahead_hides_the_shorter_side() -> None:
     side = in_turn["score"].seconds + in_turn["update"].seconds
     assert in_turn["generate"].seconds < side
     assert ahead.seconds == pytest.approx(in_turn.seconds - in_turn["generate"].seconds)
+    # One engine takes longer than all that it hides.
+    alone = rto_config(EIGHT, "--train.colocate_all", "false", "--vllm.num_engines", "1")
+    in_turn, ahead = (iteration(rto_job(alone), RATES, lag=lag) for lag in (0, 1))
+    side = in_turn["score"].seconds + in_turn["update"].seconds
+    assert in_turn["generate"].seconds > side
+    assert ahead.seconds == pytest.approx(in_turn.seconds - side)
     # On shared GPUs there is nothing to hide it behind.
     assert iteration(rto_job(), RATES, lag=1).seconds == iteration(rto_job(), RATES).seconds
 
