@@ -93,7 +93,8 @@ def test_every_configuration_gets_a_plan(
     config: Path, stand_in: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--algo", "ppo"] if config.stem == "quickstart-compare" else []
-    more += ["--plan.gpus", "8xA100-80"] if config.stem.endswith("8xa100") else []
+    # So many actors would not fit the memory of the machine that the tests run on.
+    more += ["--plan.gpus", "8xA100-80"] if "num_engines: 8" in config.read_text() else []
     assert main([command_of(config), "--config", stand_in(config), *more, "--dry_run"]) == 0
     assert "M parameters" in capsys.readouterr().out
 
