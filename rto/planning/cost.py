@@ -56,8 +56,9 @@ def iteration(job: Job, rates: Rates, *, lag: int = 0) -> Iteration:
     """Every stage of one iteration, and how long it takes.
 
     Args:
-        lag: ``train.async_lag``: with 1 or more, on GPUs of their own, the engines sample while
-            the others score and update.
+        lag: ``train.async_lag`` N, for engines on GPUs of their own. Sampling and push take turns
+            on the engines; scoring goes on beside; what is left is the loop's. The slowest of the
+            three bounds an iteration, and so does an (N + 1)-th of all of it.
     """
     stages = (
         generate(job, rates),
@@ -70,8 +71,9 @@ def iteration(job: Job, rates: Rates, *, lag: int = 0) -> Iteration:
     stages = tuple(_as_measured(stage, rates) for stage in stages)
     seconds = sum(stage.seconds for stage in stages)
     if lag > 0 and not job.shared:
-        sampling, scoring, updating = (stage.seconds for stage in stages[:3])
-        seconds -= min(sampling, scoring + updating)
+        sampling, scoring, pushing = stages[0].seconds, stages[1].seconds, stages[3].seconds
+        loop = seconds - sampling - scoring
+        seconds = max(sampling + pushing, scoring, loop, seconds / (lag + 1))
     return Iteration(stages, seconds, job.sequences)
 
 

@@ -45,7 +45,7 @@ def timed(setup: Setup, planner: Planner, capacity: Capacity) -> Timed | str:
         for name in ("nodes", "from_run"):
             require(vars(plan)[name] is None, f"plan.{name} is set, and there is no time: {reason}")
         return f"time: {reason}"
-    rates, lag = Rates(), int(vars(config.train).get("async_lag", 0))
+    rates, lag = Rates(), config.train.async_lag
     if plan.from_run is None:
         return Timed(_job(setup, planner, capacity, rates), rates, planner, lag)
     before = _config_of(plan.from_run, plan)

@@ -288,7 +288,6 @@ def test_the_plan_is_asked_about_the_rank_that_is_measured(tiny: Place) -> None:
     held = {name: figures["planned GiB"] for name, figures in asked.items()}
     # fp32: weights and two states of Adam.
     assert held["1b-zero0"] == pytest.approx(12 * models.TINY.parameters / 2**30, rel=0.5)
-    assert held["8b-lora-zero0"] < held["1b-zero0"]
     for figures in asked.values():
         assert figures["planned peak GiB"] > figures["planned GiB"]
 
