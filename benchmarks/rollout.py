@@ -56,7 +56,7 @@ def measure(options: Options) -> list[Figure]:
         generator = EngineGenerator(engines, Sampling(NEW_TOKENS), 1, run_seed=SEED)
 
         def ours() -> int:
-            return sum(len(rollout.token_ids) for rollout in generator.generate(prompts, 0))
+            return sum(len(rollout.token_ids) for rollout in generator.generate(prompts, 0, 0))
 
         bare = bare_engine(path, prompts)
         ratio, mine, theirs = interleaved(lambda: rate(ours), lambda: rate(bare), rounds=rounds)

@@ -77,7 +77,7 @@ class Mirror:
     def _checkpoints(self) -> list[str]:
         """Files of committed checkpoints, each one's manifest last."""
         steps = sorted((self._folder / CHECKPOINTS).glob("step_*"))
-        names = self._below([f"{CHECKPOINTS}/{step.name}" for step in steps])
+        names = self._below([step.relative_to(self._folder).as_posix() for step in steps])
         return sorted(names, key=lambda name: name.endswith(MANIFEST))
 
     def _below(self, folders: Sequence[str]) -> list[str]:

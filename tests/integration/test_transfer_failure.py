@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
+from ray.actor import ActorHandle
 
-from rto.cluster import launch
 from rto.cluster.actors import EngineActor
 from rto.cluster.groups import ActorGroup, RemoteCall, Watch, remote
 from rto.errors import ProofError, RunFailed
 from rto.rollout.engine import ReceivingEngine
-from rto.sections.runtime import Cluster
 
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    launch.start(Cluster(), num_actors=2, log_dir=tmp_path_factory.mktemp("logs"))
-    yield
-    launch.stop()
+pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize(
@@ -49,7 +42,7 @@ def test_its_words_end_the_run(
             engine.update_weights.remote(None)
             threading.Event().wait()
 
-    engine, trainer = ray.remote(Engine).remote(), ray.remote(Trainer).remote()
+    engine, trainer = (cast(ActorHandle, ray.remote(kept).remote()) for kept in (Engine, Trainer))
     watch = Watch()
     watch.add("engine[0]", engine, remote(EngineActor.tell_failure))
     watch.add("policy[0]", trainer)

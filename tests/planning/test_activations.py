@@ -65,7 +65,7 @@ def kept_by_autograd(layers: int, tokens: TokenBatch) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         states = policy.train().states(tokens)
-    assert states.before.requires_grad
+    assert states.before.states.requires_grad
     return sum(each.untyped_storage().nbytes() for each in kept.values())
 
 

@@ -33,7 +33,9 @@ def test_other_texts_are_refused(written: str) -> None:
         RunConfig(plan=Planned(gpus=GPUS, nodes=written))
 
 
-@pytest.mark.parametrize("name", ["nodes", "from_run"])
-def test_time_is_of_gpus_that_are_named(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "given"), [("nodes", Planned(nodes="2")), ("from_run", Planned(from_run="2"))]
+)
+def test_time_is_of_gpus_that_are_named(name: str, given: Planned) -> None:
     with pytest.raises(UserError, match=f"plan.{name} is set and plan.gpus is not"):
-        RunConfig(plan=Planned(**{name: "2"}))
+        RunConfig(plan=given)
