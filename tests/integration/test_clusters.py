@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,32 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 SCRIPT = Path(__file__).parents[1] / "support" / "simulated_cluster.py"
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def marked(names: Sequence[str]) -> list[Any]:
+    """Sixteen nodes take two minutes to start: they run with the tests of `make test-learn`."""
+    return [
+        pytest.param(name, marks=pytest.mark.learn) if LAYOUTS[name].nodes > SMALL else name
+        for name in names
+    ]
+
+
+NAMES = marked(list(LAYOUTS))
+WITH_GPUS = marked([name for name, layout in LAYOUTS.items() if layout.gpus])
+
+
+class Found:
     """What the actors of each layout said, and what else there was to see."""
-    return {**simulate(LARGE), **simulate(SMALL)}
+
+    def __getitem__(self, name: str) -> Any:
+        large = name in LAYOUTS and LAYOUTS[name].nodes > SMALL
+        return simulate(LARGE if large else SMALL)[name]
 
 
+@pytest.fixture
+def found() -> Found:
+    return Found()
+
+
+@functools.cache
 def simulate(nodes: int) -> dict[str, Any]:
     """In a process of its own: this one may have a Ray."""
     root = str(Path(__file__).parents[2])
@@ -39,8 +61,8 @@ def simulate(nodes: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_bundle_is_on_the_node_that_was_chosen(found: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_bundle_is_on_the_node_that_was_chosen(found: Found, name: str) -> None:
     plan = LAYOUTS[name].plan()
     assert found[name]["bundles"] == found[name]["planned"]
     for bundle_set, nodes in found[name]["planned"].items():
@@ -49,8 +71,8 @@ def test_every_bundle_is_on_the_node_that_was_chosen(found: dict[str, Any], name
         assert len(pairs) == len({number for number, _ in pairs}) == len({n for _, n in pairs})
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_actor_is_on_its_bundle(found: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_actor_is_on_its_bundle(found: Found, name: str) -> None:
     plan = LAYOUTS[name].plan()
     assert set(found[name]["seats"]) >= set(plan.groups)
     for group, spec in plan.groups.items():
@@ -60,10 +82,8 @@ def test_every_actor_is_on_its_bundle(found: dict[str, Any], name: str) -> None:
             assert len(gpus) == round(max(spec.num_gpus, spec.num_gpus > 0))
 
 
-@pytest.mark.parametrize("name", [name for name, each in LAYOUTS.items() if each.gpus])
-def test_gpus_are_shared_as_the_plan_says_and_no_other_way(
-    found: dict[str, Any], name: str
-) -> None:
+@pytest.mark.parametrize("name", WITH_GPUS)
+def test_gpus_are_shared_as_the_plan_says_and_no_other_way(found: Found, name: str) -> None:
     """Of two actors on one GPU, both are of the same bundle."""
     plan = LAYOUTS[name].plan()
     users = defaultdict(set)
@@ -76,9 +96,7 @@ def test_gpus_are_shared_as_the_plan_says_and_no_other_way(
 
 
 @pytest.mark.parametrize("name", ["1x1 colocated", "1x8 colocated, engines of 4"])
-def test_a_colocated_engine_is_given_the_gpus_of_its_ranks(
-    found: dict[str, Any], name: str
-) -> None:
+def test_a_colocated_engine_is_given_the_gpus_of_its_ranks(found: Found, name: str) -> None:
     width = LAYOUTS[name].config.vllm.tensor_parallel_size
     ranks = [gpus for _, gpus in found[name]["seats"]["policy"].values()]
     given = found[name]["seats"]["engine's GPUs"]
@@ -87,7 +105,7 @@ def test_a_colocated_engine_is_given_the_gpus_of_its_ranks(
     ]
 
 
-def test_nothing_that_needs_a_gpu_is_on_the_head(found: dict[str, Any]) -> None:
+def test_nothing_that_needs_a_gpu_is_on_the_head(found: Found) -> None:
     (head,) = found["head"]
     for name, layout in LAYOUTS.items():
         if layout.nodes > SMALL:
@@ -96,12 +114,12 @@ def test_nothing_that_needs_a_gpu_is_on_the_head(found: dict[str, Any]) -> None:
         assert not layout.gpus or not any(on_head), name
 
 
-def test_the_driver_on_a_head_without_gpus_runs_on_the_clusters(found: dict[str, Any]) -> None:
+def test_the_driver_on_a_head_without_gpus_runs_on_the_clusters(found: Found) -> None:
     assert (found["device"], found["cores"]) == ("cuda", 64)
     assert found["heavy"] == [], "a driver has no use for what computes"
 
 
-def test_models_are_looked_at_on_the_node_that_loads_them(found: dict[str, Any]) -> None:
+def test_models_are_looked_at_on_the_node_that_loads_them(found: Found) -> None:
     whole, lacks = found["looked at"]
     assert whole == "ready"
     assert re.fullmatch(r"node [0-9.]+: .*/model: no weights in this directory: it needs .*", lacks)
@@ -124,7 +142,7 @@ def test_models_are_looked_at_on_the_node_that_loads_them(found: dict[str, Any])
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_what_is_asked_and_what_is_there(
-    found: dict[str, Any], name: str, said: str
+    found: Found, name: str, said: str
 ) -> None:
     assert said in found[name]
     assert len(found[name].splitlines()) == 1

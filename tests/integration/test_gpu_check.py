@@ -14,8 +14,11 @@ from benchmarks.gpu.place import Place, rows_of
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("name", ["update:8b-lora-zero3", "train"])
+@pytest.mark.parametrize(
+    "name", ["update:8b-lora-zero3", pytest.param("train", marks=pytest.mark.learn)]
+)
 def test_a_step_ends_with_figures(name: str, tmp_path: Path) -> None:
+    """The run of `rto train`, a minute or more, with the tests of `make test-learn`."""
     out = tmp_path / "gpu.md"
     assert run.main(["--cpu", "--tiny", name, "--out", str(out)]) == 0
     written = page.read(out)

@@ -49,7 +49,7 @@ def pairs(
     checkpointing or without."""
     alone = {key[1]: value for key, value in ran["of1"].items() if isinstance(key, tuple)}
     shared = {k[1:]: v for k, v in ran[file].items() if isinstance(k, tuple) and k[0] == size}
-    assert len(shared) >= 5
+    assert len(shared) == (6 if file == "of2" else 2)
     return [(found, alone[kind]) for (kind, _, _), found in shared.items()]
 
 
