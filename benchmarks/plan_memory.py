@@ -88,10 +88,10 @@ def measured(case: Case) -> dict[str, float]:
 def _planned(path: Path, rank, case: Case) -> tuple[int, float]:  # type: ignore[no-untyped-def]
     from rto.planning.activations import backward
     from rto.planning.shape import model_shape, trained_params
-    from rto.planning.states import Trained, accumulated, held
+    from rto.planning.states import TrainedModel, accumulated, held
 
     ds = rank.config.ds
-    model = Trained(
+    model = TrainedModel(
         model_shape(str(path), "policy"),
         *trained_params(str(path), "policy", ds.lora),
         ranks=1,

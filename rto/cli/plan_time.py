@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Console
 
 from rto.planning.cost import Iteration, iteration
-from rto.planning.job import Job, Stage
+from rto.planning.job import StageTime, Workload
 from rto.planning.machine import Capacity
 from rto.planning.memory import Setup
 from rto.planning.scale import Row, Scaling, falls_below, scale
@@ -68,7 +68,7 @@ def _stages(whole: Iteration) -> Iterator[Mapping[str, object]]:
         }
 
 
-def _parts(stage: Stage) -> str:
+def _parts(stage: StageTime) -> str:
     """What a stage is made of, the largest part first."""
     largest = sorted(stage.parts.items(), key=lambda part: -part[1])
     return ", ".join(f"{name} {_seconds(value)}" for name, value in largest)
@@ -85,7 +85,7 @@ def _told(whole: Iteration, found: Timed) -> str:
     )
 
 
-def _has_texts(job: Job) -> bool:
+def _has_texts(job: Workload) -> bool:
     reward = job.config.reward
     return bool(reward.func_path or reward.remote_url)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -264,9 +265,8 @@ class EngineActor:
         assert isinstance(self.engine, ReceivingEngine)
         try:
             yield self.engine
-        except BaseException as error:
-            self._failure = error
-            raise
+        finally:
+            self._failure = self._failure or sys.exc_info()[1]
 
 
 def engine_settings(

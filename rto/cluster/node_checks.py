@@ -33,7 +33,7 @@ SHARED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Needs:
+class NodeNeeds:
     """``models``: group -> the directories and hub ids that its actors load. ``folder``: where
     trained models are written; None for a run that trains none."""
 
@@ -51,14 +51,14 @@ class Chore:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeReport:
     """A node's answer."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 
 
-def prepare_nodes(placement: Placement, needs: Needs) -> None:
+def prepare_nodes(placement: Placement, needs: NodeNeeds) -> None:
     """Have every node ready for its actors, or say which is not, and why.
 
     Hub models are downloaded on each node that will load them. Where actors are on other nodes
@@ -71,22 +71,21 @@ def prepare_nodes(placement: Placement, needs: Needs) -> None:
     if not any(needs.models.values()):
         return
     own = ray.get_runtime_context().get_node_id()
-    chores = chores_of(placement, needs, own)
-    others = {node: chore for node, chore in chores.items() if node != own}
+    others = dict(chores_of(placement, needs, own))
+    mine = others.pop(own, None)
     with ExitStack() as stack:
         if needs.folder is not None and any(chore.folder for chore in others.values()):
             token = secrets.token_hex(8)
             stack.callback(_written(needs.folder, token).unlink)
             others = {node: replace(chore, token=token) for node, chore in others.items()}
         running = {_start(node, chore): node for node, chore in others.items()}
-        if own in chores:
-            for model in chores[own].models:
-                bring(model, tell)
+        for model in () if mine is None else mine.models:
+            bring(model, tell)
         if running:
             _check_others(running)
 
 
-def chores_of(placement: Placement, needs: Needs, own: str) -> dict[str, Chore]:
+def chores_of(placement: Placement, needs: NodeNeeds, own: str) -> dict[str, Chore]:
     """Node -> what it has to see to; ``own`` where actors are not bound to a node."""
     models: dict[str, set[str]] = {}
     writers: set[str] = set()
@@ -108,12 +107,12 @@ def _written(folder: Path, token: str) -> Path:
     return file
 
 
-def _start(node: str, chore: Chore) -> ObjectRef[Seen]:
+def _start(node: str, chore: Chore) -> ObjectRef[NodeReport]:
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     return SEE_TO.options(scheduling_strategy=there).remote(chore)
 
 
-def _check_others(running: Mapping[ObjectRef[Seen], str]) -> None:
+def _check_others(running: Mapping[ObjectRef[NodeReport], str]) -> None:
     """Wait for the other nodes' answers, the first problem of any ends it."""
     addresses = {node.id: node.address for node in cluster_nodes()}
     tell(f"looking at {len(running)} other node{'s' * (len(running) > 1)}: models, versions")
@@ -132,7 +131,7 @@ def _check_others(running: Mapping[ObjectRef[Seen], str]) -> None:
         raise UserError(problem)
 
 
-def _answer(node: str, ref: ObjectRef[Seen]) -> Seen:
+def _answer(node: str, ref: ObjectRef[NodeReport]) -> NodeReport:
     remedy = "install the versions of this machine there, and look whether it is up (`ray status`)"
     try:
         return ray.get(ref)
@@ -142,7 +141,7 @@ def _answer(node: str, ref: ObjectRef[Seen]) -> Seen:
         raise UserError(f"node {node}: {told(error)}; {remedy}") from error
 
 
-def see_to(chore: Chore) -> Seen:
+def see_to(chore: Chore) -> NodeReport:
     """On the node itself."""
     try:
         if chore.folder is not None:
@@ -150,8 +149,8 @@ def see_to(chore: Chore) -> Seen:
         for model in chore.models:
             bring(model, print)
     except UserError as error:
-        return Seen(problem=str(error))
-    return Seen(compared_versions())
+        return NodeReport(problem=str(error))
+    return NodeReport(compared_versions())
 
 
 SEE_TO = ray.remote(num_cpus=0, max_retries=0)(see_to)
@@ -190,16 +189,24 @@ def difference(driver: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]
     What only the driver has, or only the nodes have, is no difference: only nodes sample and train.
     """
     for name in COMPARED:
-        seen = {node: found.get(name, "none") for node, found in nodes.items()}
-        if name in driver and set(seen.values()) != {"none"}:
-            seen = {"this machine": driver[name], **seen}
-        if name in OPTIONAL:
-            seen = {node: version for node, version in seen.items() if version != "none"}
+        seen = _versions_of(name, driver, nodes)
         if len(set(seen.values())) > 1:
             by_version = {version: _who(seen, version) for version in sorted(set(seen.values()))}
             listed = "; ".join(f"{version} on {who}" for version, who in by_version.items())
             return f"the nodes differ in {name}: {listed}: install the same everywhere"
     return None
+
+
+def _versions_of(
+    name: str, driver: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """Of one package by node, "none" where it is not; one that is optional only where it is."""
+    seen = {node: found.get(name, "none") for node, found in nodes.items()}
+    if name in driver and set(seen.values()) != {"none"}:
+        seen = {"this machine": driver[name], **seen}
+    if name in OPTIONAL:
+        return {node: version for node, version in seen.items() if version != "none"}
+    return seen
 
 
 def _who(seen: Mapping[str, str], version: str) -> str:

@@ -97,14 +97,19 @@ def seat(plan: Plan, rooms: Mapping[str, Resources]) -> Seating:
     seats = {name: [""] * len(bundles) for name, bundles in plan.bundles.items()}
     for block in blocks(plan):
         taken = set(seats[block.bundle_set]) if block.alone else set[str]()
-        able = [node for node in rooms if node not in taken and block.fits(rooms[node])]
-        if not able:
+        best = _best({node: room for node, room in rooms.items() if node not in taken}, block)
+        if best is None:
             return Seating(seats, left=block)
-        best = min(able, key=lambda node: [rooms[node][each] for each in RESOURCES])
         rooms[best] = {each: rooms[best][each] - block.asks[each] for each in RESOURCES}
         for bundle in block.bundles:
             seats[block.bundle_set][bundle] = best
     return Seating(seats)
+
+
+def _best(rooms: Mapping[str, Resources], block: Block) -> str | None:
+    """The node that a block fills best; None where it fits nowhere."""
+    able = [node for node, room in rooms.items() if block.fits(room)]
+    return min(able, key=lambda node: [rooms[node][each] for each in RESOURCES], default=None)
 
 
 def refusal(plan: Plan, left: Block, nodes: Sequence[Node]) -> str:

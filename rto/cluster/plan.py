@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Spread:
+class NodeSpread:
     """Actors of a group: so many on each of so many nodes, rank by rank and node by node."""
 
     num_nodes: int
@@ -94,12 +94,12 @@ def plan_actors(
         UserError: engines that share GPUs with ranks have one that no rank is on, or one whose
             GPUs are on two nodes; as many ranks of the critic as share rows do not divide them all.
     """
-    spreads = {"policy": Spread(config.actor.num_nodes, config.actor.num_gpus_per_node)}
+    spreads = {"policy": NodeSpread(config.actor.num_nodes, config.actor.num_gpus_per_node)}
     if critic:
-        spreads["critic"] = Spread(config.critic.num_nodes, config.critic.num_gpus_per_node)
+        spreads["critic"] = NodeSpread(config.critic.num_nodes, config.critic.num_gpus_per_node)
         config.check_shared("critic")
     if frozen:
-        spreads["scorer"] = Spread(config.ref.num_nodes, config.ref.num_gpus_per_node)
+        spreads["scorer"] = NodeSpread(config.ref.num_nodes, config.ref.num_gpus_per_node)
     engines = config.vllm.num_engines if online else 0
     if device == "cpu":
         return _cpu_plan(spreads, engines, num_cpus)
@@ -110,7 +110,7 @@ def plan_actors(
     return _colocated(spreads, engines, config.vllm.tensor_parallel_size)
 
 
-def _cpu_plan(spreads: Mapping[str, Spread], engines: int, num_cpus: float) -> Plan:
+def _cpu_plan(spreads: Mapping[str, NodeSpread], engines: int, num_cpus: float) -> Plan:
     num_nodes = max(spread.num_nodes for spread in spreads.values())
     on_one_node = sum(spread.per_node for spread in spreads.values())
     on_one_node += math.ceil(engines / num_nodes)
@@ -118,7 +118,7 @@ def _cpu_plan(spreads: Mapping[str, Spread], engines: int, num_cpus: float) -> P
     return _apart(spreads, engines, {"CPU": share}, {"CPU": share}, "cpu")
 
 
-def _check_shared(config: RunConfig, policy: Spread) -> None:
+def _check_shared(config: RunConfig, policy: NodeSpread) -> None:
     """An engine takes its GPUs from policy ranks: beyond them it would fall on any. Over IPC each
     rank lends a buffer as well, whose memory only an engine on its GPU gives back."""
     engines, width = config.vllm.num_engines, config.vllm.tensor_parallel_size
@@ -138,14 +138,14 @@ def _check_shared(config: RunConfig, policy: Spread) -> None:
     )
 
 
-def _separate(spreads: Mapping[str, Spread], engines: int, width: int) -> Plan:
+def _separate(spreads: Mapping[str, NodeSpread], engines: int, width: int) -> Plan:
     """GPUs of its own for each group, ``width`` of them for an engine."""
     one = {"CPU": 1.0, "GPU": 1.0}
     return _apart(spreads, engines, one, {"CPU": 1.0, "GPU": float(width)}, "cuda")
 
 
 def _apart(
-    spreads: Mapping[str, Spread],
+    spreads: Mapping[str, NodeSpread],
     engines: int,
     rank: Mapping[str, float],
     engine: Mapping[str, float],
@@ -167,7 +167,7 @@ def _apart(
     )
 
 
-def _colocated(spreads: Mapping[str, Spread], engines: int, width: int) -> Plan:
+def _colocated(spreads: Mapping[str, NodeSpread], engines: int, width: int) -> Plan:
     """One set of GPUs for all groups: on each node as many as the largest group has there. Actor i
     of a group's node is on the i-th of them, an engine on those of ``width`` policy ranks."""
     num_nodes = max(spread.num_nodes for spread in spreads.values())

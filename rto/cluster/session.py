@@ -9,20 +9,20 @@ from pathlib import Path
 
 from rto.cluster import launch
 from rto.cluster.build import Actors
-from rto.cluster.node_checks import Needs, prepare_nodes
+from rto.cluster.node_checks import NodeNeeds, prepare_nodes
 from rto.cluster.placement import Placement, release, reserve
 from rto.cluster.plan import Plan
 from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
 
-NOTHING = Needs()
+NOTHING = NodeNeeds()
 JOIN_SECONDS = 60.0
 """How long after its head a cluster's last node may join: those of a batch job start together."""
 
 
 @contextmanager
 def session(
-    config: RunConfig, plan: Plan, *, logs: Path, needs: Needs = NOTHING
+    config: RunConfig, plan: Plan, *, logs: Path, needs: NodeNeeds = NOTHING
 ) -> Iterator[Actors]:
     """Ray, the plan's bundles, and an empty set of actors on them; what they need is there.
 
@@ -80,15 +80,18 @@ def _actors(config: RunConfig, plan: Plan) -> Actors:
     anywhere = _warm.on and plan.device == "cpu" and launch.cluster_address(config.ray) is None
     unreserved = Placement(plan, {}) if anywhere else None
     waiting = _warm.waiting
-    if waiting is not None and (
-        waiting.placement.plan == plan or (anywhere and not waiting.placement.groups)
-    ):
+    if waiting is not None and _serves(waiting.placement, plan, anywhere=anywhere):
         _warm.waiting = None
         return waiting.renewed(config, unreserved or waiting.placement)
     _drop_waiting()
     timeout = config.ray.start_seconds(plan.device)
     joining = 0.0 if launch.cluster_address(config.ray) is None else JOIN_SECONDS
     return Actors(config, unreserved or reserve(plan, timeout=timeout, joining=joining))
+
+
+def _serves(placement: Placement, plan: Plan, *, anywhere: bool) -> bool:
+    """Whether processes that wait in this placement can take up the plan."""
+    return placement.plan == plan or (anywhere and not placement.groups)
 
 
 def _drop_waiting() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from rto.cluster.plan import Plan, plan_actors
 from rto.errors import UserError
-from rto.jobs.submission import Run
+from rto.jobs.submission import JobRun
 from rto.observe import OBSERVED
 from rto.registry import NoTokenizer, build
 from rto.runs.offline import reference_models
@@ -36,7 +36,7 @@ class ClusterSize:
     """CPUs per node, the driver's included, which may run on any of them."""
 
 
-def plan_of(run: Run) -> Plan:
+def plan_of(run: JobRun) -> Plan:
     """The plan of a run's actors as it will make it, without reading its models."""
     config, online = run.config, run.command == "train"
     critic = frozen = False
@@ -57,7 +57,7 @@ def plan_of(run: Run) -> Plan:
 
 
 def cluster_size(
-    run: Run,
+    run: JobRun,
     *,
     driver_cpus: float,
     nodes: int | None = None,
@@ -90,7 +90,7 @@ def cluster_size(
     return ClusterSize(count, per_node if gpus else 0, cpus_per_node or needed)
 
 
-def _nodes(run: Run, gpus: int, gpus_per_node: int | None) -> int:
+def _nodes(run: JobRun, gpus: int, gpus_per_node: int | None) -> int:
     """As many as the GPUs fill; else as many as the settings spread the groups over."""
     config = run.config
     if gpus_per_node is not None:

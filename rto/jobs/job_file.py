@@ -33,7 +33,7 @@ SHOWN_BY_RAY = (
 
 
 @dataclass(frozen=True)
-class Job:
+class JobFile:
     """One job file. ``entrypoint`` is a shell line, or a list whose items are quoted."""
 
     name: str
@@ -49,7 +49,7 @@ class Job:
         return None if path is None else (ROOT / path).resolve()
 
 
-def load_job(path: Path) -> Job:
+def load_job(path: Path) -> JobFile:
     """Read and check a job file.
 
     Raises:
@@ -58,12 +58,12 @@ def load_job(path: Path) -> Job:
     path = Path(shipped(str(path)))
     if not path.is_file():
         raise UserError(f"{path}: no such job file")
-    known = [field.name for field in fields(Job)]
+    known = [field.name for field in fields(JobFile)]
     content = _mapping(read_yaml(path), known, where=f"{path}")
     name = content.get("name")
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise UserError(f"{path}: name is {_shown(name)}: give the job a name of one line")
-    job = Job(
+    job = JobFile(
         name,
         _entrypoint(content.get("entrypoint"), where=f"{path}: entrypoint"),
         _runtime_env(content.get("runtime_env"), where=f"{path}: runtime_env"),
@@ -143,7 +143,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         raise UserError(f"the flags behind -- hold a secret ({_shown(line)}): {SHOWN_BY_RAY}")
 
 
-def _check_secrets(job: Job, *, where: str) -> None:
+def _check_secrets(job: JobFile, *, where: str) -> None:
     """Ray shows a job's environment and command to everyone who sees its dashboard."""
     env = job.runtime_env
     for name, value in (env.get("env_vars") or {}).items():

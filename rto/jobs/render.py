@@ -16,9 +16,9 @@ from rto import __version__
 from rto.cli.one_line_parser import OneLineParser, named, whole
 from rto.errors import UserError
 from rto.jobs import kuberay, slurm
-from rto.jobs.job_file import HERE, Job, check_overrides, load_job
+from rto.jobs.job_file import HERE, JobFile, check_overrides, load_job
 from rto.jobs.server import run_script
-from rto.jobs.submission import OUTPUT_DIR, Run, check_run
+from rto.jobs.submission import OUTPUT_DIR, JobRun, check_run
 from rto.resources import ROOT
 from rto.tracking.quiet import quiet
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 MOST_NODES = 10_000
 
 
-def name_of(job: Job) -> str:
+def name_of(job: JobFile) -> str:
     """The job's name as one word, for files and for the scheduler."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", job.name).strip("-._") or "rto"
 
 
-def going_on(job: Job, overrides: Sequence[str], run: Run, folder: str) -> str:
+def going_on(job: JobFile, overrides: Sequence[str], run: JobRun, folder: str) -> str:
     """The job's line with a run folder that stays the same however often the job is submitted, so
     that it goes on where it was."""
     line = " ".join([job.entrypoint, *map(shlex.quote, overrides)])
@@ -42,7 +42,7 @@ def going_on(job: Job, overrides: Sequence[str], run: Run, folder: str) -> str:
     return f"{line} --ckpt.load_enable true"
 
 
-def to_kuberay(job: Job, overrides: list[str], options: argparse.Namespace, run: Run) -> str:
+def to_kuberay(job: JobFile, overrides: list[str], options: argparse.Namespace, run: JobRun) -> str:
     """
     Raises:
         UserError: files or a run folder that no pod would have.
@@ -72,7 +72,7 @@ def to_kuberay(job: Job, overrides: list[str], options: argparse.Namespace, run:
     )
 
 
-def to_slurm(job: Job, overrides: list[str], options: argparse.Namespace, run: Run) -> str:
+def to_slurm(job: JobFile, overrides: list[str], options: argparse.Namespace, run: JobRun) -> str:
     """
     Raises:
         UserError: packages that nobody would install.
@@ -86,12 +86,12 @@ def to_slurm(job: Job, overrides: list[str], options: argparse.Namespace, run: R
         name_of(job),
         going_on(job, overrides, run, str(folder / "runs" / name_of(job))),
         _size(job, options, run),
-        slurm.Place(folder, Path(sys.executable).parent),
+        slurm.Locations(folder, Path(sys.executable).parent),
         job.runtime_env.get("env_vars") or {},
     )
 
 
-def _size(job: Job, options: argparse.Namespace, run: Run) -> ClusterSize:
+def _size(job: JobFile, options: argparse.Namespace, run: JobRun) -> ClusterSize:
     quiet(None)  # The plan imports libraries, which warn.
     from rto.jobs.cluster_size import cluster_size
 

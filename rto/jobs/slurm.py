@@ -76,7 +76,7 @@ exit "$$code"
 
 
 @dataclass(frozen=True)
-class Place:
+class Locations:
     """Where the script runs the job: a folder and an environment that all nodes see."""
 
     folder: Path
@@ -84,7 +84,7 @@ class Place:
 
 
 def batch_script(
-    name: str, line: str, size: ClusterSize, place: Place, env_vars: Mapping[str, str]
+    name: str, line: str, size: ClusterSize, place: Locations, env_vars: Mapping[str, str]
 ) -> str:
     """The script for `sbatch`. ``line`` is one simple command."""
     return SCRIPT.substitute(

@@ -19,7 +19,7 @@ from typing import Any
 
 from rto.cli.main import parse
 from rto.errors import UserError
-from rto.jobs.job_file import HERE, Job, check_overrides
+from rto.jobs.job_file import HERE, JobFile, check_overrides
 from rto.sections.parse import parse_run, split
 from rto.sections.ranges import require
 from rto.sections.run_config import RunConfig
@@ -35,7 +35,7 @@ for that."""
 
 
 @dataclass(frozen=True)
-class Run:
+class JobRun:
     """What an `rto` command of a job asks for."""
 
     command: str
@@ -102,7 +102,7 @@ def read_submission(metadata: Mapping[str, str] | None) -> Submission | None:
         ) from error
 
 
-def submission(job: Job, overrides: Sequence[str]) -> tuple[Submission, Run | None]:
+def submission(job: JobFile, overrides: Sequence[str]) -> tuple[Submission, JobRun | None]:
     """The job with these flags, checked, and with a run folder of its own where none is named.
 
     Raises:
@@ -132,7 +132,7 @@ def is_rto(line: str) -> bool:
     return shlex.split(line)[0] == "rto"
 
 
-def check_run(line: str, folder: Path) -> Run | None:
+def check_run(line: str, folder: Path) -> JobRun | None:
     """Check an `rto` command's flags and files here, before anything is sent; None where it is no
     training command, or no command of `rto`.
 
@@ -153,7 +153,7 @@ def check_run(line: str, folder: Path) -> Run | None:
         config = parse_run(command, flags).config
         _require_data(command, config)
         given = [words for _, name, words in split(flags).flags if name == OUTPUT_DIR]
-        return Run(command, config, given[-1][0] if given else config.ckpt.output_dir)
+        return JobRun(command, config, given[-1][0] if given else config.ckpt.output_dir)
 
 
 def _require_data(command: str, config: RunConfig) -> None:
@@ -167,7 +167,7 @@ def _require_data(command: str, config: RunConfig) -> None:
     )
 
 
-def _new_folder(job: Job) -> str:
+def _new_folder(job: JobFile) -> str:
     """Of this submission alone. That of an uploaded job is in the home folder of the cluster's
     user, for Ray removes the copy that it runs in."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", job.name).strip("-._")[:40] or "job"
@@ -187,7 +187,7 @@ def _on_the_nodes(path: str, uploaded: Path | None) -> str:
     return path
 
 
-def _runtime_env(job: Job) -> dict[str, Any]:
+def _runtime_env(job: JobFile) -> dict[str, Any]:
     env = {key: value for key, value in job.runtime_env.items() if value is not None}
     env["env_vars"] = {**STOP_SECONDS, **env.get("env_vars", {})}
     if job.working_dir is None:

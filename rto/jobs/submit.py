@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from rto.jobs.job_file import Job, load_job
+from rto.jobs.job_file import JobFile, load_job
 from rto.jobs.package import check, mib, package
 from rto.jobs.server import answers, command, connect, parser, run_script
-from rto.jobs.submission import Run, Submission, is_rto, submission
+from rto.jobs.submission import JobRun, Submission, is_rto, submission
 from rto.secrets import shown_url
 
 LOOK = 0.5
@@ -64,7 +64,7 @@ def tell_sent(job_id: str, address: str) -> None:
         print(f"{word:<9} {command(word, job_id, '--address', address)}", flush=True)
 
 
-def tell_package(job: Job) -> None:
+def tell_package(job: JobFile) -> None:
     """Say what would be uploaded.
 
     Raises:
@@ -79,7 +79,7 @@ def tell_package(job: Job) -> None:
     check(found)
 
 
-def _tell_checkpoints(run: Run | None) -> None:
+def _tell_checkpoints(run: JobRun | None) -> None:
     if run is not None and run.config.ckpt.save_steps < 1:
         print(
             "save      at the end alone: a job that ends before cannot be resumed (set "

@@ -175,7 +175,7 @@ class _Heads(nn.Module):
     def __init__(self, num_key_value_groups: int, of: nn.Module) -> None:
         super().__init__()
         self.num_key_value_groups = num_key_value_groups
-        self.is_causal = bool(getattr(of, "is_causal", True))
+        self.is_causal = not hasattr(of, "is_causal") or bool(of.is_causal)
         self.train(of.training)
 
 

@@ -8,7 +8,7 @@ terms. Nothing here is measured on a GPU.
 from __future__ import annotations
 
 from rto.planning.shape import ModelShape
-from rto.planning.states import Parts, Trained, width
+from rto.planning.states import Parts, TrainedModel, width
 from rto.sections.runtime import DeepSpeed
 
 HEAD_CHUNK = {"cpu": 1024, "cuda": 4096}
@@ -50,7 +50,7 @@ def logits(shape: ModelShape, ds: DeepSpeed, tokens: int, *, chunk: int, entropy
 
 
 def backward(
-    model: Trained, ds: DeepSpeed, tokens: int, *, device: str, entropy: bool = False
+    model: TrainedModel, ds: DeepSpeed, tokens: int, *, device: str, entropy: bool = False
 ) -> Parts:
     """The peak of one micro-batch: all that the layers keep, and the larger of two moments.
 
@@ -74,7 +74,7 @@ def backward(
     return parts if moment > head else {**parts, "logits": head}
 
 
-def _head(model: Trained, ds: DeepSpeed, tokens: int, *, chunk: int, entropy: bool) -> float:
+def _head(model: TrainedModel, ds: DeepSpeed, tokens: int, *, chunk: int, entropy: bool) -> float:
     shape, size = model.shape, width(ds)
     if not shape.head:
         return 0.0

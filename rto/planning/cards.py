@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuCard:
     """One GPU, in the form that servers have it in (SXM where there is one)."""
 
     name: str
@@ -33,22 +33,22 @@ class Card:
 # torch's out-of-memory messages.
 CARDS = (
     # NVIDIA A100 data sheet (SXM); DGX A100: eight ConnectX-6 of 200 Gb/s.
-    Card("A100", 40, 39.4, 312, 1555, 300, 31.5, 8, 25),
-    Card("A100", 80, 79.1, 312, 2039, 300, 31.5, 8, 25),
+    GpuCard("A100", 40, 39.4, 312, 1555, 300, 31.5, 8, 25),
+    GpuCard("A100", 80, 79.1, 312, 2039, 300, 31.5, 8, 25),
     # NVIDIA H100 data sheet (SXM); DGX H100: eight ConnectX-7 of 400 Gb/s.
-    Card("H100", 80, 79.1, 989, 3350, 450, 63, 8, 50),
+    GpuCard("H100", 80, 79.1, 989, 3350, 450, 63, 8, 50),
     # NVIDIA H200 data sheet (SXM); DGX H200, as the H100's.
-    Card("H200", 141, 139.8, 989, 4800, 450, 63, 8, 50),
+    GpuCard("H200", 141, 139.8, 989, 4800, 450, 63, 8, 50),
     # DGX B200 data sheet: 1,440 GB and 64 TB/s for eight, 2.25 PFLOP/s dense bf16 each.
-    Card("B200", 180, 178.4, 2250, 8000, 900, 63, 8, 50),
+    GpuCard("B200", 180, 178.4, 2250, 8000, 900, 63, 8, 50),
     # NVIDIA L40S data sheet: no NVLink.
-    Card("L40S", 48, 44.4, 362, 864, 31.5, 31.5, 8, 12.5 / 8),
+    GpuCard("L40S", 48, 44.4, 362, 864, 31.5, 31.5, 8, 12.5 / 8),
     # NVIDIA Ada architecture paper, appendix: fp16 and bf16 with fp32 sums; no NVLink.
-    Card("RTX4090", 24, 23.6, 165.2, 1008, 31.5, 31.5, 8, 12.5 / 8),
+    GpuCard("RTX4090", 24, 23.6, 165.2, 1008, 31.5, 31.5, 8, 12.5 / 8),
 )
 
 
-def find_card(name: str, gib: int | None = None) -> Card | None:
+def find_card(name: str, gib: int | None = None) -> GpuCard | None:
     """The card of this name, in any case; of several sizes the largest, where none is given.
 
     Returns None for one that the table has not.
@@ -67,7 +67,7 @@ def known_cards() -> str:
 class Machine:
     """Nodes of equal GPUs."""
 
-    card: Card
+    card: GpuCard
     per_node: int
     nodes: int = 1
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from rto.planning.decoding import generate
 from rto.planning.engine import GIB
-from rto.planning.job import Job, Parts, Stage, add, forward_flops
+from rto.planning.job import Parts, StageTime, Workload, add, forward_flops
 from rto.planning.network import all_gather, all_reduce
 from rto.planning.rates import Rates
 from rto.planning.shape import ModelShape
-from rto.planning.states import Trained
+from rto.planning.states import TrainedModel
 
 ADAM_BYTES = 28
 """Read and written per parameter by AdamW in fp32: weight, gradient and two means; the first and
@@ -30,16 +30,16 @@ score."""
 
 @dataclass(frozen=True)
 class Iteration:
-    stages: tuple[Stage, ...]
+    stages: tuple[StageTime, ...]
     seconds: float
     """Less than the sum of the stages where some run at once."""
     responses: int
 
-    def __getitem__(self, name: str) -> Stage:
+    def __getitem__(self, name: str) -> StageTime:
         return next(stage for stage in self.stages if stage.name == name)
 
     @property
-    def bound(self) -> Stage:
+    def bound(self) -> StageTime:
         return max(self.stages, key=lambda stage: stage.seconds)
 
     @property
@@ -52,7 +52,7 @@ class Iteration:
         return {(s.name, part): value for s in self.stages for part, value in s.parts.items()}
 
 
-def iteration(job: Job, rates: Rates, *, lag: int = 0) -> Iteration:
+def iteration(job: Workload, rates: Rates, *, lag: int = 0) -> Iteration:
     """Every stage of one iteration, and how long it takes.
 
     Args:
@@ -77,12 +77,12 @@ def iteration(job: Job, rates: Rates, *, lag: int = 0) -> Iteration:
     return Iteration(stages, seconds, job.sequences)
 
 
-def _as_measured(stage: Stage, rates: Rates) -> Stage:
+def _as_measured(stage: StageTime, rates: Rates) -> StageTime:
     factor = rates.measured.get(stage.name, 1.0)
-    return Stage(stage.name, {name: value * factor for name, value in stage.parts.items()})
+    return StageTime(stage.name, {name: value * factor for name, value in stage.parts.items()})
 
 
-def score(job: Job, rates: Rates) -> Stage:
+def score(job: Workload, rates: Rates) -> StageTime:
     """A forward of every model over every row: one after the other on shared GPUs, at once on
     GPUs of their own."""
     config, peak = job.config, job.peak * rates.scoring
@@ -107,16 +107,16 @@ def score(job: Job, rates: Rates) -> Stage:
             size = sum(shape.params for shape in frozen_models) * job.width
             parts["moving them to the GPU"] = size / (job.machine.card.pcie * 1e9 * rates.pcie)
         groups.append(parts)
-    return Stage("score", _together(groups, shared=job.shared))
+    return StageTime("score", _together(groups, shared=job.shared))
 
 
-def update(job: Job, rates: Rates) -> Stage:
+def update(job: Workload, rates: Rates) -> StageTime:
     """Forward, backward and collectives of every micro-batch, and the optimizer's steps."""
     groups = [_update(job, model, rates) for model in job.setup.trained.values()]
-    return Stage("update", _together(groups, shared=job.shared))
+    return StageTime("update", _together(groups, shared=job.shared))
 
 
-def _update(job: Job, model: Trained, rates: Rates) -> dict[str, float]:
+def _update(job: Workload, model: TrainedModel, rates: Rates) -> dict[str, float]:
     config, ranks = job.config, model.ranks
     # In units of a forward: the gradient of the activations is one more, that of the weights
     # another (adapters have next to none), and so is a second forward.
@@ -136,7 +136,7 @@ def _update(job: Job, model: Trained, rates: Rates) -> dict[str, float]:
     return parts
 
 
-def _optimizer(job: Job, model: Trained, steps: int, rates: Rates) -> dict[str, float]:
+def _optimizer(job: Workload, model: TrainedModel, steps: int, rates: Rates) -> dict[str, float]:
     """AdamW on each rank's part, over its card's memory; or on the host, with gradients there and
     weights back."""
     card, ds = job.machine.card, job.config.ds
@@ -148,7 +148,7 @@ def _optimizer(job: Job, model: Trained, steps: int, rates: Rates) -> dict[str, 
     return {"optimizer on the host": steps * (part * beside / rates.host_adam + moved)}
 
 
-def _collectives(job: Job, model: Trained, micro: int, rates: Rates) -> float:
+def _collectives(job: Workload, model: TrainedModel, micro: int, rates: Rates) -> float:
     """Of one optimizer step, as DeepSpeed 0.19 does them: stage 0 sums the gradients, stage 1 and
     2 sum them and gather the weights that the ranks have stepped (2 sums after every micro-batch,
     for it keeps no whole gradients), stage 3 gathers the weights for every forward and backward
@@ -167,7 +167,7 @@ def _collectives(job: Job, model: Trained, micro: int, rates: Rates) -> float:
     return times * summed + all_gather(machine, ranks, gradients, rates)
 
 
-def _gather(job: Job, model: Trained, rates: Rates) -> float:
+def _gather(job: Workload, model: TrainedModel, rates: Rates) -> float:
     """All weights once, layer by layer."""
     size, calls = model.shape.params * job.width, _layers(model.shape)
     return all_gather(job.machine, model.ranks, size, rates, calls=calls)
@@ -177,7 +177,7 @@ def _layers(shape: ModelShape) -> int:
     return shape.layers + shape.encoder_layers + 2
 
 
-def sync(job: Job, rates: Rates) -> Stage:
+def sync(job: Workload, rates: Rates) -> StageTime:
     """The policy's weights to every engine, and the proof that they are there."""
     card, config = job.machine.card, job.config
     engines, width = config.vllm.num_engines, config.vllm.tensor_parallel_size
@@ -197,15 +197,15 @@ def sync(job: Job, rates: Rates) -> Stage:
         # Ray copies from node to node: those that have it pass it on.
         rounds = math.ceil(math.log2(max(1, job.machine.nodes_of(engines)))) + 2
         parts["copies in the object store"] = rounds * size / (rates.store * 1e9)
-    return Stage("sync", parts)
+    return StageTime("sync", parts)
 
 
-def checkpoint(job: Job, rates: Rates) -> Stage:
+def checkpoint(job: Workload, rates: Rates) -> StageTime:
     """An iteration's share of the checkpoints: weights and optimizer by all nodes, the export by
     one."""
     every = job.config.ckpt.save_steps
     if every < 1:
-        return Stage("checkpoint", {"none before the end": 0.0})
+        return StageTime("checkpoint", {"none before the end": 0.0})
     rate = rates.storage * 1e9
     states = job.width + (12 if job.width == 2 else 8)
     written = sum(
@@ -213,17 +213,17 @@ def checkpoint(job: Job, rates: Rates) -> Stage:
         for model in job.setup.trained.values()
     )
     exported = job.setup.policy.shape.params * job.width / rate
-    return Stage(
+    return StageTime(
         "checkpoint",
         {"weights and optimizer": written / every, "export by one node": exported / every},
     )
 
 
-def driver(job: Job, rates: Rates) -> Stage:
+def driver(job: Workload, rates: Rates) -> StageTime:
     """What the one process of the loop does between the stages."""
     groups = job.setup.plan.groups
     calls = sum(CALLS[name] * spec.num_actors for name, spec in groups.items())
-    return Stage(
+    return StageTime(
         "driver",
         {
             "rows": job.room * rates.driver,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rto.planning.engine import GIB, LARGE_SEQUENCES, SEQUENCES
-from rto.planning.job import Job, Stage, add, forward_flops, matrix_params
+from rto.planning.job import StageTime, Workload, add, forward_flops, matrix_params
 from rto.planning.memory import engine_of
 from rto.planning.rates import Rates
 from rto.planning.shape import ModelShape
@@ -14,7 +14,7 @@ SLICES = 64
 """Of a response's length, where the number of running sequences is taken as constant."""
 
 
-def generate(job: Job, rates: Rates) -> Stage:
+def generate(job: Workload, rates: Rates) -> StageTime:
     """Every engine reads its prompts, then steps until the longest response ends.
 
     A step reads the weights once and the cache of each running sequence, or takes as long as its
@@ -44,11 +44,11 @@ def generate(job: Job, rates: Rates) -> Stage:
         slices.append((active, longest / SLICES, job.prompt_tokens + at * longest))
     for active, steps, context in slices:
         add(parts, _decode(job, rates, active, steps, context, peak, bandwidth))
-    return Stage("generate", parts)
+    return StageTime("generate", parts)
 
 
 def _decode(
-    job: Job,
+    job: Workload,
     rates: Rates,
     active: float,
     steps: float,
@@ -76,7 +76,7 @@ def cache_bytes(shape: ModelShape, width: int) -> int:
     return 2 * shape.layers * shape.kv_width * width
 
 
-def max_running(job: Job) -> int:
+def max_running(job: Workload) -> int:
     """Sequences that one engine runs at once: vLLM's own limit, or what its cache holds."""
     large = engine_of(job.setup, job.machine.card.usable_gib * GIB).large
     held = int(job.cache_tokens / (job.prompt_tokens + job.response_tokens))

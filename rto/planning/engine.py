@@ -17,7 +17,7 @@ LARGE_BATCHED_TOKENS, LARGE_SEQUENCES = 16384, 1024
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineMemory:
     """One GPU of an engine that spans ``tp`` of them. ``size``: bytes of a weight."""
 
     shape: ModelShape

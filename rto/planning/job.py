@@ -18,7 +18,7 @@ Parts = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTime:
     name: str
     parts: Parts
 
@@ -33,7 +33,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """An online run on a machine, and what its settings do not say.
 
     ``prompt_tokens`` and ``response_tokens`` are means. The longest response of an iteration is

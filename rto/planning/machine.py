@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rto.planning.cards import Card, find_card, known_cards
+from rto.planning.cards import GpuCard, find_card, known_cards
 from rto.planning.engine import GIB
 from rto.sections.ranges import require
 from rto.sections.runtime import Planned
@@ -30,7 +30,7 @@ class Capacity:
     """Bytes of a node's memory."""
     per_node: int
     nodes: int = 1
-    card: Card | None = None
+    card: GpuCard | None = None
 
     @property
     def gpus(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rto.errors import UserError
 from rto.planning.cost import iteration
-from rto.planning.job import Job
+from rto.planning.job import Workload
 from rto.planning.rates import STAGES, Rates
 from rto.report.collect import RunRecord
 from rto.sections.ranges import require
@@ -72,7 +72,7 @@ def _median(run: RunRecord, name: str) -> float:
     return statistics.median(values[1:] or values)
 
 
-def compare(seen: Seen, job: Job, rates: Rates) -> list[Compared]:
+def compare(seen: Seen, job: Workload, rates: Rates) -> list[Compared]:
     """Each stage of the run beside the model's.
 
     Args:

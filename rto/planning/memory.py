@@ -12,11 +12,11 @@ from typing import Literal
 
 from rto.cluster.plan import Plan, choose_transport
 from rto.planning.activations import backward, forward
-from rto.planning.engine import GIB, Engine, transformers_parts
+from rto.planning.engine import GIB, EngineMemory, transformers_parts
 from rto.planning.shape import ModelShape
 from rto.planning.states import (
     Parts,
-    Trained,
+    TrainedModel,
     accumulated,
     gathered,
     held,
@@ -48,8 +48,8 @@ class Setup:
 
     config: RunConfig
     plan: Plan
-    policy: Trained
-    critic: Trained | None = None
+    policy: TrainedModel
+    critic: TrainedModel | None = None
     frozen: tuple[ModelShape, ...] = ()
     """Each model that a scorer holds, once."""
     online: bool = True
@@ -71,7 +71,7 @@ class Setup:
         return self.config.vllm.enable_sleep and self.plan.colocated
 
     @property
-    def trained(self) -> dict[str, Trained]:
+    def trained(self) -> dict[str, TrainedModel]:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
     @property
@@ -134,6 +134,11 @@ def places(setup: Setup) -> list[Place]:
     }
     if not setup.plan.colocated:
         return [Place(f"GPU of {name}", (name,), span) for name, span in spans.items()]
+    return _shared_places(spans)
+
+
+def _shared_places(spans: Mapping[str, int]) -> list[Place]:
+    """Of groups that share GPUs, by how many each spans."""
     sizes = sorted(set(spans.values()))
     if len(sizes) == 1:
         return [Place("GPU", tuple(spans), sizes[0])]
@@ -234,9 +239,9 @@ def _scorer(setup: Setup, phase: Phase) -> Parts:
     return max(pairs, key=lambda parts: sum(parts.values()))
 
 
-def engine_of(setup: Setup, card: float | None) -> Engine:
+def engine_of(setup: Setup, card: float | None) -> EngineMemory:
     vllm = setup.config.vllm
-    return Engine(
+    return EngineMemory(
         setup.policy.shape,
         width(setup.config.ds),
         vllm.tensor_parallel_size,

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from rto.errors import UserError
 from rto.planning.cost import Iteration, iteration
-from rto.planning.job import Job
+from rto.planning.job import Workload
 from rto.planning.rates import Rates
 from rto.planning.verdict import Build
 from rto.sections.ranges import require
@@ -45,13 +45,13 @@ class Row:
     refused: str = ""
 
 
-def base_nodes(job: Job) -> int:
+def base_nodes(job: Workload) -> int:
     """The nodes that a run fills as its settings are."""
     return job.machine.nodes_of(round(job.setup.plan.total("GPU")))
 
 
 def scale(
-    job: Job,
+    job: Workload,
     rates: Rates,
     nodes: Sequence[int],
     build: Build,
@@ -71,7 +71,7 @@ def scale(
 
 
 def _row(
-    job: Job,
+    job: Workload,
     rates: Rates,
     nodes: int,
     build: Build,
@@ -101,7 +101,7 @@ def largest_loss(
     return Loss(stage, part, seconds) if seconds > 1e-9 else None
 
 
-def scaled(job: Job, nodes: int, build: Build, *, scaling: Scaling) -> Job:
+def scaled(job: Workload, nodes: int, build: Build, *, scaling: Scaling) -> Workload:
     """The run on so many nodes, every group in proportion.
 
     Raises:

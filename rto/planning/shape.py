@@ -121,7 +121,7 @@ class _Sizes:
 
     def __call__(self, *names: str, default: int | None = None) -> int:
         for name in names:
-            value = getattr(self.config, name, None)
+            value = getattr(self.config, name) if hasattr(self.config, name) else None
             if isinstance(value, int):
                 return value
         if default is None:

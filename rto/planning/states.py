@@ -26,7 +26,7 @@ NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model on ``ranks`` ZeRO ranks. ``params`` of its parameters have gradients, which are all
     of them or those of adapters; the largest such tensor has ``largest`` elements."""
 
@@ -55,7 +55,7 @@ def weights(shape: ModelShape, ds: DeepSpeed) -> float:
     return (shape.params - quantised) * width(ds) + quantised * NF4
 
 
-def held(model: Trained, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
+def held(model: TrainedModel, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
     """What a rank has from its first optimizer step on, whatever it does."""
     stage, size, count = ds.zero_stage, width(ds), model.params
     share = count / (model.ranks if stage else 1)
@@ -80,7 +80,7 @@ def held(model: Trained, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
     return {name: value for name, value in parts.items() if value}
 
 
-def accumulated(model: Trained, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
+def accumulated(model: TrainedModel, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
     """What an update has beside that, from its first backward to the end of its last step."""
     stage, size, count = ds.zero_stage, width(ds), model.params
     share = count / (model.ranks if stage else 1)
@@ -89,10 +89,9 @@ def accumulated(model: Trained, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
         step = 0 if ds.adam_offload else 4 * min(share, SUB_GROUP)
         return {"whole weights": gathered(model, ds), "gradients": step}
     if stage == 2:
-        # In bf16 one fp32 partition takes all micro-batches. In fp32 the sum of those before is
-        # beside the partition of the one that is reduced.
-        gradients = 4 * share if size == 2 else 8 * share
-        return {"gradients": gradients, "buckets": room * size * (1 + ds.overlap_comm)}
+        # One fp32 partition takes all micro-batches. In fp32 that of the last one is beside it when
+        # its activations are gone.
+        return {"gradients": 4 * share, "buckets": room * size * (1 + ds.overlap_comm)}
     if stage == 1 and size == 2:
         # With offloading, whole gradients in fp32 and the partition that leaves for the host.
         return {"gradients": 4 * (count + share), "buckets": 4 * room} if ds.adam_offload else {}
@@ -103,18 +102,18 @@ def accumulated(model: Trained, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
     return {"gradients": gradients, "buckets": room * size * (model.ranks > 1)}
 
 
-def gathered(model: Trained, ds: DeepSpeed) -> float:
+def gathered(model: TrainedModel, ds: DeepSpeed) -> float:
     """Whole weights that ZeRO-3 has of a model as it computes."""
     return min(model.shape.params, LIVE) * width(ds) if ds.zero_stage == 3 else 0.0
 
 
-def bucket(model: Trained, *, on_cpu: bool) -> int:
+def bucket(model: TrainedModel, *, on_cpu: bool) -> int:
     """Elements of the buffer that gradients are reduced in. On a CPU memory that was never written
     takes no room."""
     return min(BUCKET, model.params) if on_cpu else BUCKET
 
 
-def on_host(model: Trained, ds: DeepSpeed) -> float:
+def on_host(model: TrainedModel, ds: DeepSpeed) -> float:
     """Host memory of one rank whose optimizer is offloaded; most of it is page-locked.
 
     fp32 weights, two means, fp32 gradients and a copy of the weights on their way back; ZeRO-1 and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rto.planning.cards import CARDS, Card
+from rto.planning.cards import CARDS, GpuCard
 from rto.planning.engine import GIB
 from rto.planning.machine import Capacity, host_gib
 from rto.planning.memory import Need, Setup, engine_of, gpu_needs, host_needs, share
@@ -153,7 +153,7 @@ def _remedy(config: RunConfig, build: Build, capacity: Capacity) -> str:
     return "Neither settings nor any number of GPUs make it fit: take a smaller model"
 
 
-def _with_card(capacity: Capacity, card: Card) -> Capacity:
+def _with_card(capacity: Capacity, card: GpuCard) -> Capacity:
     """The same number of nodes and GPUs with another card, and the host memory usual beside it."""
     host = capacity.host and host_gib(card.name) * capacity.per_node * GIB
     return replace(capacity, gpu=card.usable_gib * GIB, host=host, card=card)

@@ -163,21 +163,27 @@ class RunCheckpointer:
     ) -> None:
         self._commit_written()
         due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
+        is_best = self._judge(iteration, metrics, due=due)
+        if is_best:
+            self._export("best", metrics)
+        ends = self._is_last(iteration) or self.stopped
+        if not (due or ends):
+            return
+        self._checkpoint(iteration, method, drawn)
+        if ends:
+            self._wait_written()
+        if is_best:
+            self._link("best", "last")
+        else:
+            self._export("last", metrics)
+
+    def _judge(self, iteration: int, metrics: Mapping[str, float], *, due: bool) -> bool:
+        """Whether this iteration is the best so far."""
         before, key = self.best, self.best.key
         self._check_key(metrics)
         if key in metrics and (due or self._is_last(iteration) or key.startswith(EVAL)):
             self.best = before.judged(iteration, metrics[key])
-        is_best = self.best.step != before.step
-        if is_best:
-            self._export("best", metrics)
-        if due or self._is_last(iteration) or self.stopped:
-            self._checkpoint(iteration, method, drawn)
-            if self._is_last(iteration) or self.stopped:
-                self._wait_written()
-            if is_best:
-                self._link("best", "last")
-            else:
-                self._export("last", metrics)
+        return self.best.step != before.step
 
     def _check_key(self, metrics: Mapping[str, float]) -> None:
         """Once: a name that no iteration has would leave the run without a `best`."""

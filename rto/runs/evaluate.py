@@ -15,7 +15,7 @@ from rto.cluster.build import Models
 from rto.cluster.calls import Engines
 from rto.cluster.device import run_device
 from rto.cluster.generator import EngineGenerator
-from rto.cluster.node_checks import Needs
+from rto.cluster.node_checks import NodeNeeds
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
@@ -101,7 +101,7 @@ def evaluator(
     config = with_engine(with_dtype(config, run_device(config)), first)
     rollout = config.rollout
     plan = _plan(config, scored=bool(models))
-    needs = Needs({"engine": [first], "scorer": [*models.paths.values(), *models.rewards]})
+    needs = NodeNeeds({"engine": [first], "scorer": [*models.paths.values(), *models.rewards]})
     with session(config, plan, logs=logs, needs=needs) as actors:
         tell("loading the models")
         engines = actors.start_engines(first, "object_store")

@@ -184,10 +184,15 @@ def _follow(mirror: Mirror, ended: threading.Event) -> None:
     while True:
         last = ended.wait(LOOK_SECONDS)
         if mirror.new_checkpoint():
-            try:
-                with mirror.copying():
-                    mirror.copy()
-            except RunFailed as error:
-                tell(str(error))
+            _copy(mirror)
         if last:
             return
+
+
+def _copy(mirror: Mirror) -> None:
+    """A copy that fails is told, and tried again with the next look."""
+    try:
+        with mirror.copying():
+            mirror.copy()
+    except RunFailed as error:
+        tell(str(error))

@@ -16,7 +16,7 @@ from rto.cluster.actors import Kind, TrainerSpec
 from rto.cluster.build import Actors, Models
 from rto.cluster.calls import Trainers
 from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.cluster.node_checks import Needs
+from rto.cluster.node_checks import NodeNeeds
 from rto.cluster.plan import Plan
 from rto.cluster.scorer import ClusterScorer
 from rto.cluster.session import session
@@ -167,9 +167,9 @@ def reference_models(config: RunConfig, roles: frozenset[Role]) -> Models:
     return Models(paths={Role.REFERENCE: path})
 
 
-def _needs(run: OfflineRun, folder: RunFolder) -> Needs:
+def _needs(run: OfflineRun, folder: RunFolder) -> NodeNeeds:
     policy = str(run.config.actor.model_name_or_path)
-    return Needs(
+    return NodeNeeds(
         {
             "policy": [policy],
             "critic": [run.config.critic.model_name_or_path or policy],

@@ -13,7 +13,7 @@ from rto.cluster.build import Actors, Models, Progress, silent
 from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
-from rto.cluster.node_checks import Needs
+from rto.cluster.node_checks import NodeNeeds
 from rto.cluster.plan import Plan, choose_transport
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
@@ -146,9 +146,9 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         return closing(tracker.latest, console)
 
 
-def _needs(run: OnlineRun, folder: RunFolder) -> Needs:
+def _needs(run: OnlineRun, folder: RunFolder) -> NodeNeeds:
     policy, models = str(run.config.actor.model_name_or_path), run.models
-    return Needs(
+    return NodeNeeds(
         {
             "policy": [policy],
             "engine": [policy],

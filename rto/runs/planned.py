@@ -19,7 +19,7 @@ from rto.observe import OBSERVED
 from rto.planning.machine import Capacity, planned_capacity
 from rto.planning.memory import Setup
 from rto.planning.shape import ModelShape, model_shape, trained_params
-from rto.planning.states import Trained
+from rto.planning.states import TrainedModel
 from rto.planning.verdict import Verdict, judge
 from rto.protocols import Method, Output, PolicyMethod
 from rto.registry import described
@@ -106,10 +106,10 @@ class Planner:
     def outputs(self) -> frozenset[Output]:
         return self.method.outputs if isinstance(self.method, PolicyMethod) else frozenset()
 
-    def _trained(self, config: RunConfig, path: str, use: Use) -> Trained:
+    def _trained(self, config: RunConfig, path: str, use: Use) -> TrainedModel:
         section = config.critic if use == "critic" else config.actor
         params, largest = self.params(path, use, config.ds.lora)
-        return Trained(
+        return TrainedModel(
             self.shape(path, use),
             params,
             largest,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rto.errors import UserError
 from rto.planning.cards import Machine, known_cards
-from rto.planning.job import Job
+from rto.planning.job import Workload
 from rto.planning.machine import Capacity
 from rto.planning.measured import Compared, compare, seen_in, with_measured
 from rto.planning.memory import Setup, engine_of, share
@@ -25,7 +25,7 @@ from rto.types import Role
 class Timed:
     """What is timed, at which rates, and what builds it anew on more nodes."""
 
-    job: Job
+    job: Workload
     rates: Rates
     build: Planner
     lag: int = 0
@@ -76,7 +76,7 @@ def _no_time(setup: Setup, capacity: Capacity) -> str:
     return ""
 
 
-def _job(setup: Setup, planner: Planner, capacity: Capacity, rates: Rates) -> Job:
+def _job(setup: Setup, planner: Planner, capacity: Capacity, rates: Rates) -> Workload:
     """
     Raises:
         UserError: a mean above the longest.
@@ -86,7 +86,7 @@ def _job(setup: Setup, planner: Planner, capacity: Capacity, rates: Rates) -> Jo
     config = setup.config
     prompt, response = config.max_prompt_len, config.max_new_tokens
     packs = config.ds.attn_implementation == "sdpa" or setup.policy.shape.encoder_layers > 0
-    return Job(
+    return Workload(
         setup=setup,
         machine=Machine(capacity.card, capacity.per_node, capacity.nodes),
         prompt_tokens=_mean(config, "prompt_tokens", prompt, rates.prompt_share),

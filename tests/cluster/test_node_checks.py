@@ -15,8 +15,8 @@ from ray.exceptions import RaySystemError
 from rto.cluster import node_checks
 from rto.cluster.node_checks import (
     Chore,
-    Needs,
-    Seen,
+    NodeNeeds,
+    NodeReport,
     check_folder,
     chores_of,
     compared_versions,
@@ -66,7 +66,7 @@ class Machines(Answers):
     def start(self, node: str, chore: Chore) -> Ref:
         self.sent[node] = chore
         self.there(chore)
-        return Ref(self.answers.get(node, Seen(ALIKE)))
+        return Ref(self.answers.get(node, NodeReport(ALIKE)))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
 
 
 def test_each_node_sees_to_what_its_actors_need(tmp_path: Path) -> None:
-    assert chores_of(placed(), Needs(MODELS, tmp_path), "a") == {
+    assert chores_of(placed(), NodeNeeds(MODELS, tmp_path), "a") == {
         "a": Chore(("p",), tmp_path),
         "b": Chore(("d", "p", "r"), tmp_path),
         "c": Chore(("p",)),
@@ -92,12 +92,14 @@ def test_each_node_sees_to_what_its_actors_need(tmp_path: Path) -> None:
 
 def test_actors_that_are_bound_to_no_node_are_the_drivers(tmp_path: Path) -> None:
     free = Placement(PLAN, {})
-    assert chores_of(free, Needs(MODELS, tmp_path), "a") == {"a": Chore(("d", "p", "r"), tmp_path)}
+    assert chores_of(free, NodeNeeds(MODELS, tmp_path), "a") == {
+        "a": Chore(("d", "p", "r"), tmp_path)
+    }
 
 
 def test_other_nodes_begin_and_the_driver_does_its_own(machines: Machines, tmp_path: Path) -> None:
     machines.there = lambda chore: machines.brought.append(f"sent {chore.models}")
-    prepare_nodes(placed(), Needs(MODELS, tmp_path))
+    prepare_nodes(placed(), NodeNeeds(MODELS, tmp_path))
     assert set(machines.sent) == {"b", "c"}
     assert machines.brought[-1] == "p", "after the others were asked"
     assert machines.told == ["looking at 2 other nodes: models, versions"]
@@ -111,7 +113,7 @@ def test_the_token_of_the_run_folder_is_there_while_nodes_look_for_it(
             check_folder(chore.folder, chore.token)
 
     machines.there = look
-    prepare_nodes(placed(), Needs(MODELS, tmp_path))
+    prepare_nodes(placed(), NodeNeeds(MODELS, tmp_path))
     assert machines.sent["b"].token
     assert list(tmp_path.iterdir()) == []
 
@@ -122,25 +124,26 @@ def test_one_machine_is_not_asked_for_a_folder_or_versions(
     alone = {"policy": ["a", "a"], "scorer": ["a"], "engine": ["a", "a"]}
     for placement in (Placement(PLAN, {}), placed(**alone)):
         machines.brought.clear()
-        prepare_nodes(placement, Needs(MODELS, tmp_path / "not there"))
+        prepare_nodes(placement, NodeNeeds(MODELS, tmp_path / "not there"))
         assert machines.brought == ["d", "p", "r"]
     assert (machines.sent, machines.told) == ({}, [])
 
 
 def test_where_nothing_is_needed_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_checks, "ray", None)
-    prepare_nodes(placed(), Needs())
+    prepare_nodes(placed(), NodeNeeds())
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (Seen(problem="/models/p: no config.json in this directory"),
+        (NodeReport(problem="/models/p: no config.json in this directory"),
          "node 10.0.0.c: /models/p: no config.json in this directory"),
         (raised(ModuleNotFoundError("No module named 'rto'")),
          "node 10.0.0.c: ModuleNotFoundError: No module named 'rto'; install the versions"),
         (RaySystemError("the node died"), "node 10.0.0.c: RaySystemError: System error: the node"),
-        (Seen({**ALIKE, "torch": "2.10.0"}), "the nodes differ in torch: 2.10.0 on 10.0.0.c (c"),
+        (NodeReport({**ALIKE, "torch": "2.10.0"}),
+         "the nodes differ in torch: 2.10.0 on 10.0.0.c (c"),
     ],
 )  # fmt: skip
 def test_the_first_problem_of_a_node_is_one_line(
@@ -148,7 +151,7 @@ def test_the_first_problem_of_a_node_is_one_line(
 ) -> None:
     machines.answers["c"] = answer
     with pytest.raises(UserError) as caught:
-        prepare_nodes(placed(), Needs(MODELS, tmp_path))
+        prepare_nodes(placed(), NodeNeeds(MODELS, tmp_path))
     assert str(caught.value).startswith(said)
     assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == [], "the token goes, too"
@@ -180,7 +183,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(
 
 def test_a_nodes_own_problem_is_its_answer(tmp_path: Path, tiny_model_dir: Path) -> None:
     whole = see_to(Chore((str(tiny_model_dir),)))
-    assert whole == Seen(compared_versions())
+    assert whole == NodeReport(compared_versions())
     lost = see_to(Chore((str(tiny_model_dir), str(tmp_path / "gone"))))
     assert str(lost.problem).startswith(f"{tmp_path / 'gone'}: neither a directory that exists")
 

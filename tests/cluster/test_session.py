@@ -14,7 +14,7 @@ from rto.cluster import build, launch
 from rto.cluster import session as session_module
 from rto.cluster.build import Actors
 from rto.cluster.groups import ActorGroup
-from rto.cluster.node_checks import Needs
+from rto.cluster.node_checks import NodeNeeds
 from rto.cluster.placement import Placement
 from rto.cluster.plan import GroupSpec, Plan
 from rto.cluster.session import session, warm_actors
@@ -116,13 +116,13 @@ def test_bundles_that_cannot_be_had_leave_no_ray_behind(
 def test_nodes_are_ready_before_a_run_has_its_actors(
     ray: Ray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Placement, Needs]] = []
-    needs = Needs({"policy": ["m"]})
+    asked: list[tuple[Placement, NodeNeeds]] = []
+    needs = NodeNeeds({"policy": ["m"]})
     monkeypatch.setattr(session_module, "prepare_nodes", lambda *given: asked.append(given))
     with session(CONFIG, CPU, logs=Path(), needs=needs) as actors:
         assert asked == [(actors.placement, needs)]
 
-    def lacks(placement: Placement, needs: Needs) -> None:
+    def lacks(placement: Placement, needs: NodeNeeds) -> None:
         raise ValueError("lacks a model")
 
     monkeypatch.setattr(session_module, "prepare_nodes", lacks)

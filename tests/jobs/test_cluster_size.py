@@ -7,14 +7,14 @@ import pytest
 
 from rto.errors import UserError
 from rto.jobs.cluster_size import ClusterSize, cluster_size, plan_of
-from rto.jobs.submission import Run, check_run
+from rto.jobs.submission import JobRun, check_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RTO = "rto train --algo rto --config examples/configs/rto-llama3-8b-8xa100.yaml"
 PAIRS = "--actor.model_name_or_path m --data.dataset d --train.batch_size 48"
 
 
-def run(line: str, *flags: str) -> Run:
+def run(line: str, *flags: str) -> JobRun:
     found = check_run(shlex.join([*shlex.split(line), *flags]), ROOT)
     assert found is not None
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rto.jobs.cluster_size import ClusterSize
-from rto.jobs.slurm import Place, batch_script
+from rto.jobs.slurm import Locations, batch_script
 
 ENV = {"A": "two words; $HOME", "HF_TOKEN": "${MY_TOKEN}"}
 RAY = """#!/usr/bin/env bash
@@ -39,7 +39,9 @@ SLURM_PROCID=0 exec "$@"
 
 def script(tmp_path: Path, line: str = "rto train", gpus: int = 8) -> str:
     place = Path(tmp_path) / "a folder"
-    return batch_script("n-1", line, ClusterSize(2, gpus, 33), Place(place, tmp_path / "bin"), ENV)
+    return batch_script(
+        "n-1", line, ClusterSize(2, gpus, 33), Locations(place, tmp_path / "bin"), ENV
+    )
 
 
 @pytest.fixture

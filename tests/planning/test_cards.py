@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rto.planning.cards import CARDS, Card, Machine, find_card, known_cards
+from rto.planning.cards import CARDS, GpuCard, Machine, find_card, known_cards
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_the_data_sheets(name: str, gib: int, tflops: float, hbm: float) -> None
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.name}-{card.gib}")
-def test_a_card_is_of_this_world(card: Card) -> None:
+def test_a_card_is_of_this_world(card: GpuCard) -> None:
     assert 0.9 * card.gib < card.usable_gib < card.gib
     assert card.network < card.pcie <= card.nvlink < card.hbm
 

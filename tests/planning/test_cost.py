@@ -8,7 +8,7 @@ import pytest
 from planned_jobs import LLAMA_1B, LLAMA_8B, TABLE, machine, rto_config, rto_job
 
 from rto.planning.cost import checkpoint, driver, iteration, score, sync, update
-from rto.planning.job import Job, forward_flops
+from rto.planning.job import Workload, forward_flops
 from rto.planning.network import all_gather, all_reduce
 from rto.planning.rates import Rates
 
@@ -244,7 +244,7 @@ def test_a_stage_takes_as_many_times_longer_as_a_run_measured() -> None:
     assert slow["score"] == plain["score"]
 
 
-def grown(nodes: int) -> Job:
+def grown(nodes: int) -> Workload:
     flags = [f"--{group}.num_nodes={nodes}" for group in ("actor", "critic", "ref")]
     config = rto_config(EIGHT, *flags, "--vllm.num_engines", str(8 * nodes))
     return rto_job(config, on=machine(nodes=nodes))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from planned_jobs import LLAMA_1B, LLAMA_8B, TABLE, rto_config, rto_job
 
-from rto.planning.job import Stage, add, forward_flops, matrix_params
+from rto.planning.job import StageTime, add, forward_flops, matrix_params
 
 
 def test_the_table_of_embeddings_is_no_product_unless_it_is_the_head() -> None:
@@ -53,5 +53,5 @@ def test_weights_travel_as_the_layout_has_it() -> None:
 def test_a_stage_is_its_parts() -> None:
     parts = {"a": 1.0}
     add(parts, {"a": 1.0, "b": 1.5})
-    stage = Stage("x", parts)
+    stage = StageTime("x", parts)
     assert (stage.seconds, stage.bound) == (3.5, "a")

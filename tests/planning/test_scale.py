@@ -6,7 +6,7 @@ import pytest
 from planned_jobs import machine, rto_config, rto_job, rto_setup
 
 from rto.planning.cost import iteration
-from rto.planning.job import Job
+from rto.planning.job import Workload
 from rto.planning.rates import Rates
 from rto.planning.scale import Row, Scaling, base_nodes, falls_below, largest_loss, scale, scaled
 
@@ -14,7 +14,7 @@ RATES = Rates()
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def rows(job: Job, scaling: Scaling, nodes: tuple[int, ...] = NODES) -> list[Row]:
+def rows(job: Workload, scaling: Scaling, nodes: tuple[int, ...] = NODES) -> list[Row]:
     return scale(job, RATES, nodes, rto_setup, scaling=scaling)
 
 

@@ -11,7 +11,7 @@ from llama_shapes import GIB, LLAMA_8B, Stage, whole, zero
 from rto.planning.states import (
     BUCKET,
     LIVE,
-    Trained,
+    TrainedModel,
     accumulated,
     gathered,
     held,
@@ -54,7 +54,7 @@ def test_offloading_leaves_weights_and_a_buffer_of_the_largest_tensor() -> None:
         # means; then gradients, and the partition in which they are reduced.
         (0, "fp32", 4 + 8, 4),
         (1, "fp32", 4 + 4 / 8 + 8 / 8, 4 + 4 / 8),
-        (2, "fp32", 4 + 4 / 8 + 8 / 8, 8 / 8),
+        (2, "fp32", 4 + 4 / 8 + 8 / 8, 4 / 8),
         # Mixed: fp32 weights beside; ZeRO-1 keeps whole gradients of both widths.
         (0, "bf16", 2 + 4 + 8, 2 + 4),
         (1, "bf16", 2 + 4 / 8 + 8 / 8 + (4 + 2), 0),
@@ -102,7 +102,7 @@ def test_a_bucket_on_a_cpu_takes_what_is_written_into_it() -> None:
 
 def test_adapters_are_trained_beside_a_whole_base() -> None:
     adapters = 167_772_160
-    model = Trained(LLAMA_8B, adapters, 10_000, 1)
+    model = TrainedModel(LLAMA_8B, adapters, 10_000, 1)
     always = held(model, zero(2, lora=64), on_cpu=False)
     assert always == {
         "parameters": 2 * (N + adapters),

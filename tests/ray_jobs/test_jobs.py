@@ -11,7 +11,7 @@ from example_configs import CONFIGS, command_of
 
 from rto.errors import UserError
 from rto.jobs.cluster_size import cluster_size
-from rto.jobs.job_file import Job, load_job
+from rto.jobs.job_file import JobFile, load_job
 from rto.jobs.submission import RUNS, submission
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ NO_JOB = {
 """Configuration -> why it has no job."""
 
 
-def config_of(job: Job) -> str | None:
+def config_of(job: JobFile) -> str | None:
     found = re.search(r"--config examples/configs/([\w.-]+)\.yaml", job.entrypoint)
     return found and found[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rto.planning.shape import ModelShape
-from rto.planning.states import Trained
+from rto.planning.states import TrainedModel
 from rto.sections.runtime import DeepSpeed, Lora
 
 GIB = 1024**3
@@ -23,9 +23,9 @@ LLAMA_1B = ModelShape(
 )  # fmt: skip
 
 
-def whole(shape: ModelShape, ranks: int, *, checkpointing: bool = True) -> Trained:
+def whole(shape: ModelShape, ranks: int, *, checkpointing: bool = True) -> TrainedModel:
     """All of its weights in training."""
-    return Trained(shape, shape.params, shape.largest, ranks, checkpointing=checkpointing)
+    return TrainedModel(shape, shape.params, shape.largest, ranks, checkpointing=checkpointing)
 
 
 def zero(

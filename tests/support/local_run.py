@@ -22,7 +22,7 @@ from torch import Tensor
 from rto.cluster.actors import TrainerSpec
 from rto.cluster.build import Actors, Models, Progress, silent
 from rto.cluster.calls import Engines, Scorers, Trainers
-from rto.cluster.node_checks import Needs
+from rto.cluster.node_checks import NodeNeeds
 from rto.cluster.placement import Placement
 from rto.cluster.plan import Plan
 from rto.cluster.session import NOTHING
@@ -177,11 +177,11 @@ class LocalSession:
 
     parts: Mapping[str, Any] = field(default_factory=dict)
     opened: list[LocalActors] = field(default_factory=list)
-    needs: list[Needs] = field(default_factory=list)
+    needs: list[NodeNeeds] = field(default_factory=list)
 
     @contextmanager
     def __call__(
-        self, config: RunConfig, plan: Plan, *, logs: Path, needs: Needs = NOTHING
+        self, config: RunConfig, plan: Plan, *, logs: Path, needs: NodeNeeds = NOTHING
     ) -> Iterator[LocalActors]:
         self.opened.append(local_actors(config, plan, **self.parts))
         self.needs.append(needs)

@@ -10,10 +10,10 @@ from llama_shapes import LLAMA_1B, LLAMA_8B
 
 from rto.cluster.plan import plan_actors
 from rto.planning.cards import Machine, find_card
-from rto.planning.job import Job
+from rto.planning.job import Workload
 from rto.planning.memory import Setup
 from rto.planning.shape import ModelShape
-from rto.planning.states import Trained
+from rto.planning.states import TrainedModel
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Actor, Critic
@@ -54,11 +54,11 @@ def rto_setup(config: RunConfig, *, critic: bool = True) -> Setup:
     )
 
 
-def _trained(shape: ModelShape, section: Actor | Critic, config: RunConfig) -> Trained:
+def _trained(shape: ModelShape, section: Actor | Critic, config: RunConfig) -> TrainedModel:
     adapted = config.ds.lora.rank > 0
     params = ADAPTERS[shape.layers] * config.ds.lora.rank if adapted else shape.params
     ranks, checkpointing = section.num_ranks, section.gradient_checkpointing_enable
-    return Trained(shape, params, shape.largest, ranks, checkpointing=checkpointing)
+    return TrainedModel(shape, params, shape.largest, ranks, checkpointing=checkpointing)
 
 
 def rto_job(
@@ -68,8 +68,8 @@ def rto_job(
     on: Machine | None = None,
     cache_tokens: int = 200_000,
     **changes: Any,
-) -> Job:
+) -> Workload:
     """A rollout of 1,024 responses of 400 tokens to prompts of 250, on eight A100."""
     setup = rto_setup(config or rto_config(), critic=critic)
-    job = Job(setup, on or machine(), 250, 400, cache_tokens)
+    job = Workload(setup, on or machine(), 250, 400, cache_tokens)
     return replace(job, **changes)

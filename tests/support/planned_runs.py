@@ -9,7 +9,7 @@ from llama_shapes import LLAMA_1B, LLAMA_8B
 
 from rto.cluster.plan import plan_actors
 from rto.planning.memory import Setup
-from rto.planning.states import Trained
+from rto.planning.states import TrainedModel
 from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, DeepSpeed
@@ -38,7 +38,7 @@ def build(config: RunConfig) -> Setup:
     """Policy, critic, reference and DPO policy of 8B and a reward model of 1B."""
     adapters = config.ds.lora.rank > 0
     trained = [
-        Trained(
+        TrainedModel(
             shape,
             ADAPTERS_OF_RANK_64 if adapters else shape.params,
             shape.intermediate if adapters else shape.largest,

@@ -25,7 +25,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 from rto.cluster import build, launch, placement
 from rto.cluster.build import Actors
 from rto.cluster.device import run_device
-from rto.cluster.node_checks import Needs
+from rto.cluster.node_checks import NodeNeeds
 from rto.cluster.nodes import Node, cluster_nodes
 from rto.cluster.plan import Plan, plan_actors
 from rto.cluster.session import session
@@ -221,7 +221,7 @@ def looked_at(layout: Layout, folder: Path) -> list[str]:
     model.mkdir()
     for name in ("config.json", "model.safetensors"):
         (model / name).write_text("{}")
-    needs = Needs({"policy": [str(model)]}, folder)
+    needs = NodeNeeds({"policy": [str(model)]}, folder)
     for missing in ([], ["model.safetensors"]):
         for name in missing:
             (model / name).unlink()
