@@ -55,6 +55,8 @@ def time_transfers(sync: ClusterWeightSync) -> list[float]:
 
 
 def push(sync: ClusterWeightSync, transfers: list[float]) -> Push:
+    """As after an update: weights that the engine has already are not sent again."""
+    sync.policy.revision += 1
     begun = time.perf_counter()
     sync.push()
     seconds = time.perf_counter() - begun

@@ -480,7 +480,9 @@ class NoRollout:
 
 
 def tampered(live: Live, **how: Any) -> ClusterWeightSync:
+    """As after an update: weights that the engines have already are not sent again."""
     sync = live.parts.sync
+    sync.policy.revision += 1
     return replace(sync, engines=TamperedEngines(sync.engines.group, **how))
 
 
