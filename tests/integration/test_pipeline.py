@@ -419,7 +419,9 @@ class Silent:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.metrics = metrics
 
-    def after(self, iteration: int, method: object, metrics: Mapping[str, float]) -> None:
+    def after(
+        self, iteration: int, method: object, metrics: Mapping[str, float], drawn: object = ()
+    ) -> None:
         pass
 
 
