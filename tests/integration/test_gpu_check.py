@@ -1,4 +1,7 @@
-"""The steps of the GPU check that start DeepSpeed, Ray and vLLM, on a CPU with tiny models."""
+"""The steps of the GPU check that start DeepSpeed, Ray and vLLM, on a CPU with tiny models.
+
+They take minutes and run with the tests of `make test-learn`.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,11 @@ from benchmarks.gpu import engine, page, push, run
 from benchmarks.gpu.colocated import engine_and_trainer
 from benchmarks.gpu.place import Place, rows_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.learn]
 
 
-@pytest.mark.parametrize(
-    "name", ["update:8b-lora-zero3", pytest.param("train", marks=pytest.mark.learn)]
-)
+@pytest.mark.parametrize("name", ["update:8b-lora-zero3", "train"])
 def test_a_step_ends_with_figures(name: str, tmp_path: Path) -> None:
-    """The run of `rto train`, a minute or more, with the tests of `make test-learn`."""
     out = tmp_path / "gpu.md"
     assert run.main(["--cpu", "--tiny", name, "--out", str(out)]) == 0
     written = page.read(out)
