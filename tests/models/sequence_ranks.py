@@ -45,7 +45,7 @@ from rto.types import (
 
 VOCABULARY = 29
 MAX_TOKENS = 60
-WORLDS = {1: (1,), 2: (2,), 4: (2, 4)}
+WORLDS = {1: (1,), 2: (2,)}
 """Ranks of a run -> how many of them share rows."""
 Kind = Literal["dpo", "ppo", "critic", "score", "everything"]
 
@@ -65,11 +65,7 @@ CASES = [
     Case("everything", 3, checkpointing=True),
 ]
 ALONE = [Case(kind, 0, checkpointing=False) for kind in get_args(Kind)]
-OF_FOUR = [
-    Case("dpo", 2, checkpointing=True),
-    Case("ppo", 3, checkpointing=False),
-]
-CASES_OF = {1: ALONE, 2: CASES, 4: OF_FOUR}
+CASES_OF = {1: ALONE, 2: CASES}
 """Ranks of a run -> what they train."""
 
 

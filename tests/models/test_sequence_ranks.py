@@ -17,7 +17,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-RANKS = {"of2": (2,), "of4": (2, 4)}
+RANKS = {"of2": (2,)}
 """File -> how many of its ranks share a row."""
 SHARED = [(file, size) for file, sizes in RANKS.items() for size in sizes]
 
@@ -49,7 +49,7 @@ def pairs(
     checkpointing or without."""
     alone = {key[1]: value for key, value in ran["of1"].items() if isinstance(key, tuple)}
     shared = {k[1:]: v for k, v in ran[file].items() if isinstance(k, tuple) and k[0] == size}
-    assert len(shared) == (6 if file == "of2" else 2)
+    assert len(shared) == 6
     return [(found, alone[kind]) for (kind, _, _), found in shared.items()]
 
 
