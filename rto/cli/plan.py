@@ -72,8 +72,9 @@ def print_verdict(verdict: Verdict, setup: Setup) -> None:
     _print_engine(verdict, setup, console)
     from rto.planning.memory import disk
 
-    parts = ", ".join(f"{name} {gib(value)}" for name, value in disk(setup).items())
-    console.print(f"disk: about {gib(sum(disk(setup).values()))} ({parts})")
+    needed = disk(setup)
+    parts = ", ".join(f"{name} {gib(value)}" for name, value in needed.items())
+    console.print(f"disk: about {gib(sum(needed.values()))} ({parts})")
     if not verdict.fits:
         raise UserError(verdict.told)
     console.print(verdict.told, soft_wrap=True)

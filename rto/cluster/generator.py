@@ -16,7 +16,7 @@ from rto.types import Prompt, Rollout
 class EngineGenerator:
     """Implements ``Generator`` over the engine actors.
 
-    A sample's seed depends on its prompt and the policy version alone. On a CPU so does the sample;
+    A sample's seed depends on its prompt and the iteration alone. On a CPU so does the sample;
     on a GPU the log-probs that it is drawn from depend, in their last bits, on the batch as well.
     """
 

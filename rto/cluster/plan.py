@@ -198,6 +198,11 @@ def _colocated(spreads: Mapping[str, NodeSpread], engines: int, width: int) -> P
     )
 
 
+def takes_turns(config: RunConfig, plan: Plan) -> bool:
+    """Whether engines give their memory to the ranks on their GPUs after each rollout."""
+    return config.vllm.enable_sleep and plan.colocated
+
+
 def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:
     """The transport that fits where the engines are; vLLM alone has others than the store."""
     if config.vllm.engine == "transformers":

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rto.cluster.plan import Plan, choose_transport
+from rto.cluster.plan import Plan, choose_transport, takes_turns
 from rto.planning.activations import backward, forward
 from rto.planning.engine import GIB, EngineMemory, transformers_parts
 from rto.planning.shape import ModelShape
@@ -64,11 +64,6 @@ class Setup:
     @property
     def on_cpu(self) -> bool:
         return self.plan.device == "cpu"
-
-    @property
-    def sleeps(self) -> bool:
-        """Whether engines give their memory to the ranks on their GPUs after each rollout."""
-        return self.config.vllm.enable_sleep and self.plan.colocated
 
     @property
     def trained(self) -> dict[str, TrainedModel]:
@@ -257,7 +252,7 @@ def share(setup: Setup, card: float) -> float:
 
 def _engine(setup: Setup, phase: Phase, card: float | None) -> Parts:
     config, shape, size = setup.config, setup.policy.shape, width(setup.config.ds)
-    awake = phase in ("sampling", "push", "checkpoint") or not setup.sleeps
+    awake = phase in ("sampling", "push", "checkpoint") or not takes_turns(setup.config, setup.plan)
     if config.vllm.engine == "transformers":
         parts = transformers_parts(shape, size, setup.score_tokens(config.vllm.num_engines))
         kept = {"weights": parts["weights"]}

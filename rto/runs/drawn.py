@@ -12,6 +12,8 @@ from rto.types import Prompt, Rollout, logprob_array, token_array
 
 FILE = "drawn.parquet"
 """In a checkpoint's folder; absent where no response waits."""
+TOKENS = ["token_ids", "sampler_logprobs"]
+"""Columns with a number per token: millions, which stay arrays."""
 SCHEMA = pa.schema(
     [
         ("draw", pa.int32()),
@@ -61,7 +63,10 @@ def read_drawn(checkpoint: Path) -> list[list[Rollout]]:
     if not (checkpoint / FILE).exists():
         return []
     drawn: list[list[Rollout]] = []
-    for row in pq.read_table(checkpoint / FILE).to_pylist():
+    table = pq.read_table(checkpoint / FILE)
+    tokens = [table.column(name).to_numpy() for name in TOKENS]
+    rows = table.drop_columns(TOKENS).to_pylist()
+    for row, token_ids, logprobs in zip(rows, *tokens, strict=True):
         if row["draw"] == len(drawn):
             drawn.append([])
         drawn[-1].append(
@@ -74,8 +79,8 @@ def read_drawn(checkpoint: Path) -> list[list[Rollout]]:
                     source=_text(row["prompt_source"]),
                 ),
                 sample_index=row["sample_index"],
-                token_ids=token_array(row["token_ids"]),
-                sampler_logprobs=logprob_array(row["sampler_logprobs"]),
+                token_ids=token_array(token_ids),
+                sampler_logprobs=logprob_array(logprobs),
                 text=_text(row["text"]),
                 finished=row["finished"],
                 policy_version=row["policy_version"],

@@ -14,7 +14,7 @@ from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.node_checks import NodeNeeds
-from rto.cluster.plan import Plan, choose_transport
+from rto.cluster.plan import Plan, choose_transport, takes_turns
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
@@ -212,11 +212,6 @@ def _engines_alone(
     if takes_turns(run.config, run.plan):
         engines.sleep()
     return engines
-
-
-def takes_turns(config: RunConfig, plan: Plan) -> bool:
-    """Whether engines give their memory to the ranks on their GPUs after each rollout."""
-    return config.vllm.enable_sleep and plan.colocated
 
 
 def _start_critic(run: OnlineRun, actors: Actors, steps: int) -> Trainers | None:

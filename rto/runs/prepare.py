@@ -14,7 +14,7 @@ from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.device import run_device
-from rto.cluster.plan import plan_actors
+from rto.cluster.plan import plan_actors, takes_turns
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.data.accounting import (
     DISLIKED,
@@ -49,7 +49,7 @@ from rto.protocols import Method, PolicyMethod
 from rto.runs.check_models import check_models, with_engine
 from rto.runs.held_out import best_held_out
 from rto.runs.offline import OfflineRun, pad_id, reference_models
-from rto.runs.online import OnlineRun, takes_turns
+from rto.runs.online import OnlineRun
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
 from rto.sections.data import Data

@@ -16,7 +16,7 @@ from local_run import LocalSession, cpu_plan, local_actors
 from tiny_tokenizers import tiny_tokenizer
 
 from rto.cluster.build import Models
-from rto.cluster.plan import Plan
+from rto.cluster.plan import Plan, takes_turns
 from rto.cluster.scorer import RewardSources
 from rto.errors import ProofError
 from rto.methods.ppo import PPO
@@ -224,10 +224,10 @@ def test_a_run_is_the_same_run_however_far_the_policy_is_ahead(
 def test_engines_that_sleep_in_between_cannot_be_ahead(model: str) -> None:
     asleep = planned(model, vllm=VLLM(engine="transformers", enable_sleep=True)).config
     shared = Plan({}, {}, "cuda", colocated=True)
-    assert online.takes_turns(asleep, shared)
-    assert not online.takes_turns(asleep, replace(shared, colocated=False))
+    assert takes_turns(asleep, shared)
+    assert not takes_turns(asleep, replace(shared, colocated=False))
     awake = replace(asleep, vllm=VLLM(engine="transformers", enable_sleep=False))
-    assert not online.takes_turns(awake, shared)
+    assert not takes_turns(awake, shared)
 
 
 @pytest.fixture
