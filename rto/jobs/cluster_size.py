@@ -5,19 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
-from rto.cluster.plan import Plan, plan_actors
+from rto.cluster.plan import Plan
 from rto.errors import UserError
 from rto.jobs.submission import JobRun
-from rto.observe import OBSERVED
-from rto.registry import NoTokenizer, build
-from rto.runs.offline import reference_models
-from rto.runs.prepare import frozen_models
-from rto.types import Role
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from rto.runs.planned import planner_of
 
 USUAL_GPUS = 8
 """Of a node, where each group of actors has GPUs of its own and nobody says how many a node has."""
@@ -38,22 +30,8 @@ class ClusterSize:
 
 def plan_of(run: JobRun) -> Plan:
     """The plan of a run's actors as it will make it, without reading its models."""
-    config, online = run.config, run.command == "train"
-    critic = frozen = False
-    if run.command != "reward":
-        tokenizer = cast("PreTrainedTokenizerBase", NoTokenizer())
-        method = build(config, tokenizer, mode="online" if online else "offline")
-        roles = method.roles | OBSERVED if online else method.roles
-        models = frozen_models(config, roles) if online else reference_models(config, roles)
-        critic, frozen = Role.CRITIC in roles, bool(models)
-    return plan_actors(
-        config,
-        device="cpu" if config.train.device == "cpu" else "cuda",
-        num_cpus=ENOUGH_CPUS,
-        online=online,
-        critic=critic,
-        frozen=frozen,
-    )
+    device = "cpu" if run.config.train.device == "cpu" else "cuda"
+    return planner_of(run.command, run.config).plan(run.config, device=device, num_cpus=ENOUGH_CPUS)
 
 
 def cluster_size(

@@ -6,12 +6,13 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.device import check_planned, run_device
-from rto.cluster.plan import plan_actors
+from rto.cluster.plan import Plan, plan_actors
 from rto.methods.reward_model import RewardModel
 from rto.models.device import gpu_bytes, with_dtype
 from rto.models.skeleton import Use
@@ -44,19 +45,26 @@ def planned(command: str, config: RunConfig) -> tuple[RunConfig, Planner]:
     """
     config.check_actor()
     config = with_dtype(config, run_device(config))
-    if command == "reward":
-        return config, Planner(command, RewardModel(), "score")
+    planner = planner_of(command, config)
     if command != "train":
-        return config, Planner(command, described(config, mode="offline"))
-    method = described(config, mode="online")
-    roles = method.roles | OBSERVED
+        return config, planner
     config.check_online(
-        needs_critic=Role.CRITIC in roles,
-        needs_dpo=Role.DPO in roles,
-        min_responses=method.min_responses,
+        needs_critic=Role.CRITIC in planner.roles,
+        needs_dpo=Role.DPO in planner.roles,
+        min_responses=planner.method.min_responses,
     )
-    engine = with_engine(config, str(config.actor.model_name_or_path))
-    return engine, Planner(command, method)
+    return with_engine(config, str(config.actor.model_name_or_path)), planner
+
+
+def planner_of(command: str, config: RunConfig) -> Planner:
+    """
+    Raises:
+        UserError: the method takes other settings, or this command does not train it.
+    """
+    if command == "reward":
+        return Planner(command, RewardModel(), "score")
+    mode = "online" if command == "train" else "offline"
+    return Planner(command, described(config, mode=mode))
 
 
 @dataclass(frozen=True)
@@ -78,18 +86,11 @@ class Planner:
         path = str(config.actor.model_name_or_path)
         own = config.critic.model_name_or_path or path
         critic = (config.critic_path if online else own) if Role.CRITIC in roles else None
-        models = frozen_models(config, roles) if online else reference_models(config, roles)
+        models = self._models(config)
         use: Use = "new reward" if self.kind == "score" else "policy"
         return Setup(
             config=config,
-            plan=plan_actors(
-                config,
-                device=run_device(config),
-                num_cpus=available_cpus(config),
-                online=online,
-                critic=critic is not None,
-                frozen=bool(models),
-            ),
+            plan=self.plan(config, device=run_device(config), num_cpus=available_cpus(config)),
             policy=replace(self._trained(config, path, use), reference=self._beside(config, path)),
             critic=None if critic is None else self._trained(config, critic, "critic"),
             frozen=self._frozen(models),
@@ -97,6 +98,21 @@ class Planner:
             rows=1 if online else ROWS[self.method.card.feedback],
             entropy="entropy" in self.outputs,
         )
+
+    def plan(self, config: RunConfig, *, device: Literal["cpu", "cuda"], num_cpus: float) -> Plan:
+        """The run's actors, without a look at its models."""
+        return plan_actors(
+            config,
+            device=device,
+            num_cpus=num_cpus,
+            online=self.command == "train",
+            critic=Role.CRITIC in self.roles,
+            frozen=bool(self._models(config)),
+        )
+
+    def _models(self, config: RunConfig) -> Models:
+        models = frozen_models if self.command == "train" else reference_models
+        return models(config, self.roles)
 
     @property
     def roles(self) -> frozenset[Role]:

@@ -75,8 +75,7 @@ ROOMS = {
     "yaml_file",
     "functional": "types",
     "loop": "observe overlap protocols types",
-    "jobs": "cli cluster errors observe registry report resources runs secrets sections text "
-    "tracking types yaml_file",
+    "jobs": "cli cluster errors report resources runs secrets sections text tracking yaml_file",
     "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
     "moved": "",
