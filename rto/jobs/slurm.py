@@ -36,7 +36,7 @@ RAY_AUTH_TOKEN=$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 # This script runs on the first node of the allocation, which is the cluster's head.
-head=$$(scontrol show hostnames "$$SLURM_JOB_NODELIST" | head -n 1)
+head=$$(scontrol show hostnames "$$SLURM_JOB_NODELIST" | awk 'NR == 1')
 address=$$(getent ahostsv4 "$$head" | awk 'NR == 1 {print $$1}')
 port=$$((20000 + SLURM_JOB_ID % 10000))
 export address port

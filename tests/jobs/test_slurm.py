@@ -50,7 +50,8 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "bin").mkdir()
     (tmp_path / "a folder").mkdir()
     programs = {"ray": RAY, "rto": RTO, "srun": SRUN}
-    programs["scontrol"] = "#!/bin/sh\necho localhost\necho node-2\n"
+    # More nodes than a pipe holds: nobody may stop reading after the first.
+    programs["scontrol"] = "#!/bin/sh\necho localhost\nseq -f node-%g 2 20000\n"
     for name, text in programs.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
