@@ -1,5 +1,5 @@
 # make quickstart                            installs what running needs
-# make install | test | test-learn | bench    and what tests, lint and benchmarks need
+# make install | test | test-learn | test-faults | bench   and what tests, lint and benchmarks need
 # CUDA=1 for NVIDIA machines
 # make bench BENCH="NAME ... --feedback FILE": some figures only, on a feedback file of yours
 # make gpu-check CUDA=1 GPU="STEP ..."       one NVIDIA card; without GPU all steps
@@ -22,7 +22,7 @@ TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend
 endif
 
 .NOTPARALLEL:
-.PHONY: browser install quickstart test unit integration test-learn lint types bench gpu-check
+.PHONY: browser install quickstart test unit integration test-learn test-faults lint types bench gpu-check
 
 install: $(DEV_STAMP)
 
@@ -50,17 +50,21 @@ browser:
 test: lint unit
 	nice -n 19 $(MAKE) types & types=$$!; $(MAKE) integration; tests=$$?; wait $$types && exit $$tests
 
-unit integration test-learn: export OMP_NUM_THREADS = 1
+unit integration test-learn test-faults: export OMP_NUM_THREADS = 1
 
 unit: install browser
-	$(BIN)/python -m pytest -n 2 -m "not learn and not integration"
+	$(BIN)/python -m pytest -n 2 -m "not (learn or integration or faults)"
 
 integration: install
-	$(BIN)/python -m pytest -m "integration and not learn"
+	$(BIN)/python -m pytest -m "integration and not (learn or faults)"
 
 test-learn: install
 	test -f runs/quickstart/summary.json || $(BIN)/rto quickstart
 	$(BIN)/python -m pytest -m learn -s
+
+# FAULTS="-k R1": some goals only.
+test-faults: install
+	$(BIN)/python -m pytest -m faults tests/faults $(FAULTS)
 
 lint: install
 	$(BIN)/ruff check .
