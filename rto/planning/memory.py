@@ -288,7 +288,12 @@ def host_needs(setup: Setup, gpus_per_node: int) -> list[Need]:
     for name, model in setup.trained.items():
         states = on_host(model, ds) * here[name]
         average = 4 * model.shape.params if config.train.enable_ema and name == "policy" else 0
-        more = {"offloaded optimizer": states, "moving average": average}
+        written = _saved(setup, model, here[name]) if config.ckpt.async_write else 0
+        more = {
+            "offloaded optimizer": states,
+            "moving average": average,
+            "checkpoint in writing": written,
+        }
         always[name] = {**always[name], **{each: value for each, value in more.items() if value}}
     loads = {name: model.shape.params * size * here[name] for name, model in setup.trained.items()}
     if setup.frozen:
@@ -323,12 +328,20 @@ def _with(always: Mapping[str, Parts], more: Mapping[str, Parts]) -> Mapping[str
     return {name: _sum(always.get(name, {}), more.get(name, {})) for name in {**always, **more}}
 
 
+def _saved(setup: Setup, model: TrainedModel, ranks: int) -> float:
+    """Bytes that so many ranks of a model, rank 0 among them, write of a checkpoint: the weights,
+    and each its part of the optimizer with the fp32 weights."""
+    ds = setup.config.ds
+    states = 8 if width(ds) == 4 and ds.zero_stage == 0 else 12
+    part = ranks / model.ranks if ds.zero_stage else 1
+    return model.params * (width(ds) + states * part)
+
+
 def disk(setup: Setup) -> Parts:
     """Bytes of the run folder at its fullest: the checkpoints that are kept and one in writing,
     and the exports `last` and `best` with the draft of one."""
     config, size = setup.config, width(setup.config.ds)
-    states = 8 if size == 4 and config.ds.zero_stage == 0 else 12
-    one = sum((size + states) * model.params for model in setup.trained.values())
+    one = sum(_saved(setup, model, model.ranks) for model in setup.trained.values())
     if config.train.enable_ema:
         one += 4 * setup.policy.shape.params
     exported = setup.policy.shape.params

@@ -96,7 +96,9 @@ def accumulated(model: TrainedModel, ds: DeepSpeed, *, on_cpu: bool) -> Parts:
         # With offloading, whole gradients in fp32 and the partition that leaves for the host.
         return {"gradients": 4 * (count + share), "buckets": 4 * room} if ds.adam_offload else {}
     if stage == 1:
-        return {"gradients": 4 * count + 4 * share, "buckets": 4 * room}
+        # Among ranks each has its averaged part beside the whole ones.
+        reduced = model.ranks > 1
+        return {"gradients": 4 * count + 4 * share * reduced, "buckets": 4 * room * reduced}
     # Without ZeRO, bf16 gradients become fp32 ones for the step.
     gradients = size * count + (4 * count if size == 2 else 0)
     return {"gradients": gradients, "buckets": room * size * (model.ranks > 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from llama_shapes import GIB, LLAMA_8B, zero
@@ -169,6 +170,21 @@ def test_a_node_holds_the_actors_that_are_on_it() -> None:
     whole = host_needs(build(config), 8)[1].groups["policy"]["offloaded optimizer"]
     half = host_needs(build(config), 4)[1].groups["policy"]["offloaded optimizer"]
     assert half == whole / 2
+
+
+def test_a_checkpoint_that_is_written_beside_training_waits_in_host_memory() -> None:
+    n = LLAMA_8B.params
+
+    def waits(gpus_per_node: int, stage: Literal[0, 2]) -> float:
+        config = rto_8b(ds=zero(stage), ckpt=Ckpt(async_write=True))
+        running = host_needs(build(config), gpus_per_node)[1]
+        return running.groups["policy"]["checkpoint in writing"]
+
+    # Weights of 2 bytes by rank 0; 12 bytes of fp32 weights and means, an eighth by each rank.
+    assert waits(8, 2) == 14 * n
+    assert waits(4, 2) == 8 * n
+    assert waits(4, 0) == 14 * n, "without ZeRO rank 0 writes everything"
+    assert "checkpoint in writing" not in host_needs(build(rto_8b()), 8)[1].groups["policy"]
 
 
 def test_the_object_store_holds_pushed_weights_and_rollouts() -> None:

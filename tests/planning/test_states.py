@@ -90,6 +90,14 @@ def test_stage_1_with_offloading_has_whole_gradients_and_one_partition() -> None
     assert update == {"gradients": 4 * (N + N / 8), "buckets": 4 * BUCKET}
 
 
+def test_stage_1_in_fp32_reduces_gradients_only_among_ranks() -> None:
+    """On one rank a process of 70.8 M parameters had 4 bytes of gradients each
+    (benchmarks/plan_memory.py)."""
+    assert on_gpu(1, "fp32", ranks=1)[1] == {"gradients": 4 * N, "buckets": 0}
+    among = {"gradients": 4 * N + 4 * N / 8, "buckets": 4 * BUCKET}
+    assert on_gpu(1, "fp32", ranks=8)[1] == among
+
+
 def test_overlapping_reductions_take_two_buckets() -> None:
     ds = replace(zero(2), overlap_comm=True)
     assert accumulated(whole(LLAMA_8B, 8), ds, on_cpu=False)["buckets"] == 2 * 2 * BUCKET
