@@ -33,7 +33,7 @@ $(STAMP) $(DEV_STAMP): setup.py $(wildcard requirements/*.txt)
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found: set PYTHON=..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python $(OVERRIDES) $(TORCH) -e ".[$(EXTRAS)]"
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(OVERRIDES) $(TORCH) -e ".[$(EXTRAS)]"
 	touch $@
 
 quickstart: $(STAMP)
