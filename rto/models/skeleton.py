@@ -82,7 +82,8 @@ def check_model(path: str, use: Use, needs: Needs) -> None:
     model = _skeleton(files)
     check_embeddings(model, needs.tokenizer, path=path)
     if needs.lora.rank > 0 and use != "reward":
-        with_adapters(model, needs.lora, files.task)
+        with torch.device("meta"):
+            with_adapters(model, needs.lora, files.task)
 
 
 def check_embeddings(

@@ -108,7 +108,8 @@ def trained_params(path: str, use: Use, lora: Lora) -> tuple[int, int]:
     """
     found = wanted(path, use)
     model = on_meta(path, use)
-    adapted = with_adapters(model, lora, found.task) if lora.rank else model
+    with torch.device("meta"):
+        adapted = with_adapters(model, lora, found.task) if lora.rank else model
     sizes = [each.numel() for each in adapted.parameters() if each.requires_grad]
     return sum(sizes), max(sizes)
 

@@ -75,10 +75,10 @@ def rated_peak(source: str, template: Template, num_rows: int) -> int:
 def test_a_row_of_feedback_costs_the_bytes_of_its_indices(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six times the rows; the rest of the bound is what a batch of the writer holds."""
+    """Three times the rows; the rest of the bound is what a batch of the writer holds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     template = Letters(load_tokenizer(str(tiny_model_dir)))
-    small, large = 10_000, 60_000
+    small, large = 10_000, 30_000
     peaks = {}
     for num_rows in (small, large):
         source = write_flat(tmp_path / f"{num_rows}.jsonl", num_rows)
