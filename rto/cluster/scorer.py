@@ -13,7 +13,7 @@ from rto.cluster.calls import Scored, Scorers, Trainers
 from rto.cluster.groups import Pending
 from rto.data.loaders.rated import with_unrelated_responses
 from rto.scoring.combine import combine
-from rto.types import Role, Rollout, ScoredBatch, TokenBatch
+from rto.types import Role, Rollout, ScoredBatch, TokenBatch, widen
 
 TextReward = Callable[[list[str], list[str], list[str]], list[float]]
 """queries (prompt + response), prompts, labels -> one number per response."""
@@ -60,7 +60,7 @@ class ClusterScorer:
         if Role.REWARD in roles:
             texts = self._text_rewards(rollouts)
         for role, (pending, shards) in running.items():
-            scores[role] = _widen(unshard(pending.get(), shards), tokens)
+            scores[role] = widen(unshard(pending.get(), shards), tokens)
         models: list[Tensor] = []
         if frozen is not None:
             logprobs, models = _gather(frozen, tokens)
@@ -130,7 +130,7 @@ def _gather(
     answers = pending.get()
     roles = [role for role in answers[0][0]]
     logprobs = {
-        role: _widen(unshard([a[0][role] for a in answers], shards), tokens) for role in roles
+        role: widen(unshard([a[0][role] for a in answers], shards), tokens) for role in roles
     }
     num_models = answers[0][1].shape[0]
     models = [unshard([a[1][i] for a in answers], shards) for i in range(num_models)]
@@ -145,10 +145,3 @@ def demand_all(roles: frozenset[Role], scores: Mapping[Role, Tensor], problem: s
     missing = roles - scores.keys()
     if missing:
         raise ValueError(f"{problem} {', '.join(sorted(missing))}")
-
-
-def _widen(scores: Tensor, tokens: TokenBatch) -> Tensor:
-    if scores.ndim == 1:
-        return scores
-    missing = tokens.response_ids.shape[1] - scores.shape[1]
-    return torch.nn.functional.pad(scores, (0, missing))

@@ -14,7 +14,7 @@ from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.node_checks import NodeNeeds
-from rto.cluster.plan import Plan, choose_transport, takes_turns
+from rto.cluster.plan import Plan, choose_transport, scoring_parts, takes_turns
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
@@ -137,6 +137,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
                 iterations=range(first, run.iterations),
                 pad_token_id=pad_id(run.tokenizer),
                 lag=config.train.async_lag,
+                scoring_parts=scoring_parts(config, run.plan, frozen=bool(run.models)),
                 ahead=[] if found is None else read_drawn(found.path),
             )
         finally:

@@ -221,6 +221,43 @@ def test_a_run_is_the_same_run_however_far_the_policy_is_ahead(
     assert [row["sampler/lag"] for row in first] == [min(i, lag) for i in range(5)]
 
 
+class Counted(Fours):
+    """Notes about how many responses it was asked, call by call."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        self.asked.append(len(queries))
+        return super().__call__(queries, prompts, labels)
+
+
+def paid(source: Fours) -> RewardSources:
+    return RewardSources(texts=[("fours.py", source)], weights=[1.0], ends={EOS: "</s>"})
+
+
+def in_parts(parts: int | None) -> RolloutSection:
+    return RolloutSection(
+        batch_size=2, n_samples_per_prompt=2, max_new_tokens=5, scoring_parts=parts
+    )
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_run_that_is_scored_in_parts_is_the_same_run(
+    lag: int, session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    ends, rows, sources = list[torch.Tensor](), list[Any](), [Counted(), Counted()]
+    for parts, source in zip((1, 2), sources, strict=True):
+        made = planned(model, **lagging(lag, rewards=paid(source), rollout=in_parts(parts)))
+        with RunFolder(tmp_path / f"{parts}") as folder:
+            run_whole(folder, made)
+        ends.append(torch.load(folder.last / "table", weights_only=True))
+        rows.append(untimed(folder))
+    assert torch.equal(*ends)
+    assert rows[0] == rows[1]
+    assert [source.asked for source in sources] == [[4] * 5, [2] * 10]
+
+
 def test_engines_that_sleep_in_between_cannot_be_ahead(model: str) -> None:
     asleep = planned(model, vllm=VLLM(engine="transformers", enable_sleep=True)).config
     shared = Plan({}, {}, "cuda", colocated=True)
