@@ -2,7 +2,8 @@
 that it can take at lag 1.
 
 With lag N an iteration takes at least as long as its longest stage, and at least an (N + 1)-th of
-all of them: a response is sampled, scored and trained on within N + 1 iterations.
+all of them: a response is sampled, scored and trained on within N + 1 iterations. At lag 0 the same
+is measured of an iteration that is scored in parts (``rollout.scoring_parts``).
 """
 
 from __future__ import annotations
@@ -24,31 +25,34 @@ STAGES = ("generate", "score", "update", "sync")
 PROMPTS, GROUP_SIZE, NEW_TOKENS = 16, 4, 48
 SAMPLES = PROMPTS * GROUP_SIZE
 DELAY = 4.0
-"""Seconds that the server takes for the responses of an iteration."""
+"""Seconds that the server takes for the responses of an iteration, a part of it for a part of
+them."""
 ITERATIONS = 8
 """After two that warm up."""
 LAGS = (0, 1, 2)
+PARTS = 4
 
 
 def measure(options: Options) -> list[Figure]:
     count, delay = (1, 0.1) if options.quick else (ITERATIONS, DELAY)
     with slow_server(delay) as url:
         seen = {lag: iteration_seconds(lag, url, count) for lag in LAGS}
+        cut_up = iteration_seconds(0, url, count, parts=PARTS)["iteration"]
     whole = {lag: rows["iteration"] for lag, rows in seen.items()}
     longest = max(STAGES, key=seen[0].__getitem__)
     least = max(seen[0][longest], whole[0] / 2)
     apart = ", ".join(f"{stage} {seen[0][stage]:.2f}" for stage in STAGES)
     detail = (
         f"iteration {whole[0]:.2f} s at lag 0 ({apart}; longest: {longest}), {whole[1]:.2f} s at "
-        f"lag 1, {whole[2]:.2f} s at lag 2; a server that takes {delay:g} s, {SAMPLES} responses, "
-        f"quickstart's model, median of {count}"
+        f"lag 1, {whole[2]:.2f} s at lag 2, {cut_up:.2f} s at lag 0 in {PARTS} parts; a server "
+        f"that takes {delay:g} s for {SAMPLES} responses, quickstart's model, median of {count}"
     )
     return [Figure("async_iteration_over_least", whole[1] / least, detail)]
 
 
-def iteration_seconds(lag: int, url: str, count: int) -> Mapping[str, float]:
+def iteration_seconds(lag: int, url: str, count: int, *, parts: int = 1) -> Mapping[str, float]:
     """Of an iteration and of its stages, by name."""
-    folder = WORK / f"overlap-{lag}"
+    folder = WORK / f"overlap-{lag}-{parts}"
     shutil.rmtree(folder, ignore_errors=True)
     flags = {
         "algo": "grpo",
@@ -58,6 +62,7 @@ def iteration_seconds(lag: int, url: str, count: int) -> Mapping[str, float]:
         "rollout.batch_size": PROMPTS,
         "rollout.n_samples_per_prompt": GROUP_SIZE,
         "rollout.max_new_tokens": NEW_TOKENS,
+        "rollout.scoring_parts": parts,
         "train.batch_size": SAMPLES,
         "train.max_steps": 2 + count,
         "train.num_episodes": 2 + count,
@@ -89,7 +94,7 @@ def slow_server(delay: float) -> Iterator[str]:
         def do_POST(self) -> None:
             size = int(self.headers["Content-Length"])
             queries = json.loads(self.rfile.read(size))["query"]
-            time.sleep(delay)
+            time.sleep(delay * len(queries) / SAMPLES)
             answer = json.dumps({"rewards": [float(len(query)) for query in queries]}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

@@ -56,7 +56,8 @@ def measure(options: Options) -> list[Figure]:
         generator = EngineGenerator(engines, Sampling(NEW_TOKENS), 1, run_seed=SEED)
 
         def ours() -> int:
-            return sum(len(rollout.token_ids) for rollout in generator.generate(prompts, 0, 0))
+            (rollouts,) = generator.generate([prompts], 0, 0)
+            return sum(len(rollout.token_ids) for rollout in rollouts)
 
         bare = bare_engine(path, prompts)
         ratio, mine, theirs = interleaved(lambda: rate(ours), lambda: rate(bare), rounds=rounds)

@@ -37,18 +37,22 @@ def train(
     iterations: range,
     pad_token_id: int,
     lag: int = 0,
+    scoring_parts: int = 1,
     ahead: Sequence[Sequence[Rollout]] = (),
 ) -> AnyMethod:
     """Online: sample, score, target, update, sync. Returns the method as it ended.
 
     With ``lag`` N the responses of iteration i are of the policy version i - N (of the first one
     before there are so many): they are sampled and scored while the iterations before are trained
-    on. ``ahead`` are the responses that a resumed run had drawn so, for the iterations to come.
+    on. A draw is scored in ``scoring_parts``, each once it is sampled. ``ahead`` are the responses
+    that a resumed run had drawn so, for the iterations to come.
     """
     roles = method.roles | OBSERVED
     if learner.single_step:
         roles = method.roles | (OBSERVED - {Role.POLICY})
-    with Draws(generator, scorer, roles=roles, pad_token_id=pad_token_id) as draws:
+    with Draws(
+        generator, scorer, roles=roles, pad_token_id=pad_token_id, parts=scoring_parts
+    ) as draws:
         for rollouts in ahead:
             draws.restore(rollouts)
         version = sync.push()

@@ -126,9 +126,12 @@ class PromptSource(Protocol):
 
 class Generator(Protocol):
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
-        """Sample for an iteration; refuses when the engines do not hold ``policy_version``."""
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
+        """Sample for an iteration: the responses of each part, in order, once all of it are there.
+
+        Refuses when the engines do not hold ``policy_version``.
+        """
         ...
 
 

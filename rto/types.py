@@ -268,6 +268,15 @@ def pad(
     return _padded(rows, width, np.int64(value), left=left), mask
 
 
+def widen(scores: Tensor, tokens: TokenBatch) -> Tensor:
+    """Scores by token of some of the rows, as wide as the responses of ``tokens``; others as they
+    are."""
+    if scores.ndim == 1:
+        return scores
+    missing = tokens.response_ids.shape[1] - scores.shape[1]
+    return torch.nn.functional.pad(scores, (0, missing))
+
+
 def _padded(
     rows: Sequence[Sequence[int] | NDArray[Any]], width: int, value: np.generic, *, left: bool
 ) -> Tensor:

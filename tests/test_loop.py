@@ -71,11 +71,17 @@ class Diary:
         return [Prompt(id=10 * iteration + i, token_ids=(1,) * (i + 1), text="") for i in range(2)]
 
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
+        prompts = [p for part in parts for p in part]
         self.notes.append(("generate", [p.id for p in prompts], policy_version))
         self.iterations.append(iteration)
-        return [Rollout(p, 0, TOKEN, LOGPROB, "", True, policy_version, 0) for p in prompts]
+        return iter(
+            [
+                [Rollout(p, 0, TOKEN, LOGPROB, "", True, policy_version, 0) for p in part]
+                for part in parts
+            ]
+        )
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -166,10 +172,10 @@ class Forgetful(Diary):
         self.left: list[int] = []
 
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
         self.left.append(sum(part() is not None for part in self.parts))
-        return super().generate(prompts, policy_version, iteration)
+        return super().generate(parts, policy_version, iteration)
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -282,9 +288,9 @@ def test_sampling_goes_on_while_the_policy_is_trained() -> None:
 
     class Ahead(Diary):
         def generate(
-            self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-        ) -> list[Rollout]:
-            found = super().generate(prompts, policy_version, iteration)
+            self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+        ) -> Iterator[list[Rollout]]:
+            found = super().generate(parts, policy_version, iteration)
             if iteration == 1:
                 sampled.set()
             return found
@@ -309,11 +315,11 @@ def test_no_weights_are_pushed_while_an_engine_samples() -> None:
             return version
 
         def generate(
-            self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-        ) -> list[Rollout]:
+            self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+        ) -> Iterator[list[Rollout]]:
             if iteration == 1:
                 assert not pushed.wait(timeout=0.3)
-            return super().generate(prompts, policy_version, iteration)
+            return super().generate(parts, policy_version, iteration)
 
     Slow().run(range(2), lag=1)
 
@@ -322,11 +328,11 @@ def test_no_weights_are_pushed_while_an_engine_samples() -> None:
 def test_what_goes_wrong_beside_the_loop_ends_it(lag: int) -> None:
     class Broken(Diary):
         def generate(
-            self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-        ) -> list[Rollout]:
+            self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+        ) -> Iterator[list[Rollout]]:
             if iteration == 1:
                 raise RuntimeError("no such GPU")
-            return super().generate(prompts, policy_version, iteration)
+            return super().generate(parts, policy_version, iteration)
 
     diary = Broken()
     with pytest.raises(RuntimeError, match="no such GPU"):

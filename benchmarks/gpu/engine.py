@@ -34,7 +34,8 @@ def sampled_rate(pair: Pair, version: int) -> float:
     """New tokens per second of one call with a response to each prompt."""
     requests = [SampleRequest(p.token_ids, p.id) for p in pair.run.prompts]
     begun = time.perf_counter()
-    (samples,) = pair.engines.generate([requests], pair.pipeline.generator.sampling, version)
+    sampling = pair.pipeline.generator.sampling
+    ((samples,),) = pair.engines.generate([[requests]], sampling, version)
     return sum(len(each.token_ids) for each in samples) / (time.perf_counter() - begun)
 
 

@@ -181,6 +181,8 @@ class ScorerActor:
 class EngineActor:
     """A vLLM engine, or transformers' own sampling, as ``vllm.engine`` was settled."""
 
+    _parts: Iterator[list[Sample]] = iter(())
+    """What `next_part` takes from."""
     _failure: BaseException | None = None
     """What the last weight transfer failed with. A trainer asked for it, and over NCCL that trainer
     waits inside a broadcast for this very engine: it never hears of it."""
@@ -216,10 +218,14 @@ class EngineActor:
             beside=beside,
         )
 
-    def generate(
-        self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
-    ) -> list[Sample]:
-        return self.engine.generate(requests, sampling, policy_version)
+    def begin(
+        self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> None:
+        """The samples come from ``next_part``, part by part. What was begun before is given up."""
+        self._parts = self.engine.generate_parts(parts, sampling, policy_version)
+
+    def next_part(self) -> list[Sample]:
+        return next(self._parts)
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
         return self.engine.response_logprobs(pairs)

@@ -6,7 +6,7 @@ have answered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -218,11 +218,20 @@ class Engines:
         )
 
     def generate(
-        self, shards: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
-    ) -> list[list[Sample]]:
-        """The samples of a shard per engine."""
-        calls = [remote(EngineActor.generate, shard, sampling, policy_version) for shard in shards]
-        return self.group.each(calls).get()
+        self,
+        shards: Sequence[Sequence[Sequence[SampleRequest]]],
+        sampling: Sampling,
+        policy_version: int,
+    ) -> Iterator[list[list[Sample]]]:
+        """A shard per engine, each in as many parts: the samples of every engine's first part, once
+        they are there, then those of the second, and so on."""
+        calls = [remote(EngineActor.begin, shard, sampling, policy_version) for shard in shards]
+        begun = self.group.each(calls)
+        # All at once: no engine waits between two parts for this process to ask.
+        parts = [self.group.all(remote(EngineActor.next_part)) for _ in shards[0]]
+        begun.get()
+        for part in parts:
+            yield part.get()
 
     def response_logprobs(self, pairs: Pairs) -> Pending[list[list[float]]]:
         """Of the same pairs on every engine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rto.batching.shards import shard_rows
@@ -28,32 +28,47 @@ class EngineGenerator:
     """Free the engines' GPU memory once a rollout is done; the next weight sync wakes them."""
 
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
-        drawn = [(p, k) for p in prompts for k in range(self.samples_per_prompt)]
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
+        drawn = [
+            (number, prompt, k)
+            for number, part in enumerate(parts)
+            for prompt in part
+            for k in range(self.samples_per_prompt)
+        ]
         requests = [
             SampleRequest(p.token_ids, request_seed(self.run_seed, iteration, p.id, k))
-            for p, k in drawn
+            for _, p, k in drawn
         ]
         shards = shard_rows([len(r.prompt_token_ids) for r in requests], len(self.engines))
-        answered = self.engines.generate(
-            [[requests[i] for i in shard] for shard in shards], self.sampling, policy_version
-        )
-        samples: dict[int, Sample] = {}
-        for shard, answers in zip(shards, answered, strict=True):
-            samples.update(zip(shard, answers, strict=True))
+        rows = [
+            [[i for i in shard if drawn[i][0] == number] for number in range(len(parts))]
+            for shard in shards
+        ]
+        asked = [[[requests[i] for i in part] for part in shard] for shard in rows]
+        answers = self.engines.generate(asked, self.sampling, policy_version)
+        for number, answered in enumerate(answers):
+            samples: dict[int, Sample] = {}
+            for shard, each in zip(rows, answered, strict=True):
+                samples.update(zip(shard[number], each, strict=True))
+            if number + 1 == len(parts):
+                self._rest()
+            yield [
+                Rollout(
+                    prompt=drawn[i][1],
+                    sample_index=drawn[i][2],
+                    token_ids=sample.token_ids,
+                    sampler_logprobs=sample.logprobs,
+                    text=sample.text,
+                    finished=sample.finished,
+                    policy_version=policy_version,
+                    seed=requests[i].seed,
+                )
+                for i, sample in sorted(samples.items())
+            ]
+        if not parts:
+            self._rest()
+
+    def _rest(self) -> None:
         if self.sleep_after:
             self.engines.sleep()
-        return [
-            Rollout(
-                prompt=prompt,
-                sample_index=k,
-                token_ids=samples[i].token_ids,
-                sampler_logprobs=samples[i].logprobs,
-                text=samples[i].text,
-                finished=samples[i].finished,
-                policy_version=policy_version,
-                seed=requests[i].seed,
-            )
-            for i, (prompt, k) in enumerate(drawn)
-        ]

@@ -203,6 +203,45 @@ def takes_turns(config: RunConfig, plan: Plan) -> bool:
     return config.vllm.enable_sleep and plan.colocated
 
 
+SERVED_PARTS = 4
+"""In so many parts a reward server gets the responses, where ``rollout.scoring_parts`` is unset."""
+
+
+def scoring_parts(config: RunConfig, plan: Plan, *, frozen: bool) -> int:
+    """Parts in which the responses of an iteration are scored.
+
+    Args:
+        frozen: whether models score beside functions and servers.
+
+    Raises:
+        UserError: several, and models that get a GPU only when its engine is done.
+    """
+    given = config.rollout.scoring_parts
+    in_turn = frozen and takes_turns(config, plan)
+    require(
+        given in (None, 1) or not in_turn,
+        f"rollout.scoring_parts is {given}: the models that score share GPUs with engines, which "
+        "sleep only when all is sampled; leave it unset, or give the engines GPUs of their own "
+        "(train.colocate_all false)",
+    )
+    if given is None:
+        return SERVED_PARTS if config.reward.remote_url and not in_turn else 1
+    return given
+
+
+def check_overlap(config: RunConfig, plan: Plan, *, frozen: bool) -> None:
+    """
+    Raises:
+        UserError: what is to sample or score meanwhile has no room on its GPUs.
+    """
+    require(
+        config.train.async_lag == 0 or not takes_turns(config, plan),
+        f"train.async_lag is {config.train.async_lag}: engines that sleep while ranks on their "
+        "GPUs train cannot sample then; give them GPUs of their own (train.colocate_all false)",
+    )
+    scoring_parts(config, plan, frozen=frozen)
+
+
 def choose_transport(config: RunConfig, *, device: str, colocated: bool) -> Transport:
     """The transport that fits where the engines are; vLLM alone has others than the store."""
     if config.vllm.engine == "transformers":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from rto.cluster.calls import Scored, Scorers, Trainers
 from rto.cluster.groups import Pending
 from rto.data.loaders.rated import with_unrelated_responses
 from rto.scoring.combine import combine
-from rto.types import Role, Rollout, ScoredBatch, TokenBatch
+from rto.types import Role, Rollout, ScoredBatch, TokenBatch, widen
 
 TextReward = Callable[[list[str], list[str], list[str]], list[float]]
 """queries (prompt + response), prompts, labels -> one number per response."""
@@ -35,6 +36,29 @@ class RewardSources:
     contract has it."""
 
 
+class RewardMemory(Protocol):
+    """Raw numbers that a source gave to these responses before."""
+
+    def recall(self, source: str, rollouts: Sequence[Rollout]) -> list[float] | None: ...
+
+    def keep(
+        self, source: str, rollouts: Sequence[Rollout], rewards: Sequence[float | None]
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """Implements ``RewardMemory`` for runs that keep none."""
+
+    def recall(self, source: str, rollouts: Sequence[Rollout]) -> list[float] | None:
+        return None
+
+    def keep(
+        self, source: str, rollouts: Sequence[Rollout], rewards: Sequence[float | None]
+    ) -> None:
+        return None
+
+
 @dataclass(frozen=True)
 class ClusterScorer:
     """Implements ``Scorer``."""
@@ -43,6 +67,7 @@ class ClusterScorer:
     critic: Trainers | None = None
     frozen: Scorers | None = None
     rewards: RewardSources = field(default_factory=RewardSources)
+    kept: RewardMemory = Forgetful()
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -54,17 +79,20 @@ class ClusterScorer:
             if role in roles and group is not None
         }  # fmt: skip
         frozen_roles = roles - set(trained) - {Role.SAMPLER, Role.UNRELATED}
-        frozen = self._start_frozen(tokens, lengths, frozen_roles)
+        models = self._recalled(rollouts) if Role.REWARD in roles else []
+        frozen = self._start_frozen(
+            tokens, lengths, frozen_roles - {Role.REWARD} if models else frozen_roles
+        )
         scores: dict[Role, Tensor] = {}
         texts: list[Tensor] = []
         if Role.REWARD in roles:
             texts = self._text_rewards(rollouts)
         for role, (pending, shards) in running.items():
-            scores[role] = _widen(unshard(pending.get(), shards), tokens)
-        models: list[Tensor] = []
+            scores[role] = widen(unshard(pending.get(), shards), tokens)
         if frozen is not None:
-            logprobs, models = _gather(frozen, tokens)
+            logprobs, fresh = _gather(frozen, tokens)
             scores |= logprobs
+            models = models or self._noted(fresh, rollouts)
         if Role.REWARD in roles:
             scores[Role.REWARD] = self._combined(models, texts, rollouts)
         if Role.SAMPLER in roles:
@@ -94,7 +122,28 @@ class ClusterScorer:
         prompts = [r.prompt.text for r in rollouts]
         queries = [r.prompt.text + r.text + self._end(r) for r in rollouts]
         labels = [r.prompt.label or "" for r in rollouts]
-        return [torch.tensor(fn(queries, prompts, labels)) for _, fn in self.rewards.texts]
+        found: list[Tensor] = []
+        for number, (_, fn) in enumerate(self.rewards.texts):
+            source = f"{number} {fn}"
+            rewards = self.kept.recall(source, rollouts)
+            if rewards is None:
+                rewards = fn(queries, prompts, labels)
+                self.kept.keep(source, rollouts, rewards)
+            found.append(torch.tensor(rewards))
+        return found
+
+    def _recalled(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+        """Raw scores of the reward models, where those of all of them are kept."""
+        found = [self.kept.recall(name, rollouts) for name in self.rewards.model_names]
+        if None in found:
+            return []
+        return [torch.tensor(scores) for scores in found]
+
+    def _noted(self, models: list[Tensor], rollouts: Sequence[Rollout]) -> list[Tensor]:
+        """The same scores, one of each reward model, which are kept."""
+        for name, scores in zip(self.rewards.model_names, models, strict=False):
+            self.kept.keep(name, rollouts, scores.tolist())
+        return models
 
     def _end(self, rollout: Rollout) -> str:
         return self.rewards.ends[rollout.token_ids[-1]] if rollout.finished else ""
@@ -130,7 +179,7 @@ def _gather(
     answers = pending.get()
     roles = [role for role in answers[0][0]]
     logprobs = {
-        role: _widen(unshard([a[0][role] for a in answers], shards), tokens) for role in roles
+        role: widen(unshard([a[0][role] for a in answers], shards), tokens) for role in roles
     }
     num_models = answers[0][1].shape[0]
     models = [unshard([a[1][i] for a in answers], shards) for i in range(num_models)]
@@ -145,10 +194,3 @@ def demand_all(roles: frozenset[Role], scores: Mapping[Role, Tensor], problem: s
     missing = roles - scores.keys()
     if missing:
         raise ValueError(f"{problem} {', '.join(sorted(missing))}")
-
-
-def _widen(scores: Tensor, tokens: TokenBatch) -> Tensor:
-    if scores.ndim == 1:
-        return scores
-    missing = tokens.response_ids.shape[1] - scores.shape[1]
-    return torch.nn.functional.pad(scores, (0, missing))

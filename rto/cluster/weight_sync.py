@@ -24,7 +24,7 @@ from rto.cluster.calls import Engines, Trainers
 from rto.errors import ProofError
 from rto.rollout.engine import Transport
 from rto.types import TokenBatch, pad
-from rto.weights.digest import TensorDigests, WeightReceipt, first_difference
+from rto.weights.digest import TensorDigests, WeightReceipt, fingerprint, first_difference
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class ClusterWeightSync:
     transport: Transport
     version: int = -1
     figures: dict[str, float] = field(default_factory=dict)
+    digest: str = field(default="", init=False)
+    """Of the weights that were pushed last."""
     _pushed: tuple[int, int] | None = field(default=None, init=False)
     """The trainer's revision that the engines have proven last, and the version it was."""
 
@@ -111,6 +113,7 @@ class ClusterWeightSync:
         if not held:
             for engine, receipt in enumerate(self.engines.receipts()):
                 check_receipt(sent, receipt, engine=engine)
+            self.digest = fingerprint(sent)
         self._check_behaviour()
         self.engines.accept(version)
         self.version, self._pushed = version, (revision, version)

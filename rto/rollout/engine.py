@@ -4,7 +4,7 @@ transformers. ``Engine`` is the protocol of both."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -39,6 +39,12 @@ class Engine(Protocol):
 
         A sample depends on (weights, prompt, seed), not on those drawn beside it.
         """
+        ...
+
+    def generate_parts(
+        self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> Iterator[list[Sample]]:
+        """As ``generate``: the samples of each part, in order, once all of it are there."""
         ...
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:

@@ -8,7 +8,7 @@ engine has.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -32,7 +32,7 @@ from rto.models.load import is_encoder_decoder, load_language_model, load_tokeni
 from rto.models.rope import max_positions
 from rto.models.seq2seq import decoder_start
 from rto.rollout.draw import draw
-from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling, in_parts
 from rto.types import logprob_array, pad, token_array
 from rto.weights.accepted_version import ProvenVersion
 from rto.weights.digest import WeightReceipt, tensor_digest
@@ -72,7 +72,6 @@ class HfEngine:
         self._proven = ProvenVersion()
         self._receipt = WeightReceipt({}, ())
 
-    @torch.inference_mode()
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
     ) -> list[Sample]:
@@ -84,19 +83,32 @@ class HfEngine:
         Raises:
             ProofError: the engine does not hold ``policy_version``.
         """
+        (samples,) = self.generate_parts([requests], sampling, policy_version)
+        return samples
+
+    def generate_parts(
+        self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> Iterator[list[Sample]]:
+        """As ``generate``. The batches are those of all parts together."""
         self._proven.require(policy_version)
+        requests = [request for part in parts for request in part]
+        return in_parts(self._finished(requests, sampling), [len(part) for part in parts])
+
+    @torch.inference_mode()
+    def _finished(
+        self, requests: Sequence[SampleRequest], sampling: Sampling
+    ) -> Iterator[tuple[int, Sample]]:
+        """Samples with the numbers of their requests, as they come."""
         # All rows of a batch end at once: none may go on beyond the positions that it has.
         by_length: defaultdict[int, list[int]] = defaultdict(list)
         for row, request in enumerate(requests):
             by_length[self._longest(request, sampling)].append(row)
-        samples: dict[int, Sample] = {}
         for longest, rows in by_length.items():
             lengths = [len(requests[row].prompt_token_ids) + longest for row in rows]
             for batch in plan_microbatches(lengths, max_tokens=self._max_tokens):
                 chosen = [rows[place] for place in batch]
                 drawn = self._draw([requests[row] for row in chosen], sampling, longest)
-                samples.update(zip(chosen, drawn, strict=True))
-        return [samples[row] for row in range(len(requests))]
+                yield from zip(chosen, drawn, strict=True)
 
     @torch.inference_mode()
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Self
 
 from rto.errors import UserError
@@ -70,3 +71,19 @@ class Sample:
     logprobs: LogProbs
     text: str
     finished: bool
+
+
+def in_parts(
+    finished: Iterator[tuple[int, Sample]], sizes: Sequence[int]
+) -> Iterator[list[Sample]]:
+    """Samples by the number of their request, in any order -> the samples of each part of so many
+    requests, in order, as soon as all of it are there."""
+    samples: dict[int, Sample] = {}
+    for size, end in zip(sizes, accumulate(sizes), strict=True):
+        rows = range(end - size, end)
+        missing = set(rows) - samples.keys()
+        while missing:
+            row, sample = next(finished)
+            samples[row] = sample
+            missing.discard(row)
+        yield [samples.pop(row) for row in rows]

@@ -1,4 +1,5 @@
-"""Responses that wait in a checkpoint to be trained on: of weights that nobody has any more."""
+"""Responses on the disk, to the last bit: those that wait in a checkpoint to be trained on, of
+weights that nobody has any more, and those of a journal."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ SCHEMA = pa.schema(
 )
 
 
-def write_drawn(checkpoint: Path, drawn: Sequence[Sequence[Rollout]]) -> None:
-    """Every response as it is, to the last bit, by iteration."""
+def drawn_table(drawn: Sequence[Sequence[Rollout]]) -> pa.Table:
+    """A row per response, as it is, with the number of its draw."""
     rows = [
         {
             "draw": number,
@@ -54,16 +55,25 @@ def write_drawn(checkpoint: Path, drawn: Sequence[Sequence[Rollout]]) -> None:
         for number, rollouts in enumerate(drawn)
         for rollout in rollouts
     ]
-    if rows:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), checkpoint / FILE, compression="zstd")
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def write_drawn(checkpoint: Path, drawn: Sequence[Sequence[Rollout]]) -> None:
+    """Every response, by iteration."""
+    if any(drawn):
+        pq.write_table(drawn_table(drawn), checkpoint / FILE, compression="zstd")
 
 
 def read_drawn(checkpoint: Path) -> list[list[Rollout]]:
     """What ``write_drawn`` was given."""
     if not (checkpoint / FILE).exists():
         return []
+    return drawn_of(pq.read_table(checkpoint / FILE))
+
+
+def drawn_of(table: pa.Table) -> list[list[Rollout]]:
+    """What ``drawn_table`` was given."""
     drawn: list[list[Rollout]] = []
-    table = pq.read_table(checkpoint / FILE)
     tokens = [table.column(name).to_numpy() for name in TOKENS]
     rows = table.drop_columns(TOKENS).to_pylist()
     for row, token_ids, logprobs in zip(rows, *tokens, strict=True):

@@ -75,7 +75,8 @@ class PolicyEvaluator:
         """The policy's responses, in the order of the prompts, and their scores; ``stops`` end a
         response beside EoS."""
         sampling = replace(self.generator.sampling, stop_token_ids=stops)
-        rollouts = replace(self.generator, sampling=sampling).generate(prompts, VERSION, VERSION)
+        generator = replace(self.generator, sampling=sampling)
+        (rollouts,) = generator.generate([prompts], VERSION, VERSION)
         tokens = collate(rollouts, pad_token_id=pad_token_id)
         return Evaluated(rollouts, self.scorer.score(tokens, rollouts, self.roles))
 

@@ -14,7 +14,7 @@ from rto.cluster.calls import Engines, Trainers
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.learner import ClusterLearner, UpdatePlan
 from rto.cluster.node_checks import NodeNeeds
-from rto.cluster.plan import Plan, choose_transport, takes_turns
+from rto.cluster.plan import Plan, choose_transport, scoring_parts, takes_turns
 from rto.cluster.scorer import ClusterScorer, RewardSources
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync, make_probe
@@ -27,6 +27,7 @@ from rto.rollout.engine import Transport
 from rto.rollout.requests import Sampling
 from rto.runs.drawn import read_drawn
 from rto.runs.offline import make_checkpointer, pad_id, start_point
+from rto.runs.replay import replayed
 from rto.runs.self_check import CHECKS, few, self_check
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import LOGPROB_TOLERANCE
@@ -124,21 +125,33 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         pipeline.sync.go_on(first)
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin(first)
+        recall = replayed(
+            config,
+            folder,
+            pipeline.generator,
+            pipeline.scorer,
+            first=first,
+            weights=lambda: pipeline.sync.digest,
+            checkpoints=checkpointer.store.steps,
+            tell=console.print,
+        )
         try:
-            train(
-                method,
-                prompts=timings.prompts(sampler),
-                generator=timings.generator(pipeline.generator),
-                scorer=timings.scorer(pipeline.scorer),
-                learner=timings.learner(pipeline.learner),
-                sync=timings.sync(pipeline.sync),
-                tracker=tracker,
-                checkpointer=checkpointer,
-                iterations=range(first, run.iterations),
-                pad_token_id=pad_id(run.tokenizer),
-                lag=config.train.async_lag,
-                ahead=[] if found is None else read_drawn(found.path),
-            )
+            with recall as (generator, scorer):
+                train(
+                    method,
+                    prompts=timings.prompts(sampler),
+                    generator=timings.generator(generator),
+                    scorer=timings.scorer(scorer),
+                    learner=timings.learner(pipeline.learner),
+                    sync=timings.sync(pipeline.sync),
+                    tracker=tracker,
+                    checkpointer=checkpointer,
+                    iterations=range(first, run.iterations),
+                    pad_token_id=pad_id(run.tokenizer),
+                    lag=config.train.async_lag,
+                    scoring_parts=scoring_parts(config, run.plan, frozen=bool(run.models)),
+                    ahead=[] if found is None else read_drawn(found.path),
+                )
         finally:
             # The folder is given free when this returns, and nothing may be written to it then.
             tracker.flush()

@@ -14,7 +14,7 @@ from rto.cluster import launch
 from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.device import run_device
-from rto.cluster.plan import plan_actors, takes_turns
+from rto.cluster.plan import check_overlap, plan_actors
 from rto.cluster.scorer import RewardSources, TextReward
 from rto.data.accounting import (
     DISLIKED,
@@ -105,11 +105,7 @@ def prepare_online(config: RunConfig, build: MethodBuilder) -> OnlineRun:
         critic=Role.CRITIC in roles,
         frozen=bool(models),
     )
-    require(
-        config.train.async_lag == 0 or not takes_turns(config, plan),
-        f"train.async_lag is {config.train.async_lag}: engines that sleep while ranks on their "
-        "GPUs train cannot sample then; give them GPUs of their own (train.colocate_all false)",
-    )
+    check_overlap(config, plan, frozen=bool(models))
     return OnlineRun(
         config=config,
         method=method,

@@ -44,7 +44,7 @@ def self_check(
     Raises:
         ProofError: names the check, the figure and the tolerance.
     """
-    rollouts = generator.generate(prompts, version, iteration=0)
+    (rollouts,) = generator.generate([prompts], version, iteration=0)
     tokens = collate(rollouts, pad_token_id=pad_token_id)
     mask = tokens.response_mask
     scored = scorer.score(tokens, rollouts, roles)

@@ -85,6 +85,7 @@ COMMANDS: dict[str, frozenset[str]] = {
     "plan.response_tokens": ONLINE,
     "plan.from_run": ONLINE,
     "ckpt": TRAINING,
+    "ckpt.journal": ONLINE,
     "eval": OFFLINE,
     "logger": TRAINING,
     "generate": frozenset({"generate"}),

@@ -248,6 +248,9 @@ class Ckpt(Section):
     room for weights and optimizer states once more."""
     load_enable: bool = False
     """Go on from the newest checkpoint of the run folder."""
+    journal: bool = True
+    """Write down what was sampled and how it was rewarded, so that a run that goes on repeats none
+    of it."""
     mirror: str | None = None
     """URL, such as s3://bucket/run, to which checkpoints, exports and metrics are copied while the
     run goes on; with load_enable, a newer checkpoint is fetched from there first."""

@@ -175,6 +175,9 @@ class RolloutSection(Section):
     """Longest response; half of data.max_len when unset."""
     max_tokens_per_gpu: Count = 16384
     """Token budget of one scoring forward; padding counts, where the model reads any."""
+    scoring_parts: Count | None = None
+    """Parts of an iteration's responses, each scored as soon as it is sampled; unset: 4 where a
+    reward server is asked, else 1."""
 
     @property
     def num_sequences(self) -> int:

@@ -1,6 +1,7 @@
 """The run folder: what a run leaves behind, owned by one process at a time.
 
-config.yaml  versions.json  run.json  metrics.jsonl  rollouts/  checkpoints/  last/  best/  logs/
+config.yaml  versions.json  run.json  metrics.jsonl  rollouts/  checkpoints/  journal/  last/
+best/  logs/
 """
 
 from __future__ import annotations
@@ -172,6 +173,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
 
     @property
     def logs(self) -> Path:

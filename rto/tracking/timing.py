@@ -135,12 +135,12 @@ class _TimedGenerator:
     timings: Timings
 
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
         with self.timings.measure("generate") as stage:
-            rollouts = self.inner.generate(prompts, policy_version, iteration)
-            stage.tokens += sum(len(rollout.token_ids) for rollout in rollouts)
-        return rollouts
+            for rollouts in self.inner.generate(parts, policy_version, iteration):
+                stage.tokens += sum(len(rollout.token_ids) for rollout in rollouts)
+                yield rollouts
 
 
 @dataclass(frozen=True)

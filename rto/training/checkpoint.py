@@ -125,6 +125,10 @@ class CheckpointStore:
             )
         return Checkpoint(path, content["step"], content["state"], warnings)
 
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, oldest first."""
+        return [int(path.name.removeprefix("step_")) for path in reversed(self._committed())]
+
     def _temporary(self, step: int) -> Path:
         return self._root / f"tmp_{step:08d}"
 

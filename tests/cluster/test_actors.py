@@ -76,7 +76,9 @@ def test_an_actor_builds_its_engine_once_and_asks_it(monkeypatch: pytest.MonkeyP
     actor.load_weights({"table": bigram(1)})
     receipt = actor.receipt()
     actor.accept(4)
-    (sample,) = actor.generate([SampleRequest((1,), 0)], Sampling(3), 4)
+    actor.begin([[SampleRequest((1,), 0)], [], [SampleRequest((2,), 0)] * 2], Sampling(3), 4)
+    (sample,), none, others = (actor.next_part() for _ in range(3))
+    assert (len(none), len(others)) == (0, 2)
     actor.response_logprobs([([1], [2])])
     actor.sleep()
     actor.init_weight_transfer_engine("to")  # pyright: ignore[reportArgumentType]
@@ -84,7 +86,7 @@ def test_an_actor_builds_its_engine_once_and_asks_it(monkeypatch: pytest.MonkeyP
     actor.update_weights("with")  # pyright: ignore[reportArgumentType]
     actor.finish_weight_update("v")
     assert engine.notes == [
-        ("wake", "weights"), ("load_weights",), ("receipt",), ("accept", 4), ("generate", 1, 4),
+        ("wake", "weights"), ("load_weights",), ("receipt",), ("accept", 4), ("generate", 3, 4),
         ("response_logprobs",), ("sleep",), ("init", "to"), ("begin",), ("update", "with"),
         ("finish", "v"),
     ]  # fmt: skip

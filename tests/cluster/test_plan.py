@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from rto.cluster.plan import Plan, choose_transport, plan_actors
+from rto.cluster.plan import Plan, check_overlap, choose_transport, plan_actors, scoring_parts
 from rto.errors import UserError
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, DeepSpeed
-from rto.sections.training import Actor, Critic, Frozen, Train
+from rto.sections.training import Actor, Critic, Frozen, Reward, RolloutSection, Train
 
 
 def config(*, colocate: bool = True, width: int = 1, engines: int = 1) -> RunConfig:
@@ -213,3 +213,42 @@ def test_the_transport_fits_where_the_engines_are(
 ) -> None:
     config = RunConfig(vllm=VLLM(engine=engine, sync_backend=backend))
     assert choose_transport(config, device=device, colocated=colocated) == transport
+
+
+@pytest.mark.parametrize(
+    ("given", "served", "expected"),
+    [(None, False, 1), (None, True, 4), (1, True, 1), (3, False, 3), (3, True, 3)],
+)
+def test_a_reward_server_gets_the_responses_in_parts(
+    given: int | None, served: bool, expected: int
+) -> None:
+    urls = ["http://127.0.0.1:1"] if served else []
+    chosen = replace(
+        config(colocate=False),
+        rollout=RolloutSection(scoring_parts=given),
+        reward=Reward(remote_url=urls),
+    )
+    assert scoring_parts(chosen, online(chosen, device="cuda"), frozen=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("sleep", "frozen", "default"), [(True, True, 1), (True, False, 4), (False, True, 4)]
+)
+def test_models_that_wait_for_an_engines_gpu_score_all_at_once(
+    sleep: bool, frozen: bool, default: int
+) -> None:
+    shared = replace(
+        config(engines=4),
+        vllm=VLLM(num_engines=4, enable_sleep=sleep),
+        reward=Reward(remote_url=["http://127.0.0.1:1"]),
+    )
+    plan = online(shared, device="cuda")
+    assert scoring_parts(shared, plan, frozen=frozen) == default
+    asked = replace(shared, rollout=RolloutSection(scoring_parts=2))
+    if default == 4:
+        check_overlap(asked, plan, frozen=frozen)
+        return
+    with pytest.raises(
+        UserError, match=r"rollout\.scoring_parts is 2: .*train\.colocate_all false"
+    ):
+        check_overlap(asked, plan, frozen=frozen)

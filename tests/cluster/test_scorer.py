@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -194,3 +194,50 @@ def test_an_unrelated_response_is_scored_by_how_much_the_policy_prefers_it() -> 
     ratio = bigram_logprobs(POLICY, shuffled) - bigram_logprobs(REFERENCE, shuffled)
     torch.testing.assert_close(scored[Role.UNRELATED], ratio.sum(-1))
     assert not torch.equal(shuffled.response_ids, tokens.response_ids)
+
+
+@dataclass
+class Memory:
+    kept: dict[str, list[float]] = field(default_factory=dict)
+
+    def recall(self, source: str, rollouts: Sequence[Rollout]) -> list[float] | None:
+        return self.kept.get(source)
+
+    def keep(
+        self, source: str, rollouts: Sequence[Rollout], rewards: Sequence[float | None]
+    ) -> None:
+        assert source not in self.kept
+        self.kept[source] = [float(reward or 0) for reward in rewards]
+
+
+def test_what_a_source_said_before_is_not_asked_again() -> None:
+    """Raw numbers are kept: weights and constants act on them."""
+
+    def refuses(queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        raise AssertionError("asked again")
+
+    tokens, memory = collate(BATCH, pad_token_id=0), Memory()
+    asked = frozenset({Role.REWARD, Role.REFERENCE})
+    first = scorer(kept=memory).score(tokens, BATCH, asked)
+    (function,) = memory.kept.keys() - {"a", "b"}
+    assert function.startswith("0 ")
+    memory.kept[f"0 {refuses}"] = memory.kept.pop(function)
+    again = scorer(kept=memory)
+    again = replace(again, rewards=replace(again.rewards, texts=[("f", refuses)]))
+    second = again.score(tokens, BATCH, asked)
+    assert torch.equal(second[Role.REWARD], first[Role.REWARD])
+    assert torch.equal(second[Role.REFERENCE], first[Role.REFERENCE])
+    again.score(tokens, BATCH, REWARD)
+    assert again.frozen is not None
+    assert len(again.frozen.group.actors[0].seen) == 1, "for the reference alone"
+
+
+def test_models_are_asked_where_one_of_them_is_not_known() -> None:
+    tokens, memory = collate(BATCH, pad_token_id=0), Memory()
+    first = scorer(kept=memory).score(tokens, BATCH, REWARD)
+    del memory.kept["b"]
+    memory.keep = lambda *given: None  # pyright: ignore[reportAttributeAccessIssue]
+    again = scorer(kept=memory)
+    assert torch.equal(again.score(tokens, BATCH, REWARD)[Role.REWARD], first[Role.REWARD])
+    assert again.frozen is not None
+    assert len(again.frozen.group.actors[0].seen) == 1

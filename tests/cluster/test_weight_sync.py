@@ -241,3 +241,17 @@ def test_a_resumed_run_counts_its_versions_on() -> None:
     sync.go_on(0)
     assert sync.push() == 0
     assert [note for note in engine.notes if note[0] == "accept"] == [("accept", 3), ("accept", 0)]
+
+
+def test_a_push_is_known_by_the_digest_of_its_weights() -> None:
+    def pushed(seed: int) -> ClusterWeightSync:
+        sync = syncing(
+            BigramEngine(bigram()), policy=trainers("policy", BigramRank(bigram(seed=seed)))
+        )
+        sync.push()
+        return sync
+
+    first, again, other = pushed(1), pushed(1), pushed(2)
+    assert first.digest == again.digest != other.digest
+    again.push()
+    assert again.digest == first.digest, "of weights that were not sent again"

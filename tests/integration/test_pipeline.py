@@ -476,8 +476,8 @@ class TamperedEngines(Engines):
 
 class NoRollout:
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
         raise AssertionError("a rollout was drawn from unproven weights")
 
 
@@ -511,11 +511,12 @@ def test_an_engine_without_proof_does_not_sample_until_it_is_proven(live: Live) 
     with pytest.raises(ProofError):
         tampered(live, alter=flip_last_bit).push()
     with pytest.raises(ProofError, match="no proven weights"):
-        live.parts.generator.generate(prompts, sync.version, 0)
+        list(live.parts.generator.generate([prompts], sync.version, 0))
     version = sync.push()
-    assert len(live.parts.generator.generate(prompts, version, 0)) == 2
+    (rollouts,) = live.parts.generator.generate([prompts], version, 0)
+    assert len(rollouts) == 2
     with pytest.raises(ProofError, match=f"engine has version {version}"):
-        live.parts.generator.generate(prompts, version + 1, 0)
+        list(live.parts.generator.generate([prompts], version + 1, 0))
 
 
 def family() -> list[psutil.Process]:

@@ -205,6 +205,29 @@ def test_a_sample_is_a_function_of_prompt_and_seed_not_of_its_batch(engine: Any)
     assert token_rows(engine.generate(requests(seed=1), sampling, 0)) != token_rows(together)
 
 
+def test_parts_come_one_after_the_other_out_of_one_batch(engine: Any):
+    asked, sampling = requests(), Sampling(12)
+    cut = [asked[:3], [], asked[3:4], asked[4:]]
+    parts = list(engine.generate_parts(cut, sampling, 0))
+    assert [len(part) for part in parts] == [3, 0, 1, len(asked) - 4]
+    together = engine.generate(asked, sampling, 0)
+    assert values([sample for part in parts for sample in part]) == values(together)
+
+
+def test_the_first_part_is_there_before_the_last_response_is_sampled(engine: Any):
+    ends = [len(sample.token_ids) for sample in engine.generate(requests(), Sampling(40), 0)]
+    early = ends.index(min(ends))
+    asked = requests()
+    parts = engine.generate_parts([[asked.pop(early)], asked], Sampling(40), 0)
+    next(parts)
+    assert engine._llm.llm_engine.has_unfinished_requests()
+    parts.close()
+    assert not engine._llm.llm_engine.has_unfinished_requests(), "what is given up leaves the batch"
+    assert values(engine.generate(requests()[:4], Sampling(12), 0)) == values(
+        engine.generate(requests(), Sampling(12), 0)[:4]
+    )
+
+
 def test_reloaded_weights_are_the_ones_computed_with(held: Held, engine: Any):
     new = tiny_llama(seed=1, tied=held.tied)
     assert held.probe_gap(held.model) < 1e-4

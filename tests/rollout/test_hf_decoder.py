@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from sampled import rollouts_of, token_rows
+from sampled import rollouts_of, token_rows, values
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from rto.errors import ProofError
 from rto.models.families import load_policy
 from rto.rollout.hf import HfEngine
 from rto.rollout.requests import Sample, SampleRequest, Sampling
@@ -60,6 +61,20 @@ def test_a_sample_does_not_depend_on_its_batch(engine: HfEngine) -> None:
         (alone,) = engine.generate([asked[row]], sampling, 0)
         assert token_rows([alone]) == token_rows([together[row]])
         assert alone.logprobs == pytest.approx(together[row].logprobs, abs=1e-4)
+
+
+def test_parts_are_sampled_in_the_batches_of_the_whole(engine: HfEngine) -> None:
+    asked, sampling = requests(), Sampling(12)
+    cut = [asked[:5], [], asked[5:9], asked[9:]]
+    parts = list(engine.generate_parts(cut, sampling, 0))
+    assert [len(part) for part in parts] == [5, 0, 4, len(asked) - 9]
+    together = engine.generate(asked, sampling, 0)
+    assert values([sample for part in parts for sample in part]) == values(together)
+
+
+def test_parts_of_a_version_that_is_not_held_are_refused_at_once(engine: HfEngine) -> None:
+    with pytest.raises(ProofError, match="engine has version 0"):
+        engine.generate_parts([requests()], Sampling(2), 1)
 
 
 def test_a_repetition_penalty_acts_on_prompt_and_response(engine: HfEngine) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
 from rto.errors import UserError
-from rto.rollout.requests import Sampling
+from rto.rollout.requests import Sample, Sampling, in_parts
 from rto.sections.ranges import check_tree
 from rto.sections.runtime import Decoding, Generate
+from rto.types import logprob_array, token_array
 
 
 def test_a_call_has_the_settings_of_the_command() -> None:
@@ -67,3 +69,28 @@ def test_greedy_decoding_has_no_truncation(name: str, value: float) -> None:
             Generate(**{"temperature": 0, name: value}),  # pyright: ignore[reportArgumentType]
             "generate.",
         )
+
+
+def sample(number: int) -> Sample:
+    return Sample(token_array([number]), logprob_array([0.0]), str(number), True)
+
+
+def test_samples_are_handed_on_by_part_as_soon_as_all_of_it_are_there() -> None:
+    """A part of nothing is there when the ones before it are."""
+    ended = list[int]()
+
+    def finished(*rows: int) -> Iterator[tuple[int, Sample]]:
+        for row in rows:
+            ended.append(row)
+            yield row, sample(row)
+
+    seen = [
+        ([each.text for each in part], list(ended))
+        for part in in_parts(finished(1, 3, 0, 4, 2), [2, 0, 1, 2])
+    ]
+    assert seen == [
+        (["0", "1"], [1, 3, 0]),
+        ([], [1, 3, 0]),
+        (["2"], [1, 3, 0, 4, 2]),
+        (["3", "4"], [1, 3, 0, 4, 2]),
+    ]

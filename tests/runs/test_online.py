@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -219,6 +220,107 @@ def test_a_run_is_the_same_run_however_far_the_policy_is_ahead(
     assert torch.equal(ends[0], ends[1])
     assert torch.equal(ends[0], ends[2])
     assert [row["sampler/lag"] for row in first] == [min(i, lag) for i in range(5)]
+
+
+class Counted(Fours):
+    """Notes about how many responses it was asked, call by call."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        self.asked.append(len(queries))
+        return super().__call__(queries, prompts, labels)
+
+
+def paid(source: Fours) -> RewardSources:
+    return RewardSources(texts=[("fours.py", source)], weights=[1.0], ends={EOS: "</s>"})
+
+
+def in_parts(parts: int | None) -> RolloutSection:
+    return RolloutSection(
+        batch_size=2, n_samples_per_prompt=2, max_new_tokens=5, scoring_parts=parts
+    )
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_run_that_is_scored_in_parts_is_the_same_run(
+    lag: int, session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    ends, rows, sources = list[torch.Tensor](), list[Any](), [Counted(), Counted()]
+    for parts, source in zip((1, 2), sources, strict=True):
+        made = planned(model, **lagging(lag, rewards=paid(source), rollout=in_parts(parts)))
+        with RunFolder(tmp_path / f"{parts}") as folder:
+            run_whole(folder, made)
+        ends.append(torch.load(folder.last / "table", weights_only=True))
+        rows.append(untimed(folder))
+    assert torch.equal(*ends)
+    assert rows[0] == rows[1]
+    assert [source.asked for source in sources] == [[4] * 5, [2] * 10]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("lag", "left"), [(0, 2), (1, 1), (2, 0)])
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_run_that_goes_on_repeats_nothing_that_its_journal_has(
+    journal: bool,
+    lag: int,
+    left: int,
+    parts: int,
+    session: LocalSession,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends behind iteration 2, and its newest checkpoint is of iteration 1. ``left`` iterations
+    had not been sampled by then; a checkpoint holds what was drawn ahead of it."""
+
+    def made(source: Fours) -> OnlineRun:
+        ckpt = Ckpt(save_steps=2, load_enable=True, journal=journal)
+        vllm = VLLM(engine="vllm")
+        parts_of = {"rollout": in_parts(parts), "rewards": paid(source), "ckpt": ckpt, "vllm": vllm}
+        return planned(model, **lagging(lag, **parts_of))
+
+    after, source = RunCheckpointer.after, Counted()
+
+    def cut_off(checkpointer: RunCheckpointer, iteration: int, *given: Any) -> None:
+        after(checkpointer, iteration, *given)
+        if iteration == 2:
+            raise RuntimeError("power cut")
+
+    with RunFolder(tmp_path / "whole") as whole:
+        run_whole(whole, made(Fours()))
+    with RunFolder(tmp_path / "again") as again:
+        monkeypatch.setattr(RunCheckpointer, "after", cut_off)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_whole(again, made(Fours()))
+        monkeypatch.setattr(RunCheckpointer, "after", after)
+        run_whole(again, made(source))
+    assert untimed(whole) == untimed(again)
+    ends = [torch.load(folder.last / "table", weights_only=True) for folder in (whole, again)]
+    assert torch.equal(*ends)
+    notes = session.opened[-1].engine_of.notes
+    sampled = sum(note[1] for note in notes if note[0] == "generate")
+    assert sampled == 4 * (left if journal else 3 - lag)
+    # Of what was drawn ahead of iteration 2, some may have been rewarded before the end.
+    assert sum(source.asked) == 12 if not journal else 4 * (2 - lag) <= sum(source.asked) <= 8
+    assert again.journal.exists() is journal
+
+
+@pytest.mark.parametrize(("policy", "sampled"), [(0, [0, 0]), (5, [4, 4])])
+def test_another_policy_is_not_trained_on_the_responses_of_the_one_before(
+    policy: int, sampled: list[int], session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    """A run in whose folder lies the journal of another one, all settings of which are its own."""
+    made = planned(model, **lagging(0, iterations=2, vllm=VLLM(engine="vllm")))
+    with RunFolder(tmp_path / "first") as first:
+        run_whole(first, made)
+    session.parts = {**session.parts, "policy": bigram(policy)}
+    with RunFolder(tmp_path / "second") as second:
+        shutil.copytree(first.journal, second.journal)
+        run_whole(second, made)
+    notes = session.opened[-1].engine_of.notes
+    assert [note[1] for note in notes if note[0] == "generate"] == sampled
 
 
 def test_engines_that_sleep_in_between_cannot_be_ahead(model: str) -> None:

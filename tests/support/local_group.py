@@ -7,7 +7,7 @@ objects are of the types that the actors are of, so a call that fits no actor fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -124,12 +124,28 @@ class BigramEngine:
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     received: Mapping[str, Tensor] = field(default_factory=dict)
     accepted: int | None = None
+    _parts: Iterator[list[Sample]] = field(default_factory=lambda: iter(()))
+
+    def begin(
+        self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> None:
+        """As the actor around an engine does."""
+        self._parts = self.generate_parts(parts, sampling, policy_version)
+
+    def next_part(self) -> list[Sample]:
+        return next(self._parts)
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: Sampling, policy_version: int
     ) -> list[Sample]:
-        self.notes.append(("generate", len(requests), policy_version))
-        return [self._sample(request, sampling) for request in requests]
+        (samples,) = self.generate_parts([requests], sampling, policy_version)
+        return samples
+
+    def generate_parts(
+        self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> Iterator[list[Sample]]:
+        self.notes.append(("generate", sum(map(len, parts)), policy_version))
+        return ([self._sample(request, sampling) for request in part] for part in parts)
 
     def _sample(self, request: SampleRequest, sampling: Sampling) -> Sample:
         rng = torch.Generator().manual_seed(request.seed)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -48,15 +48,16 @@ class Parts:
         return [PROMPT]
 
     def generate(
-        self, prompts: Sequence[Prompt], policy_version: int, iteration: int
-    ) -> list[Rollout]:
-        self.clock.now += 4
+        self, parts: Sequence[Sequence[Prompt]], policy_version: int, iteration: int
+    ) -> Iterator[list[Rollout]]:
         ids, logprobs = token_array((5,) * 10), logprob_array((0.0,) * 10)
-        return [
-            Rollout(p, k, ids, logprobs, "", True, policy_version, k)
-            for p in prompts
-            for k in range(2)
-        ]
+        for part in parts:
+            self.clock.now += 4 / len(parts)
+            yield [
+                Rollout(p, k, ids, logprobs, "", True, policy_version, k)
+                for p in part
+                for k in range(2)
+            ]
 
     def score(
         self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
@@ -86,7 +87,7 @@ class NoTargets(PlainMethod):
 
 def one_iteration(parts: Parts, timings: Timings) -> None:
     prompts = timings.prompts(parts).draw(0)
-    rollouts = timings.generator(parts).generate(prompts, 1, 0)
+    (rollouts,) = timings.generator(parts).generate([prompts], 1, 0)
     tokens = collate(rollouts, pad_token_id=0)
     scored = timings.scorer(parts).score(tokens, rollouts, frozenset({Role.REWARD}))
     batch, _ = NoTargets().targets(scored)
@@ -139,7 +140,8 @@ def test_time_between_iterations_belongs_to_the_next_one() -> None:
 def test_two_calls_of_a_stage_add_up() -> None:
     clock = Clock()
     timings, parts = Timings(clock=clock), Parts(clock)
-    batch = TrainBatch(collate(parts.generate([PROMPT], 0, 0), pad_token_id=0))
+    (rollouts,) = parts.generate([[PROMPT]], 0, 0)
+    batch = TrainBatch(collate(rollouts, pad_token_id=0))
     for _ in range(2):
         timings.learner(parts).update(NoTargets(), batch)
     metrics = timings.lap()
@@ -206,7 +208,7 @@ def test_two_calls_of_a_stage_at_once_are_one_stretch_of_time() -> None:
 def test_tokens_that_two_calls_score_are_counted_once() -> None:
     clock = Clock()
     timings, parts = Timings(clock=clock), Parts(clock)
-    rollouts = parts.generate([PROMPT], 0, 0)
+    (rollouts,) = parts.generate([[PROMPT]], 0, 0)
     tokens = collate(rollouts, pad_token_id=0)
     for roles in ({Role.REWARD, Role.REFERENCE}, {Role.POLICY, Role.CRITIC}):
         timings.scorer(parts).score(tokens, rollouts, frozenset(roles))

@@ -195,3 +195,11 @@ def test_a_file_that_its_writer_knows_is_not_read_again(tmp_path: Path) -> None:
     assert listed["known"]["sha256"] == meant
     assert listed["other"]["sha256"] == hashlib.sha256(b"on the disk").hexdigest()
     assert find_damage(path) == "known differs from what was written (SHA-256)"
+
+
+def test_the_steps_of_what_is_committed_are_told_in_order(tmp_path: Path) -> None:
+    checkpoints = store(tmp_path)
+    for step in (3, 12):
+        write(checkpoints, step)
+    checkpoints.begin(14)
+    assert checkpoints.steps() == [3, 12]

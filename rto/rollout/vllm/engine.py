@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from vllm import LLM, CompletionOutput, SamplingParams, TokensPrompt
+from vllm import LLM, CompletionOutput, RequestOutput, SamplingParams, TokensPrompt
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
     WeightTransferInitRequest,
@@ -27,7 +27,7 @@ from vllm.platforms import current_platform
 from rto.errors import ProofError, UserError
 from rto.models.continuation import Continuation
 from rto.rollout.engine import Transport
-from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling
+from rto.rollout.requests import Pairs, Sample, SampleRequest, Sampling, in_parts
 from rto.rollout.vllm.weights import WeightProof
 from rto.types import logprob_array, token_array
 from rto.weights.accepted_version import ProvenVersion
@@ -105,13 +105,38 @@ class VllmEngine:
         Raises:
             ProofError: the engine does not hold ``policy_version``.
         """
+        (samples,) = self.generate_parts([requests], sampling, policy_version)
+        return samples
+
+    def generate_parts(
+        self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
+    ) -> Iterator[list[Sample]]:
+        """As ``generate``. The requests of all parts are with the scheduler from the start."""
         self._proven.require(policy_version)
-        outputs = self._llm.generate(
+        requests = [request for part in parts for request in part]
+        return in_parts(self._finished(requests, sampling), [len(part) for part in parts])
+
+    def _finished(
+        self, requests: Sequence[SampleRequest], sampling: Sampling
+    ) -> Iterator[tuple[int, Sample]]:
+        """Samples with the numbers of their requests, as they end."""
+        engine = self._llm.llm_engine
+        names = self._llm.enqueue(
             [TokensPrompt(prompt_token_ids=list(r.prompt_token_ids)) for r in requests],
             [_sampling_params(sampling, seed=r.seed) for r in requests],
             use_tqdm=False,
         )
-        return [self._sample(output.outputs[0], sampling) for output in outputs]
+        # vLLM adds random letters to the number by which it names a request; outputs have none.
+        rows = {name.split("-")[0]: row for row, name in enumerate(names)}
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if isinstance(output, RequestOutput) and output.finished:
+                        row = rows[output.request_id]
+                        yield row, self._sample(output.outputs[0], sampling)
+        finally:
+            if engine.has_unfinished_requests():
+                engine.abort_request(names, internal=True)
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
         """Log-prob, at temperature 1, of each token of each (prompt, response)'s response.
