@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import ray
 import torch
 
+from rto.crash import crash_point
 from rto.models.device import dtype_of, resolve_device
 from rto.protocols import Method, Output
 from rto.rollout.engine import Engine, ReceivingEngine, Transport, build_engine
@@ -108,14 +109,19 @@ class TrainerActor:
         self, method: Method, batch: TrainBatch, steps: list[list[list[int]]],
         norms: list[LossNorm], extra: Objective | None = None, single_step: bool = False,
     ) -> StepStats:  # fmt: skip
-        return self.rank.update(method, batch, steps, norms, extra, single_step=single_step)
+        crash_point("rank.before_update")
+        stats = self.rank.update(method, batch, steps, norms, extra, single_step=single_step)
+        crash_point("rank.updated")
+        return stats
 
     def score(self, tokens: TokenBatch, *, temperature: float | None = None) -> torch.Tensor:
         """Log-probs or values [B, T], or scores [B]; at the rollout's temperature by default."""
+        crash_point("rank.before_score")
         return self.rank.score(tokens, temperature=temperature)
 
     def export_weights(self) -> Mapping[str, torch.Tensor]:
         """Full tensors by HF name on rank 0; other ranks take part and return nothing."""
+        crash_point("rank.before_push")
         return self.rank.export_weights()
 
     def send_weights(self) -> None:
@@ -132,12 +138,15 @@ class TrainerActor:
 
     def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
         """``behind``: it is written while the rank goes on, until ``written`` tells."""
+        crash_point("rank.before_save")
         self.rank.save(folder, tag, behind=behind)
+        crash_point("rank.saved")
 
     def written(self) -> dict[str, Fingerprint] | None:
         return self.rank.written()
 
     def load(self, folder: str, tag: str) -> None:
+        crash_point("rank.before_load")
         self.rank.load(folder, tag)
 
     def export(self, folder: str) -> None:
@@ -152,6 +161,7 @@ class ScorerActor:
         self, paths: Mapping[Role, str], rewards: Sequence[str], config: RunConfig, device: Device,
         replicas: int,
     ) -> None:  # fmt: skip
+        crash_point("scorer.before_start")
         prepare_process(share=replicas)
         options = FrozenOptions(
             dtype=dtype_of(config.ds.dtype),
@@ -172,6 +182,7 @@ class ScorerActor:
         self, tokens: TokenBatch, roles: frozenset[Role]
     ) -> tuple[dict[Role, torch.Tensor], torch.Tensor]:
         """Log-probs by role, and the raw rewards [num_models, B] (no rows where not asked)."""
+        crash_point("scorer.before_score")
         rewards = torch.empty(0, len(tokens))
         if Role.REWARD in roles:
             rewards = self.scorer.rewards(tokens)
@@ -222,21 +233,27 @@ class EngineActor:
         self, parts: Sequence[Sequence[SampleRequest]], sampling: Sampling, policy_version: int
     ) -> None:
         """The samples come from ``next_part``, part by part. What was begun before is given up."""
+        crash_point("engine.before_generate")
         self._parts = self.engine.generate_parts(parts, sampling, policy_version)
 
     def next_part(self) -> list[Sample]:
-        return next(self._parts)
+        samples = next(self._parts)
+        crash_point("engine.generated")
+        return samples
 
     def response_logprobs(self, pairs: Pairs) -> list[list[float]]:
         return self.engine.response_logprobs(pairs)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        crash_point("engine.before_load")
         self.engine.load_weights(weights)
+        crash_point("engine.loaded")
 
     def receipt(self) -> WeightReceipt:
         return self.engine.receipt()
 
     def accept(self, version: int) -> None:
+        crash_point("engine.before_accept")
         self.engine.accept(version)
 
     def keep(self, version: int) -> bool:

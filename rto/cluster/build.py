@@ -135,10 +135,13 @@ class Actors:
         group.kill()
 
     def kill(self) -> None:
+        """End all processes; when this returns no thread waits for one of them."""
+        self.watch.gate.close()
         for group in self.groups.values():
             group.kill()
         for kind in {kind for kind, _ in self.idle}:
             self._end_idle(kind)
+        self.watch.gate.wait_until_left()
 
     def _end_idle(self, kind: str) -> None:
         for key in [key for key in self.idle if key[0] == kind]:

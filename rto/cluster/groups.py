@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rto.errors import ActorLost, RtoError, RunFailed, told
 
@@ -18,10 +20,58 @@ CHECK_SECONDS = 5.0
 """How often a wait looks at the actors that it does not wait for."""
 VERDICT_SECONDS = 10.0
 """How long a failed call waits for news of a dead actor that may have caused it."""
+LEAVE_SECONDS = 30.0
+"""How long the end of a run waits for threads that wait for its actors."""
 
 Ping = ObjectRef[None]
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+
+
+@dataclass
+class Gate:
+    """What every thread passes that calls a run's actors or waits for them.
+
+    Closed, it lets nobody in, and who is inside leaves: Ray may then be stopped, and started for
+    the actors that come next.
+    """
+
+    closed: bool = False
+    _inside: int = 0
+    _moved: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """
+        Raises:
+            ActorLost: the gate is closed.
+        """
+        with self._moved:
+            self.check()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._inside -= 1
+                self._moved.notify_all()
+
+    def check(self) -> None:
+        """Those inside ask this from time to time.
+
+        Raises:
+            ActorLost: the gate is closed.
+        """
+        if self.closed:
+            raise ActorLost("the actors of this run have been ended")
+
+    def close(self) -> None:
+        with self._moved:
+            self.closed = True
+
+    def wait_until_left(self, patience: float = LEAVE_SECONDS) -> None:
+        with self._moved:
+            self._moved.wait_for(lambda: self._inside == 0, patience)
 
 
 @dataclass
@@ -34,6 +84,7 @@ class Watch:
     """
 
     actors: dict[str, ActorHandle] = field(default_factory=dict)
+    gate: Gate = field(default_factory=Gate)
     _asked: dict[str, RemoteCall[None]] = field(default_factory=dict)
     _pings: dict[str, Ping] = field(default_factory=dict)
     _looked: float = field(default_factory=time.monotonic)
@@ -71,6 +122,7 @@ class Watch:
         pings = {name: self._ping(name) for name in self.actors}
         deadline = time.monotonic() + patience
         while (pings := _unanswered(pings)) and time.monotonic() < deadline:
+            self.gate.check()
             time.sleep(0.1)
 
     def _ping(self, name: str) -> Ping:
@@ -91,7 +143,7 @@ def _unanswered(pings: Mapping[str, Ping]) -> dict[str, Ping]:
             if isinstance(cause, RtoError):
                 raise cause from error
             raise RunFailed(f"actor {name} failed: {told(cause)}") from error
-        except RayActorError as error:
+        except RayError as error:
             raise ActorLost(f"actor {name} died: {_reason(error)}") from error
     return out
 
@@ -141,7 +193,8 @@ class ActorGroup:
     def each(self, calls: Sequence[RemoteCall[Result]]) -> Pending[Result]:
         """One call per actor, of one method, each with its own arguments."""
         pairs = zip(self.actors, calls, strict=True)
-        return Pending(self, calls[0].method, [call.send(actor) for actor, call in pairs])
+        with self.watch.gate.passed():
+            return Pending(self, calls[0].method, [call.send(actor) for actor, call in pairs])
 
     def kill(self) -> None:
         for actor in self.actors:
@@ -165,8 +218,11 @@ class Pending(Generic[Result]):
             ActorLost: an actor of the run died, or one of these did not answer in time.
             RtoError: what an actor raised; ``RunFailed``, naming it, where that is none of ours.
         """
-        limit = timeout or self.group.timeout
-        deadline = time.monotonic() + limit
+        with self.group.watch.gate.passed():
+            return self._get(timeout or self.group.timeout)
+
+    def _get(self, limit: float) -> list[Result]:
+        deadline, watch = time.monotonic() + limit, self.group.watch
         waiting = list(self.refs)
         results: dict[ObjectRef[Result], Result] = {}
         while waiting:
@@ -175,7 +231,8 @@ class Pending(Generic[Result]):
             for ref in ready:
                 results[ref] = self._fetch(ref)
             if waiting:
-                self.group.watch.look()
+                watch.gate.check()
+                watch.look()
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(self._name(ref) for ref in waiting)
                 raise ActorLost(f"{names} did not answer {self.method} within {limit:.0f} s")
@@ -199,6 +256,9 @@ class Pending(Generic[Result]):
             raise ActorLost(message) from error
         except GetTimeoutError as error:
             raise ActorLost(f"{self._name(ref)}: result of {self.method} was lost") from error
+        except RayError as error:
+            message = f"{self._name(ref)} was lost in {self.method}: {_reason(error)}"
+            raise ActorLost(message) from error
 
 
 def own_words(error: RayTaskError) -> BaseException:
@@ -209,5 +269,5 @@ def own_words(error: RayTaskError) -> BaseException:
     return cause
 
 
-def _reason(error: RayActorError) -> str:
+def _reason(error: RayError) -> str:
     return str(error).strip().splitlines()[0]

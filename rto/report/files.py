@@ -138,6 +138,8 @@ def _kept(name: str, value: object) -> object:
         return _data(value)
     if name == "results":
         return _results(value)
+    if name == "restarts":
+        return _restarts(value)
     if name == "exit_code":
         return value if is_number(value) else None
     return hide(shown_text(value)) if isinstance(value, str) else None
@@ -155,6 +157,16 @@ def _data(value: object) -> dict[str, object] | None:
         return None
     reasons = {shown_text(reason): count for reason, count in filtered.items()}
     return {"unit": shown_text(unit), "read": counts[0], "used": counts[1], "filtered": reasons}
+
+
+def _restarts(value: object) -> list[dict[str, str]] | None:
+    """When what was lost, and the checkpoint from which the run went on; oldest first."""
+    restarts: list[dict[str, str]] = []
+    for each in value if isinstance(value, list) else [None]:
+        if not isinstance(each, dict) or set(each) != {"at", "lost", "checkpoint"}:
+            return None
+        restarts.append({name: hide(shown_text(text)) for name, text in each.items()})
+    return restarts
 
 
 def _results(value: object) -> dict[str, float] | None:

@@ -72,6 +72,12 @@ def _ending(run: RunRecord) -> Iterator[str]:
         why = run.about.get("reason")
         how = f" ({run.about['status']}: {why})" if why and "status" in run.about else ""
         yield f"the run has not finished: {len(run.metrics)} {run.unit} are there{how}"
+    restarts = run.about.get("restarts")
+    if isinstance(restarts, list) and restarts:
+        yield (
+            f"actors died and the run went on, {len(restarts)} times; last at "
+            f"{restarts[-1]['at']}: {restarts[-1]['lost']}"
+        )
     if run.versions.get("git_commit", "").endswith("-dirty"):
         yield "the code was not as committed: git_commit ends in -dirty"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar, cast
 
 from rto.cluster.calls import Trainers
+from rto.crash import crash_point
 from rto.errors import UserError, nearest
 from rto.protocols import Method
 from rto.runs.drawn import write_drawn
@@ -167,11 +168,13 @@ class RunCheckpointer:
         if is_best:
             self._export("best", metrics)
         ends = self._is_last(iteration) or self.stopped
+        crash_point("run.before_checkpoint")
         if not (due or ends):
             return
         self._checkpoint(iteration, method, drawn)
         if ends:
             self._wait_written()
+        crash_point("run.before_export")
         if is_best:
             self._link("best", "last")
         else:
@@ -231,6 +234,7 @@ class RunCheckpointer:
             "best_so_far": self.best.kept(),
             "constants": dict(self.constants),
         }
+        crash_point("run.before_commit")
         self.settle()
         if self.behind:
             self._open = Draft(iteration, state)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rto.report.files import read_about
 from rto.runs.large_pages import use_large_pages
 from rto.runs.mirror import mirrored, open_mirror
 from rto.runs.preflight import preflight
+from rto.runs.restarts import Restarts
 from rto.runs.run_report import add_report
 from rto.sections.methods import MethodSettings
 from rto.sections.parse import dump
@@ -24,8 +26,6 @@ from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_go
 from rto.tracking.run_state import RunState
 
 if TYPE_CHECKING:
-    from rto.card import Card
-    from rto.data.accounting import RowCounts
     from rto.runs.offline import OfflineRun
     from rto.runs.online import OnlineRun
     from rto.training.checkpoint import Checkpoint
@@ -61,17 +61,23 @@ def execute(command: str, config: RunConfig) -> Finished:
     quiet(None)
     use_large_pages()
     run, work = prepared(command, config)
-    checkpoint = _find_checkpoint(run, place)
+    checkpoint = _find_checkpoint(run, place, resume=config.ckpt.load_enable)
     with RunFolder(place, resume=config.ckpt.load_enable) as folder:
         quiet(folder.logs)
         folder.write_config(dump(run.config, command))
+        earlier = _earlier_restarts(folder) if checkpoint is not None else []
         print(f"{run.method.card}\nrun folder: {folder.path}", flush=True)
         print(dtype_line(config, run), flush=True)
         with (
             mirrored(config.ckpt.mirror, folder.path),
-            RunState(folder, _about(command, run.method.card, run.row_counts)) as state,
+            RunState(folder, _about(command, run, earlier)) as state,
         ):
-            state.finish_with(work(folder, checkpoint))
+            restarts = Restarts(
+                config.ray.max_restarts,
+                newest=lambda: _find_checkpoint(run, place, resume=True),
+                note=lambda made: state.note(restarts=[*earlier, *made]),
+            )
+            state.finish_with(restarts.run(work, folder, checkpoint))
         add_report(folder.path)
         return Finished(folder.path, state.results)
 
@@ -83,15 +89,24 @@ def announce(command: str, config: RunConfig, folder: Path | None) -> None:
     begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
 
 
-def _about(command: str, card: Card, row_counts: RowCounts) -> dict[str, object]:
-    data = asdict(row_counts)
-    return {"command": command, "method": card.name, "title": str(card), "data": data}
+def _about(command: str, run: Run, restarts: Sequence[object]) -> dict[str, object]:
+    card, data = run.method.card, asdict(run.row_counts)
+    about = {"command": command, "method": card.name, "title": str(card), "data": data}
+    return {**about, "restarts": restarts} if restarts else about
 
 
-def _find_checkpoint(run: Run, place: Path) -> Checkpoint | None:
+def _earlier_restarts(folder: RunFolder) -> list[object]:
+    """Those before the checkpoint that the run goes on from."""
+    about, _ = read_about(folder.path / "run.json")
+    restarts = about.get("restarts")
+    return restarts if isinstance(restarts, list) else []
+
+
+def _find_checkpoint(run: Run, place: Path, *, resume: bool) -> Checkpoint | None:
     from rto.runs.offline import find_checkpoint
 
-    return find_checkpoint(run.config, run.method, place / CHECKPOINTS)
+    ckpt = replace(run.config.ckpt, load_enable=resume)
+    return find_checkpoint(replace(run.config, ckpt=ckpt), run.method, place / CHECKPOINTS)
 
 
 def prepared(command: str, config: RunConfig) -> tuple[Run, Work]:

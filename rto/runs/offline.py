@@ -128,15 +128,17 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         )
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin(first)
-        method = fit(
-            method,
-            batches=batches,
-            learner=timings.learner(learner),
-            evaluator=held_out,
-            tracker=tracker,
-            checkpointer=checkpointer,
-        )
-        tracker.close()
+        try:
+            method = fit(
+                method,
+                batches=batches,
+                learner=timings.learner(learner),
+                evaluator=held_out,
+                tracker=tracker,
+                checkpointer=checkpointer,
+            )
+        finally:
+            tracker.close()
         metrics = held_out.final()
         if run.kind == "score":
             metrics = {**metrics, **_leave_constants(run, metrics, scorer, folder, console)}

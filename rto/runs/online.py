@@ -154,8 +154,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
                 )
         finally:
             # The folder is given free when this returns, and nothing may be written to it then.
-            tracker.flush()
-        tracker.close()
+            tracker.close()
         return closing(tracker.latest, console)
 
 

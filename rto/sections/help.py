@@ -145,6 +145,11 @@ def _short(command: str, method: str | None) -> str:
         _flag("config", "FILE.yaml", "settings from a file; flags override it"),
         _flag("dry_run", "", "check everything, print the plan, start nothing"),
     ]
+    if command in reads.TRAINING:
+        lines += [
+            _flag("supervise", "", "start the run again from its newest checkpoint if it is lost"),
+            _flag("resume", "auto", "go on with the run folder's run, or start it"),
+        ]
     everything = _everything()
     for short, name in aliases().items():
         if reads.reads(command, method, name, everything):

@@ -54,6 +54,7 @@ VERBATIM = ("generate.prompt", "generate.stop")
 class Parsed:
     config: RunConfig
     dry_run: bool
+    supervise: bool = False
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Given:
     help: bool = False
     help_section: str | None = None
     dry_run: bool = False
+    supervise: bool = False
 
 
 def parse_run(
@@ -96,6 +98,8 @@ def parse_run(
         print(help_text(command, _method_for_help(command, given), given.help_section, own))
         raise SystemExit(0)
     _refuse_unknown(command, given)
+    if given.supervise and command not in reads.TRAINING:
+        raise UserError(f"--supervise starts a training run again; `rto {command}` is none")
     sources = [*(_read(path) for path in given.files), _flag_values(given)]
     values = {name: value for source in sources for name, value in source.items()}
     method = method or reads.method_of(command, values)
@@ -112,7 +116,7 @@ def parse_run(
         if path is not None:
             _refuse_two_spellings(path, read, method)
         used |= _meant(read, method)
-    return Parsed(config=absolute_paths(build(used, method)), dry_run=given.dry_run)
+    return Parsed(absolute_paths(build(used, method)), given.dry_run, given.supervise)
 
 
 def _say_left_out(command: str, method: str | None, names: Sequence[str]) -> None:
@@ -144,6 +148,12 @@ def split(argv: Sequence[str]) -> Given:
             given.files += [shipped(_one_word(name, words))]
         elif name == "dry_run":
             given.dry_run = from_flag("--dry_run", bool, words)
+        elif name == "supervise":
+            _refuse_words(name, words, [])
+            given.supervise = True
+        elif name == "resume":
+            _refuse_words(name, words, ["auto"])
+            given.flags.append((spelled, "ckpt.load_enable", ["true"]))
         elif name in accepted():
             given.flags.append((spelled, name, words))
         else:
@@ -230,10 +240,12 @@ def readable(command: str) -> list[str]:
     """Every name that may follow two dashes: settings that the command reads, short spellings."""
     names = [name for name in known_fields() if reads.reads(command, None, name, {})]
     short = [name for name in aliases() if reads.reads(command, None, aliases()[name], {})]
-    return [*names, *short, *COMMON]
+    return [*names, *short, *COMMON, *(STARTS if command in reads.TRAINING else ())]
 
 
 COMMON = ("config", "dry_run")
+STARTS = ("supervise", "resume")
+"""Of the training commands: how a run is started, and that it goes on (`ckpt.load_enable`)."""
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -348,6 +360,13 @@ def _refuse_dashes(words: list[str], name: str) -> None:
 _DASHED = re.compile(
     r"(?=.*[^-\d.])(?:-|[\u2010-\u2015\u2212\ufe58\ufe63\uff0d])+[A-Za-z][\w-]*[._]\w"
 )
+
+
+def _refuse_words(name: str, words: list[str], known: list[str]) -> None:
+    """Of a flag that is written in one way alone."""
+    if words != known:
+        given = one_line(" ".join([name, *words]), 60)
+        raise UserError(f"--{given}: write --{' '.join([name, *known])}")
 
 
 def _one_word(name: str, words: list[str]) -> str:

@@ -79,6 +79,7 @@ COMMANDS: dict[str, frozenset[str]] = {
     "vllm.enforce_eager": ONLINE | SAMPLING,
     "vllm.cpu_kvcache_gib": ONLINE | SAMPLING,
     "ray": TRAINING | {"eval"},
+    "ray.max_restarts": TRAINING,
     "plan": TRAINING,
     "plan.nodes": ONLINE,
     "plan.prompt_tokens": ONLINE,

@@ -153,6 +153,10 @@ class Cluster(Section):
     """Seconds that the actors may take to start, once there is room for them and their models are
     downloaded. Unset: 300 on CPUs, 1200 on GPUs, where models are large and vLLM compiles."""
 
+    max_restarts: CountOrZero = 3
+    """How often a run may start its actors anew, from the newest checkpoint, because one of them
+    died; 0: the first death ends it."""
+
     def start_seconds(self, device: Literal["cpu", "cuda"]) -> float:
         given = self.start_timeout
         return START_SECONDS[device] if given is None else given

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
+from rto.crash import crash_point
 from rto.errors import UserError
 from rto.sections.runtime import Logger
 from rto.tracking.console import LiveConsole
@@ -138,8 +139,10 @@ class JsonlWriter:
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         row = {"iteration": iteration, "time": round(time.time(), 3), **metrics}
+        crash_point("metrics.before_write")
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
+        crash_point("metrics.written")
 
     def close(self) -> None:
         self._file.close()
@@ -162,7 +165,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 class TensorBoardWriter:
     def __init__(self, path: Path, *, first_iteration: int = 0) -> None:
-        self._writer = SummaryWriter(str(path), purge_step=first_iteration or None)
+        purged = first_iteration if path.exists() else None
+        self._writer = SummaryWriter(str(path), purge_step=purged)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         for key, value in metrics.items():

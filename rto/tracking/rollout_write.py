@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from rto.crash import crash_point
 from rto.functional.masked import masked_sum
 from rto.types import Role, Rollout, ScoredBatch
 
@@ -99,6 +100,7 @@ def _rounded(values: Tensor) -> Tensor:
 
 def write_rollouts(path: Path, columns: RolloutColumns) -> None:
     """The whole file or none, on the disk. Equal content gives equal bytes."""
+    crash_point("rollouts.before_write")
     draft = path.with_name(f"{path.name}.tmp")
     split = [f"{name}.list.element" for name in columns.tokens]
     with draft.open("wb") as file:
@@ -112,6 +114,7 @@ def write_rollouts(path: Path, columns: RolloutColumns) -> None:
         )
         file.flush()
         os.fsync(file.fileno())
+    crash_point("rollouts.before_rename")
     draft.replace(path)
 
 

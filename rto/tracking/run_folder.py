@@ -22,6 +22,7 @@ from typing import Self
 import yaml
 
 from rto import __version__
+from rto.crash import crash_point
 from rto.errors import UserError, foreign
 from rto.text import one_line
 
@@ -36,6 +37,7 @@ PACKAGES = (
     "peft",
 )
 CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
 _STANDS_FOR = re.compile(r"~|.*\$[A-Za-z_{(]|.*%[A-Za-z_]+%")
 """The beginning of a name that a shell would have replaced: a home folder, a variable."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -124,7 +126,7 @@ def check_going_on(place: Path) -> str:
 
 
 def _holds_metrics(place: Path) -> bool:
-    metrics = place / "metrics.jsonl"
+    metrics = place / METRICS
     return metrics.exists() and metrics.stat().st_size > 0
 
 
@@ -135,6 +137,7 @@ def write_atomic(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    crash_point("file.before_replace")
     draft.replace(path)
 
 
@@ -164,7 +167,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def rollouts(self) -> Path:

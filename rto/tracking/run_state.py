@@ -42,6 +42,11 @@ class RunState:
         self._write("running", pid=os.getpid())
         return self
 
+    def note(self, **more: object) -> None:
+        """What ``run.json`` says from now on beside what it said from the start."""
+        self.about = {**self.about, **more}
+        self._write("running", pid=os.getpid())
+
     def finish_with(self, results: Mapping[str, float]) -> None:
         """What ``run.json`` will say beside that the run has finished."""
         self.results = results

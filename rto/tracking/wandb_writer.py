@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 
 import wandb
@@ -62,8 +63,9 @@ class WandbWriter:
             self._give_up(error)
 
     def close(self) -> None:
+        """While an error ends the run, it is marked as failed there."""
         if self._run is not None:
-            self._run.finish()
+            self._run.finish(exit_code=0 if sys.exc_info()[1] is None else 1)
 
     def _give_up(self, error: Exception) -> None:
         self._run = None

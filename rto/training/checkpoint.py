@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from rto.crash import crash_point
 from rto.errors import UserError
 from rto.training.identity import FIXED, Identity, check_allowed, differences
 from rto.training.writer import Fingerprint
@@ -59,6 +60,7 @@ class CheckpointStore:
             shutil.rmtree(leftover)
         path = self._temporary(step)
         path.mkdir()
+        crash_point("checkpoint.begun")
         return path
 
     def commit(
@@ -79,21 +81,26 @@ class CheckpointStore:
             "identity": dataclasses.asdict(self._identity),
             "state": dict(state),
         }
+        crash_point("checkpoint.before_state")
         _write_json(temporary / STATE, content)
         files = {
             path.relative_to(temporary).as_posix(): written.get(str(path)) or _fingerprint(path)
             for path in _files(temporary)
         }
+        crash_point("checkpoint.before_manifest")
         _write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": files})
         for path in (temporary, *temporary.rglob("*")):
             if str(path) not in written:
                 _fsync(path)
         if final.exists():
             shutil.rmtree(final)
+        crash_point("checkpoint.before_commit")
         temporary.rename(final)
         _fsync(self._root)
+        crash_point("checkpoint.committed")
         for old in [path for path in self._committed() if path != final][self._max_num - 1 :]:
             shutil.rmtree(old)
+            crash_point("checkpoint.pruned")
         return final
 
     def latest(self) -> Checkpoint | None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rto.crash import crash_point
 from rto.errors import ProofError
 from rto.models.device import dtype_of, empty_cache, resolve_device
 from rto.models.export import save_pretrained
@@ -216,6 +217,7 @@ class Rank:
             draft = Path(f"{folder}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
             save_pretrained(unwrapped(self._model), self._tokenizer, state, draft)
+            crash_point("export.before_rename")
             shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)
         dist.barrier()

@@ -67,3 +67,29 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     assert ran == []
     assert "policy" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_supervised_run_is_the_same_command_in_one_folder(
+    named: bool, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[tuple[list[str], Path]] = []
+
+    def supervise(line: list[str], folder: Path) -> int:
+        lines.append((line, folder))
+        return 75
+
+    monkeypatch.setattr(run, "supervise", supervise)
+    monkeypatch.setattr(run, "program", lambda: ["rto"])
+    monkeypatch.chdir(tmp_path)
+    flags = ["--actor.model_name_or_path", "m", "--data.dataset", "d"]
+    flags += ["--ckpt.output_dir", "run"] if named else []
+    assert run.sft([*flags[:2], "--supervise", *flags[2:]]) == 75
+    ((line, folder),) = lines
+    assert ran == []
+    if named:
+        assert folder == tmp_path / "run"
+        assert line == ["rto", "sft", *flags]
+    else:
+        assert folder.parent == tmp_path / "runs"
+        assert line == ["rto", "sft", *flags, "--ckpt.output_dir", str(folder)]

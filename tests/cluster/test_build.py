@@ -165,6 +165,7 @@ def test_another_run_takes_the_processes_of_its_kinds_and_numbers(machine: Machi
     assert sorted(second.watch.actors) == ["policy[0]", "policy[1]", "scorer[0]", "scorer[1]"]
     second.kill()
     assert sorted(machine.killed) == [f"process {i}" for i in range(7)], "idle ones too"
+    assert second.watch.gate.closed
 
 
 @pytest.mark.parametrize(("path", "kept"), [("m", True), ("other", False)])

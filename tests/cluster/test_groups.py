@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from handles import WAITING, Answers, Handle, died, raised
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 
 from rto.cluster import groups
-from rto.cluster.groups import ActorGroup, RemoteCall, Watch, own_words
+from rto.cluster.groups import ActorGroup, Gate, RemoteCall, Watch, own_words
 from rto.errors import ActorLost, ProofError, RunFailed
 
 CALL: RemoteCall[Any] = RemoteCall("work", (), {})
@@ -163,3 +164,56 @@ def test_what_an_actor_failed_with_while_others_waited_ends_the_wait() -> None:
         with pytest.raises(kind, match=said):
             group([WAITING], watch=_due(watch), timeout=1).all(CALL).get()
         assert handle.calls == [("tell",)]
+
+
+LOST = [RayError("the head is gone"), ObjectLostError("0" * 56, None, "")]
+
+
+@pytest.mark.parametrize("error", LOST, ids=["Ray", "object"])
+def test_what_ray_itself_lost_is_an_actor_lost(error: RayError) -> None:
+    with pytest.raises(ActorLost, match=r"policy\[0\] was lost in work: \S"):
+        group([error]).all(CALL).get()
+    watch, _ = watching(gone=error)
+    with pytest.raises(ActorLost, match="actor gone died: "):
+        watch.check(patience=0)
+
+
+def test_a_closed_gate_lets_nobody_begin_a_call_and_ends_those_that_wait(ray: Answers) -> None:
+    watch, errors = Watch(), list[ActorLost]()
+    waiting = group([WAITING], watch=watch).all(CALL)
+
+    def wait() -> None:
+        try:
+            waiting.get()
+        except ActorLost as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    watch.gate.close()
+    watch.gate.wait_until_left()
+    thread.join(timeout=10)
+    assert [str(error) for error in errors] == ["the actors of this run have been ended"]
+    for call in (lambda: group([1], watch=watch).all(CALL), waiting.get):
+        with pytest.raises(ActorLost, match="have been ended"):
+            call()
+
+
+def test_who_closes_a_gate_waits_until_all_have_left() -> None:
+    gate, inside, left = Gate(), threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with gate.passed():
+            inside.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait(10)
+    gate.close()
+    gate.wait_until_left(patience=0.01)
+    assert thread.is_alive()
+    left.set()
+    gate.wait_until_left()
+    assert gate._inside == 0
+    thread.join(timeout=10)

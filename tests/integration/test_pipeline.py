@@ -11,7 +11,6 @@ import ipaddress
 import json
 import os
 import platform
-import re
 import runpy
 import shutil
 import socket
@@ -38,7 +37,7 @@ from rto.cluster.calls import Engines, Weights
 from rto.cluster.session import session
 from rto.cluster.weight_sync import ClusterWeightSync
 from rto.data.sampler import PromptSampler
-from rto.errors import ActorLost, ProofError, UserError
+from rto.errors import ProofError, UserError
 from rto.loop import train
 from rto.methods.ppo import PPO
 from rto.models.load import load_tokenizer
@@ -598,32 +597,6 @@ class Started:
     def survivors(self) -> list[str]:
         _, alive = psutil.wait_procs(self.descendants, timeout=20)
         return [child.name() for child in alive]
-
-
-def test_a_killed_actor_ends_the_run_with_its_name_and_the_last_checkpoint(
-    trained: Trained, tmp_path: Path
-) -> None:
-    flags = {
-        "algo": "grpo", "actor.model_name_or_path": trained.base, "actor.num_gpus_per_node": 2,
-        "algo.kl.init_coef": 0, "reward.func_path": trained.root / "reward.py",
-        "data.prompt_dataset": trained.data.prompts, "data.input_key": "prompt",
-        "rollout.batch_size": 4, "rollout.n_samples_per_prompt": 2, "rollout.max_new_tokens": 8,
-        "train.max_steps": 1000, "train.num_episodes": 1000,
-    }  # fmt: skip
-    with started("train", tmp_path / "run", flags) as begun:
-        begun.wait_for_iterations(2)
-        victim = begun.actors("TrainerActor")[0]
-        killed = time.monotonic()
-        victim.kill()
-        error = begun.process.communicate(timeout=90)[1]
-        assert time.monotonic() - killed < 60
-        assert begun.process.returncode == ActorLost.exit_code
-        last = error.strip().splitlines()[-1]
-        assert re.search(r"actor policy\[\d\] died", last), error
-        found = re.search(r"last checkpoint: (\S+)", last)
-        assert found is not None, error
-        assert (Path(found[1]) / "manifest.json").is_file()
-        assert begun.survivors() == []
 
 
 def test_no_actor_outlives_a_killed_driver(trained: Trained, tmp_path: Path) -> None:

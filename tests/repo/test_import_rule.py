@@ -65,10 +65,11 @@ ROOMS = {
     "card": "",
     "cli": "comparison data errors evaluation models planning registry "
     "report rollout runs scoring secrets sections text tracking training types",
-    "cluster": "batching data errors models protocols rollout scoring sections tracking training "
-    "types weights",
+    "cluster": "batching crash data errors models protocols rollout scoring sections tracking "
+    "training types weights",
     "comparison": "card cluster data errors evaluation models registry runs scoring sections "
     "tracking types",
+    "crash": "",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",
     "evaluation": "builds data errors models rollout runs scoring secrets sections tracking types "
@@ -89,15 +90,15 @@ ROOMS = {
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
-    "runs": "card cluster data errors functional loop methods models observe planning protocols "
-    "registry report rollout scoring sections tracking training types weights",
+    "runs": "card cluster crash data errors functional loop methods models observe planning "
+    "protocols registry report rollout scoring sections tracking training types weights",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
     "text": "",
-    "tracking": "errors functional overlap protocols secrets sections text types",
-    "training": "batching data errors functional methods models protocols rollout sections text "
-    "types weights",
+    "tracking": "crash errors functional overlap protocols secrets sections text types",
+    "training": "batching crash data errors functional methods models protocols rollout sections "
+    "text types weights",
     "types": "",
     "weights": "errors",
     "yaml_file": "errors",

@@ -52,6 +52,26 @@ def test_how_a_run_failed_is_told(tmp_path: Path) -> None:
     assert warnings(read_run(folder, "a")) == [said]
 
 
+def restart(**changes: object) -> dict[str, object]:
+    return {"at": "2026-11-28T10:00:00+00:00", "lost": "actor x died", "checkpoint": ""} | changes
+
+
+def test_restarts_are_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    about = {"status": "finished", "restarts": [restart(), restart(lost="actor y\x1b died")]}
+    (folder / "run.json").write_text(json.dumps(about))
+    said = "actors died and the run went on, 2 times; last at 2026-11-28T10:00:00+00:00: actor y"
+    assert warnings(read_run(folder, "a")) == [f"{said}\\x1b died"]
+
+
+@pytest.mark.parametrize("restarts", [[], 3, [7], [{"at": "x"}], [restart(more=1)]])
+def test_restarts_that_no_run_writes_are_not(restarts: object, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "restarts": restarts}))
+    said = [] if restarts == [] else ["run.json: restarts is not what a run writes: left out"]
+    assert warnings(read_run(folder, "a")) == said
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [

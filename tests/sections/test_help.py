@@ -16,7 +16,7 @@ from rto.sections import reads
 from rto.sections.help import descriptions, help_text
 from rto.sections.methods import methods_of
 from rto.sections.names import aliases, known_fields, shared_fields
-from rto.sections.parse import COMMON, parse_run, readable
+from rto.sections.parse import COMMON, STARTS, parse_run, readable
 from rto.sections.runtime import Decoding
 
 RUNS = ("sft", "reward", "dpo", "fit", "train", "generate")
@@ -55,7 +55,7 @@ def test_help_of_a_method_lists_what_the_parser_takes_for_it(command: str) -> No
         values = {"dpo.model_name_or_path": "given"}
         taken = [n for n in known_fields() if reads.reads(command, method, n, values)]
         short = [s for s, name in aliases().items() if reads.reads(command, method, name, values)]
-        assert sorted(listed(text)) == sorted([*taken, *short, *COMMON])
+        assert sorted(listed(text)) == sorted([*taken, *short, *COMMON, *STARTS])
 
 
 def test_short_flags_come_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,8 @@ def test_short_flags_come_first(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--algo", "rto", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert listed(text)[:5] == ["config", "dry_run", "algo", "dpo_reward_scale", "dpo_reward_clip"]
+    first = ["config", "dry_run", "supervise", "resume", "algo", "dpo_reward_scale"]
+    assert listed(text)[: len(first)] == first
     assert "Settings that rto train with rto reads" in text
     assert "--algo.rpo" not in text
     first = text[text.index("algo.rto: Reinforced Token Optimization (arXiv 2404.18922)") :]

@@ -105,6 +105,18 @@ def test_dry_run_may_stand_anywhere() -> None:
     assert parse_run("train", ["--train.seed", "7", "--dry_run"]).config.train.seed == 7
 
 
+def test_a_run_that_goes_on_or_starts_is_asked_for_in_two_spellings() -> None:
+    assert config("--resume", "auto").ckpt.load_enable
+    assert config("--resume=auto") == config("--ckpt.load_enable")
+    assert not config().ckpt.load_enable
+
+
+def test_supervise_is_how_a_run_is_started() -> None:
+    parsed = parse_run("train", ["--supervise", "--train.seed", "7"])
+    assert (parsed.supervise, parsed.config.train.seed) == (True, 7)
+    assert not parse_run("train", []).supervise
+
+
 @pytest.mark.parametrize("argv", [["a,b"], ["a", "b"], ['["a", "b"]']])
 def test_lists_of_text(argv: list[str]) -> None:
     assert config("--data.prompt_dataset", *argv).data.prompt_dataset == ["a", "b"]
@@ -197,6 +209,10 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
         (["--reward.clip_range", "a,b"], "--reward.clip_range is ('a', 'b'): must be 2 numbers"),
         (["--data.input_key", ""], "--data.input_key is '': must be a text that is not empty"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+        (["--resume"], "--resume: write --resume auto"),
+        (["--resume", "never"], "--resume never: write --resume auto"),
+        (["--supervise", "true"], "--supervise true: write --supervise"),
+        (["--supervis"], "did you mean --supervise?"),
     ],
 )
 def test_a_wrong_flag_is_one_line(argv: list[str], said: str) -> None:

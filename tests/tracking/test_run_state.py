@@ -70,6 +70,14 @@ def test_a_run_that_finishes(folder: RunFolder) -> None:
     }
 
 
+def test_what_is_noted_on_the_way_stays(folder: RunFolder) -> None:
+    with RunState(folder, {"method": "sft"}) as state:
+        state.note(restarts=[1])
+        running = about(folder)
+    assert (running["status"], running["restarts"], running["pid"]) == ("running", [1], os.getpid())
+    assert (about(folder)["status"], about(folder)["restarts"]) == ("finished", [1])
+
+
 @pytest.mark.parametrize(
     ("cause", "status", "code"),
     [

@@ -1,0 +1,104 @@
+"""An engine and a policy rank are killed under a run, which ends as if they had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from real_runs import Task, rows_of, write_small_task
+
+from rto.cluster.build import Actors, Progress
+from rto.runs import online
+from rto.runs.execute import execute
+from rto.runs.online import OnlineRun, Pipeline
+from rto.sections.parse import parse_run
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+ITERATIONS = 6
+
+
+@dataclass
+class Roster:
+    """The processes of a run's actors, by group."""
+
+    pids: dict[str, list[int]] = field(default_factory=dict)
+    gone: list[int] = field(default_factory=list)
+
+    def write(self, actors: Actors) -> None:
+        self.pids = {
+            name: ray.get([actor.__ray_call__.remote(_own_pid) for actor in group.actors])
+            for name, group in actors.groups.items()
+        }
+
+    def kill_at(self, folder: Path, rows: int, group: str, rank: int = 0) -> None:
+        """As soon as so many iterations are logged."""
+        while len(rows_of(folder)) < rows:
+            time.sleep(0.02)
+        pid = self.pids[group][rank]
+        os.kill(pid, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
+        self.gone += [] if psutil.pid_exists(pid) else [pid]
+
+
+def _own_pid(actor: Any) -> int:
+    return os.getpid()
+
+
+@pytest.fixture
+def roster(monkeypatch: pytest.MonkeyPatch) -> Roster:
+    found = Roster()
+
+    def build(run: OnlineRun, actors: Actors, progress: Progress) -> Pipeline:
+        pipeline = build_pipeline(run, actors, progress)
+        found.write(actors)
+        return pipeline
+
+    build_pipeline = online.build_pipeline
+    monkeypatch.setattr(online, "build_pipeline", build)
+    return found
+
+
+@pytest.fixture(scope="module")
+def task(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return write_small_task(tmp_path_factory.mktemp("restarts"))
+
+
+def train(task: Task, name: str) -> Path:
+    flags = task.flags(name, ITERATIONS, ray__max_restarts=2)
+    return execute("train", parse_run("train", flags).config).folder
+
+
+def test_a_run_whose_actors_are_killed_is_the_run_in_which_they_live(
+    task: Task, roster: Roster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(task, "whole")
+
+    def kill() -> None:
+        roster.kill_at(task.root / "killed", 2, "engine")
+        roster.kill_at(task.root / "killed", 4, "policy", rank=1)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    folder = train(task, "killed")
+    killer.join(timeout=10)
+    assert len(roster.gone) == 2
+    assert task.left("killed").differences(task.left("whole")) == []
+    assert len(task.left("killed").keys) == ITERATIONS * 8
+    about = json.loads((folder / "run.json").read_text())
+    assert about["status"] == "finished"
+    first, second = about["restarts"]
+    assert first["lost"].startswith("actor engine[0] died")
+    assert second["lost"].startswith("actor policy[1] died")
+    assert "restarts" not in json.loads((whole / "run.json").read_text())
+    said = capsys.readouterr().out
+    assert f"start anew, from {first['checkpoint']} on; 1 restarts left" in said
