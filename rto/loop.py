@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from rto.finite import sampled, stored
 from rto.observe import OBSERVED, observe, observe_stored
 from rto.overlap import TRAINED, Draws
 from rto.protocols import (
@@ -63,10 +64,13 @@ def train(
             draw = draws.next()
             rollouts, tokens = draw.sampled()
             scored = scorer.score(tokens, rollouts, roles & TRAINED)
-            scored = scored.with_scores(draw.scored().scores)
+            samples = sampled(iteration, rollouts)
+            scored = samples.finite(scored.with_scores(draw.scored().scores))
             batch, metrics = method.targets(scored)
-            stats = learner.update(method, batch)
-            scored = _after(stats, scored)
+            stats = learner.update(method, samples.finite_targets(batch))
+            for line in samples.skipped(stats):
+                tracker.tell(line)
+            scored = samples.finite(_after(stats, scored))
             metrics = {**observe(scored), **metrics, **stats.metrics}
             metrics["sampler/lag"] = version - rollouts[0].policy_version
             drawn = draws.sampled()
@@ -76,7 +80,7 @@ def train(
             tracker.log(iteration, metrics)
             checkpointer.after(iteration, method, metrics, drawn)
             # Gigabytes that the next draw is collated and scored beside.
-            del draw, rollouts, tokens, scored, batch, stats
+            del draw, rollouts, samples, tokens, scored, batch, stats
     return method
 
 
@@ -91,9 +95,13 @@ def fit(
 ) -> AnyMethod:
     """Offline: stored rows take the place of rollout and reward. Returns the method at the end."""
     for step, scored in batches:
-        batch, metrics = method.targets(scored)
-        stats = learner.update(method, batch)
-        metrics = {**observe_stored(_after(stats, scored)), **metrics, **stats.metrics}
+        samples = stored(step)
+        batch, metrics = method.targets(samples.finite(scored))
+        stats = learner.update(method, samples.finite_targets(batch))
+        for line in samples.skipped(stats):
+            tracker.tell(line)
+        scored = samples.finite(_after(stats, scored))
+        metrics = {**observe_stored(scored), **metrics, **stats.metrics}
         method = method.adapt(metrics)
         metrics = {**metrics, **evaluator.after(step)}
         tracker.log(step, metrics)

@@ -169,6 +169,10 @@ class Tracker(Protocol):
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
 
+    def tell(self, line: str) -> None:
+        """What a person should read at once, between two iterations."""
+        ...
+
 
 class Checkpointer(Protocol):
     @property

@@ -202,6 +202,20 @@ class LossOutput:
 
 
 @dataclass(frozen=True)
+class SkippedStep:
+    """An optimizer step that was left out, for its loss or its gradient is not finite.
+
+    ``area`` is that of its metrics, ``step`` counts within the update from 0. ``rows`` of the batch
+    have the loss that is not finite; where only the gradient is not, they are all of the step's.
+    """
+
+    area: str
+    step: int
+    problem: str
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class StepStats:
     """What one ``Learner.update`` did: means over its optimizer steps, and what it consumed."""
 
@@ -211,6 +225,9 @@ class StepStats:
     policy_logprobs: Tensor | None = None
     """Of a single step, [B, T]: log-probs before it, by its own forward (``Learner.single_step``).
     """
+    skipped: tuple[SkippedStep, ...] = ()
+    diverged: bool = False
+    """The last of ``skipped`` was one too many in a row (`train.max_skipped_steps`)."""
 
 
 def token_array(ids: ArrayLike) -> TokenIds:

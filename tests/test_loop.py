@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rto.errors import TrainingDiverged
 from rto.loop import fit, train
 from rto.protocols import Card, Method
 from rto.types import (
@@ -18,6 +19,7 @@ from rto.types import (
     Role,
     Rollout,
     ScoredBatch,
+    SkippedStep,
     StepStats,
     TokenBatch,
     TrainBatch,
@@ -57,6 +59,10 @@ class Diary:
     stopped: bool = False
     notes: list[tuple[Any, ...]] = field(default_factory=list)
     sampled: list[TokenBatch] = field(default_factory=list)
+    skipped: tuple[SkippedStep, ...] = ()
+    diverged: bool = False
+    seen: float = -3.0
+    """The log-probs that a single step tells of."""
     iterations: list[int] = field(default_factory=list)
     drawn: list[list[list[int]]] = field(default_factory=list)
     """Ids of the prompts whose responses wait, after each iteration."""
@@ -96,16 +102,26 @@ class Diary:
 
     def update(self, method: Method, batch: TrainBatch) -> StepStats:
         self.notes.append(("update", method))
-        seen = torch.full(batch.tokens.response_ids.shape, -3.0)
+        seen = torch.full(batch.tokens.response_ids.shape, self.seen)
         logprobs = seen if self.single_step else None
         metrics = {"policy/step": 1.0, "shared/x": 2.0}
-        return StepStats(metrics, 1, tokens=2, policy_logprobs=logprobs)
+        return StepStats(
+            metrics,
+            1,
+            tokens=2,
+            policy_logprobs=logprobs,
+            skipped=self.skipped,
+            diverged=self.diverged,
+        )
 
     def rollouts(self, iteration: int, rollouts: Sequence[Rollout], batch: ScoredBatch) -> None:
         self.notes.append(("rollouts", iteration, len(rollouts)))
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.notes.append(("log", iteration, dict(metrics)))
+
+    def tell(self, line: str) -> None:
+        self.notes.append(("tell", line))
 
     def after(
         self,
@@ -420,3 +436,58 @@ def test_stored_rows_are_observed_with_the_log_probs_of_their_update(single_step
     )
     ((_, logged),) = diary.of("log")
     assert logged.get("policy/log_ratio") == (-2.0 if single_step else None)
+
+
+LEFT_OUT = (SkippedStep("policy", 0, "loss is nan", (1,)),)
+
+
+def test_a_step_that_was_left_out_is_told_with_its_sample_and_the_run_goes_on() -> None:
+    diary = Diary(skipped=LEFT_OUT)
+    diary.run(range(2))
+    assert diary.of("tell") == [
+        ("left out: iteration 0, policy optimizer step 1: loss is nan (prompt 1 sample 0)",),
+        ("left out: iteration 1, policy optimizer step 1: loss is nan (prompt 11 sample 0)",),
+    ]
+    assert len(diary.of("after")) == 2
+
+
+def test_one_too_many_ends_the_run_before_weights_are_pushed_or_saved() -> None:
+    diary = Diary(skipped=LEFT_OUT, diverged=True)
+    with pytest.raises(TrainingDiverged, match="prompt 1 sample 0"):
+        diary.run(range(2))
+    assert [note[0] for note in diary.notes].count("push") == 1
+    assert diary.of("after") == diary.of("log") == []
+
+
+def test_log_probs_of_a_single_step_that_are_not_finite_end_the_run() -> None:
+    diary = Diary(single_step=True, seen=float("nan"), skipped=LEFT_OUT)
+    with pytest.raises(TrainingDiverged, match="iteration 0: score of policy is nan.*prompt 0"):
+        diary.run(range(2))
+    assert len(diary.of("tell")) == 1
+
+
+def test_what_is_not_finite_is_not_trained_on() -> None:
+    class Infinite(Diary):
+        def score(
+            self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+        ) -> ScoredBatch:
+            scored = super().score(tokens, rollouts, roles)
+            return ScoredBatch(tokens, {r: v + float("inf") for r, v in scored.scores.items()})
+
+    diary = Infinite()
+    with pytest.raises(TrainingDiverged, match="iteration 0"):
+        diary.run(range(1))
+    assert diary.of("update") == []
+
+    @dataclass(frozen=True)
+    class Advantages(TrainBatch):
+        advantages: torch.Tensor
+
+    class Dividing(Counting):
+        def targets(self, batch: ScoredBatch) -> tuple[TrainBatch, dict[str, float]]:
+            return Advantages(batch.tokens, torch.zeros(len(batch)) / 0), {}
+
+    healthy = Diary()
+    with pytest.raises(TrainingDiverged, match="advantages is nan"):
+        healthy.run(range(1), Dividing())
+    assert healthy.of("update") == []

@@ -36,6 +36,9 @@ COMMANDS = {
         "several methods on the same data and budget, with intervals", "rto.cli.compare:main"
     ),
     "generate": Command("sample responses from a run or a model", "rto.cli.generate:main"),
+    "doctor": Command(
+        "what is installed, what computes, what others can reach", "rto.cli.doctor:main"
+    ),
     "runs": Command("list run folders: state, method, last figures", "rto.cli.runs:main"),
     "rollouts": Command(
         "print the responses that a run drew, with scores", "rto.cli.rollouts:main"

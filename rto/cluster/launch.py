@@ -6,15 +6,18 @@ import functools
 import os
 import socket
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
-from rto.errors import foreign
+from rto.errors import UserError, foreign
+from rto.safety.files import close_token, session_folder
+from rto.safety.startup import check_authenticated
 from rto.sections.runtime import Cluster
 from rto.tracking.signals import end_on_signals
 
@@ -27,6 +30,7 @@ OPENMP_SPINS = "5000"
 """Some 50 microseconds: between two steps of a layer."""
 NEVER = str(2**40)
 """More bytes than any tensor has."""
+SAFE_PATH = "PYTHONSAFEPATH"
 SLOW_START = "timed out during startup"
 """In Ray's message when its own agents took longer than the 15 s that it allows them."""
 
@@ -102,6 +106,12 @@ def _join(address: str) -> None:
             # Ray itself tries a dead address for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT).close()
         ray.init(address=address, **QUIET)
+    head = ray.get_runtime_context().gcs_address
+    try:
+        check_authenticated(head)
+    except UserError:
+        ray.shutdown()
+        raise
 
 
 def stop() -> None:
@@ -133,23 +143,27 @@ def _keep_freed_memory() -> None:
 
 
 def _start_local(settings: Cluster, num_actors: int) -> None:
+    said = close_token()
+    if said:
+        print(said, file=sys.stderr)
     memory = settings.object_store_gib
     options: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(settings.num_cpus or os.cpu_count() or 1, num_actors),
         "object_store_memory": int(memory * GIB) if memory else None,
         "include_dashboard": False,
-        "_temp_dir": _session_dir(),
+        "_temp_dir": str(session_folder()),
         **QUIET,
     }
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray raises a bare Exception here.
-        if SLOW_START not in str(error):
-            raise
-        print("Ray's own processes were slow to start: trying once more", file=sys.stderr)
-        ray.shutdown()
-        ray.init(**options)
+    with _safe_path():
+        try:
+            ray.init(job_config=_own_path(), **options)
+        except Exception as error:  # Ray raises a bare Exception here.
+            if SLOW_START not in str(error):
+                raise
+            print("Ray's own processes were slow to start: trying once more", file=sys.stderr)
+            ray.shutdown()
+            ray.init(job_config=_own_path(), **options)
     found = ray.util.get_node_ip_address()
     if found != LOOPBACK:
         ray.shutdown()
@@ -164,10 +178,20 @@ def cluster_address(settings: Cluster) -> str | None:
     return os.environ.get("RAY_ADDRESS", "auto") if inside_job else None
 
 
-def _session_dir() -> str:
-    """A folder only this user can enter: Ray makes its own session folders world-writable."""
-    folder = Path(tempfile.gettempdir()) / f"rto-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user: remove it or set TMPDIR")
-    return str(folder)
+def _own_path() -> JobConfig:
+    """Ray puts the folder that this process works in, whatever lies there, before the libraries of
+    every actor, unless the job is said to come through a client."""
+    return JobConfig(_client_job=True)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Pythons that are started within it, and by those, import nothing from where they work."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+        if before is not None:
+            os.environ[SAFE_PATH] = before

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from rto.cluster.groups import Pending
 from rto.protocols import Method
 from rto.training.learner import Objective
 from rto.training.pretrain_mix import PretrainMix
-from rto.types import StepStats, TrainBatch
+from rto.types import SkippedStep, StepStats, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class ClusterLearner:
             optimizer_steps=stats[0].optimizer_steps,
             tokens=stats[0].tokens,
             policy_logprobs=_logprobs(parts[0], running[0][1]) if self.single_step else None,
+            skipped=tuple(_skipped(parts, [shares for _, shares in running])),
+            diverged=any(each.diverged for each in stats),
         )
 
     def _start(
@@ -133,3 +135,18 @@ def _logprobs(ranks: Sequence[StepStats], rows: list[list[int]]) -> Tensor:
     """Of all rows [B, T], in the batch's order."""
     parts = [stats.policy_logprobs for stats in ranks]
     return unshard([part for part in parts if part is not None], rows)
+
+
+def _skipped(
+    groups: Sequence[Sequence[StepStats]], shares: Sequence[list[list[int]]]
+) -> Iterator[SkippedStep]:
+    """The optimizer steps that were left out, with the rows of the whole batch; of a group that
+    diverged its last one stands last."""
+    order = sorted(range(len(groups)), key=lambda group: groups[group][0].diverged)
+    for group in order:
+        shards = shares[group]
+        for same in zip(*(stats.skipped for stats in groups[group]), strict=True):
+            rows = {
+                shard[row] for shard, each in zip(shards, same, strict=True) for row in each.rows
+            }
+            yield replace(same[0], rows=tuple(sorted(rows)))

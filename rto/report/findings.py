@@ -104,6 +104,10 @@ def _figures(run: RunRecord) -> Iterator[str]:
     clipped = _tail(run, "policy/clip_share")
     if clipped is not None and clipped > CLIP_SHARE:
         yield f"{clipped:.0%} of the ratios are clipped: the steps may be too large"
+    for area in ("policy", "critic", "reward_model"):
+        skipped = sum(run.column(f"{area}/skipped_steps")[1])
+        if skipped:
+            yield f"{skipped:.0f} optimizer steps of the {area} were left out: not finite"
 
 
 def allowed_gap(config: Mapping[str, str]) -> float:

@@ -36,6 +36,8 @@ MEANING = {
     "policy/log_ratio": "log π/π_ref of a stored response, nats.",
     "policy/grad_norm": "Norm of the policy's gradient before clipping.",
     "policy/lr": "Learning rate of the policy at the last step.",
+    "policy/skipped_steps": "Optimizer steps of the policy left out because their loss or gradient "
+    "was not finite: 0 is right.",
     "critic/loss": "Half the squared error of the critic's values.",
     "critic/clip_share": "Share of tokens whose clipped value has the larger error.",
     "critic/value": "Mean value that the critic predicts.",
@@ -43,6 +45,8 @@ MEANING = {
     "all, 0 is none.",
     "critic/grad_norm": "Norm of the critic's gradient before clipping.",
     "critic/lr": "Learning rate of the critic at the last step.",
+    "critic/skipped_steps": "Optimizer steps of the critic left out because their loss or gradient "
+    "was not finite: 0 is right.",
     "dpo/sum_mean": "Token rewards that the DPO policy adds to a response, summed: the mean over "
     "responses, after scale and clip.",
     "dpo/sum_std": "Standard deviation over responses of their summed DPO token rewards.",
@@ -79,6 +83,8 @@ MEANING = {
     "reward_model/rejected": "Reward of the rejected responses.",
     "reward_model/grad_norm": "Norm of the reward model's gradient before clipping.",
     "reward_model/lr": "Learning rate of the reward model at the last step.",
+    "reward_model/skipped_steps": "Optimizer steps of the reward model left out because their loss "
+    "or gradient was not finite: 0 is right.",
     "eval/accuracy": "Held-out pairs: share ranked as labelled.",
     "eval/margin": "Held-out pairs: log π/π_ref of the chosen response minus the rejected one's.",
     "eval/mean": "Held-out pairs: mean score of the reward model.",

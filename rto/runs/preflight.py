@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rto.errors import UserError
+from rto.safety.startup import refuse_unsafe
 from rto.sections.deepspeed_file import engine_extras
 from rto.sections.methods import uses
 from rto.sections.paths import is_hub_id
@@ -21,6 +22,7 @@ def preflight(command: str, config: RunConfig) -> None:
     Raises:
         UserError: one line with the name, the value and the remedy.
     """
+    refuse_unsafe()
     config.check_actor()
     for name, path in _files(command, config):
         _check_file(name, path)

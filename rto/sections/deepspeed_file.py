@@ -114,6 +114,10 @@ def _owned(config: RunConfig, trained: Trained) -> Iterator[tuple[str, Owned]]:
     offload = Owned("cpu" if ds.adam_offload else OFF, "ds.adam_offload", ds.adam_offload)
     yield "zero_optimization.offload_optimizer.device", offload
     yield "zero_optimization.cpu_offload", Owned(ds.adam_offload, "ds.adam_offload")
+    # Without them a gradient that is not finite would be applied.
+    yield "zero_optimization.compute_grad_norm", Owned(True)
+    yield "bf16.check_grad_overflow", Owned(True)
+    yield "bfloat16.check_grad_overflow", Owned(True)
     if ds.param_dtype != "auto":
         for key in ("bf16", "bfloat16"):
             bf16 = Owned(ds.param_dtype == "bf16", "ds.param_dtype", ds.param_dtype)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from rto.sections.ranges import (
     Count,
+    CountOrZero,
     Decay,
     Devices,
     NotNegative,
@@ -216,3 +217,6 @@ class Train(Section):
     ones before are scored. On GPUs the engines need some of their own."""
     self_check: bool = True
     """Check the assembled pipeline before the first update."""
+    max_skipped_steps: CountOrZero = 3
+    """Optimizer steps in a row that may be left out because their loss or gradient is not finite,
+    each with a line that names its samples; one more ends the run. 0: the first ends it."""

@@ -80,6 +80,12 @@ class RunTracker:
         if self._console is not None:
             self._console.log(iteration, metrics)
 
+    def tell(self, line: str) -> None:
+        if self._console is not None:
+            self._console.print(line)
+        else:
+            print(line, flush=True)
+
     def flush(self) -> None:
         """Wait until the rollouts of every iteration so far are on the disk."""
         self._rollouts.flush()

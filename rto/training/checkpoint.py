@@ -17,13 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rto.crash import crash_point
-from rto.errors import UserError
+from rto.errors import UserError, told
 from rto.training.identity import FIXED, Identity, check_allowed, differences
 from rto.training.writer import Fingerprint
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
+NOT_THIS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file raises that holds something else."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class CheckpointStore:
         ``written``: files, by path, that whoever wrote them has brought to the disk and knows
         already.
         """
-        temporary, final = self._temporary(step), self._root / f"step_{step:08d}"
+        temporary, final = self._temporary(step), self._root / _name(step)
         content = {
             "schema": SCHEMA,
             "step": step,
@@ -151,20 +153,41 @@ def find_damage(path: Path) -> str | None:
         if manifest["schema"] != SCHEMA:
             return f"{MANIFEST} has schema {manifest['schema']}, this program reads {SCHEMA}"
         files = {name: (want["size"], want["sha256"]) for name, want in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} is unreadable ({type(error).__name__}: {error})"
+    except NOT_THIS as error:
+        return f"{MANIFEST} is unreadable ({told(error)})"
     if STATE not in files:
         return f"{MANIFEST} does not list {STATE}"
+    there = {file.relative_to(path).as_posix(): file for file in _files(path)}
+    for name in sorted(there.keys() - files.keys() - {MANIFEST}):
+        return f"{name} is not in {MANIFEST}"
     for name, (size, sha256) in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
+        if name not in there:
+            return f"{name!a} is missing"
+        file = there[name]
         found = file.stat().st_size
         if found != size:
             return f"{name} has {found} bytes, written were {size}"
         if _fingerprint(file)["sha256"] != sha256:
             return f"{name} differs from what was written (SHA-256)"
-    return None
+    return _state_damage(path)
+
+
+def _state_damage(path: Path) -> str | None:
+    """What is wrong with the content of ``state.json``, whoever wrote it."""
+    try:
+        content = json.loads((path / STATE).read_bytes())
+        identity, step = Identity(**content["identity"]), content["step"]
+        parts = identity.settings, identity.files, content["state"]
+    except NOT_THIS as error:
+        return f"{STATE} is unreadable ({told(error)})"
+    if not all(isinstance(part, dict) for part in parts):
+        return f"{STATE} holds something else than a state"
+    return None if path.name == _name(step) else f"{STATE} is of step {step!r:.40}"
+
+
+def _name(step: object) -> str:
+    """Of a committed checkpoint's folder."""
+    return f"step_{step:08d}" if type(step) is int else ""
 
 
 def _files(directory: Path) -> list[Path]:

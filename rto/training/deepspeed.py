@@ -7,31 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
 import math
 import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
 
 from rto.errors import TrainingDiverged, UserError
 from rto.sections.deepspeed_file import merged
-from rto.sections.training import Adam, LrScheduler
 from rto.text import one_line
+from rto.training.engine_settings import (
+    EngineSettings,
+    adamw,
+    deepspeed_config,
+    learning_rate_schedule,
+)
+from rto.training.guard import StepOutcome, not_finite
+from rto.training.states import Classes, kept_in_memory, without_code
 from rto.training.writer import HostFile
 
 if TYPE_CHECKING:
@@ -39,35 +42,6 @@ if TYPE_CHECKING:
 
 Gives = TypeVar("Gives")
 """What the module's forward gives."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What decides how one model is trained. ``device`` is "cpu", "cuda" or "cuda:N"."""
-
-    zero_stage: Literal[0, 1, 2, 3]
-    dtype: Literal["bf16", "fp32"]
-    adam: Adam
-    max_norm: float
-    scheduler: LrScheduler
-    warmup_steps: int
-    total_steps: int
-    min_lr_ratio: float
-    device: str
-    adam_offload: bool = False
-    overlap_comm: bool = False
-    extras: Mapping[str, object] = field(default_factory=dict)
-    """More of DeepSpeed's configuration (`rto.sections.deepspeed_file`)."""
-
-    def __post_init__(self) -> None:
-        if self.adam_offload and self.device == "cpu":
-            raise UserError("ds.adam_offload is on and train.device is cpu: nothing to offload")
-        if self.adam_offload and self.zero_stage == 0:
-            raise UserError("ds.adam_offload is on and ds.zero_stage is 0: use stage 1, 2 or 3")
-        if self.overlap_comm and self.zero_stage in (0, 1):
-            raise UserError(
-                f"ds.overlap_comm is on and ds.zero_stage is {self.zero_stage}: use stage 2 or 3"
-            )
 
 
 def init_process_group(
@@ -116,7 +90,7 @@ class ZeroEngine(Generic[Gives]):
 
     ``exported`` is the part of ``module`` whose parameter names other programs know (the Hugging
     Face model inside a wrapper); all of it when not given. Every method is collective: all ranks
-    call it, in the same order. After ``TrainingDiverged`` the engine cannot go on.
+    call it, in the same order.
     """
 
     def __init__(
@@ -130,7 +104,7 @@ class ZeroEngine(Generic[Gives]):
         with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints memory figures
             self._engine, *_ = self._deepspeed.initialize(
                 model=self._module,
-                optimizer=_optimizer(module, settings),
+                optimizer=adamw(module, settings),
                 lr_scheduler=lambda optimizer: learning_rate_schedule(optimizer, settings),
                 config=self._config(),
                 dist_init_required=False,
@@ -140,6 +114,8 @@ class ZeroEngine(Generic[Gives]):
         # gradients of one rank need no reducing; DeepSpeed would copy each of them.
         alone = settings.zero_stage == 0 and self._world_size == 1
         self._engine.enable_backward_allreduce = not (alone or self._plain)
+        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        """Of this rank's micro-batches since the last step."""
 
     @property
     def device(self) -> torch.device:
@@ -165,31 +141,66 @@ class ZeroEngine(Generic[Gives]):
     def eval(self) -> None:
         self._engine.eval()
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of ``loss``, which is normalised over all micro-batches and ranks."""
-        total = loss.detach().float().clone()
-        dist.all_reduce(total)
-        if not math.isfinite(value := float(total)):
-            raise TrainingDiverged(
-                f"loss is {value} (this rank: {float(loss.detach())}) before optimizer step "
-                f"{self._engine.global_steps + 1}; nothing was applied"
-            )
-        # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
-        self._engine.backward(loss * self._world_size, scale_wrt_gas=False)
+    def backward(self, loss: Tensor) -> Tensor:
+        """Add the gradient of ``loss``, which is normalised over all micro-batches and ranks.
 
-    def step(self) -> float:
-        """Apply the gradients added since the last step; returns their global norm."""
-        step = self._engine.global_steps + 1
-        # The bare optimizer would apply gradients that are not finite: here they stop before it.
+        Returns, as a bool on the device, whether the loss is finite. Where it is not, neither is
+        its gradient, and ``step`` applies nothing.
+        """
+        value = loss.detach()
+        self._loss += value.double()
+        finite = value.isfinite()
+        # DeepSpeed averages gradients over ranks; the loss is a share of a sum.
+        share = torch.where(finite, float(self._world_size), math.nan)
+        self._engine.backward(loss * share, scale_wrt_gas=False)
+        return finite
+
+    def step(self) -> StepOutcome:
+        """Apply the gradients added since the last step, if they and their loss are finite.
+
+        Raises:
+            TrainingDiverged: the loss is not finite and reaches no weight.
+        """
+        dist.all_reduce(self._loss)
+        loss = float(self._loss)
+        self._loss.zero_()
         norm = self._plain_grad_norm() if self._plain else math.nan
-        if not self._plain or math.isfinite(norm):
-            self._engine.step()
-        if not self._engine.was_step_applied():
-            norm = norm if self._plain else float(self._engine.get_global_grad_norm())
+        # The bare optimizer would apply gradients that are not finite: here they stop before it.
+        if self._plain and not (math.isfinite(norm) and math.isfinite(loss)):
+            self._engine.zero_grad()
+            self._engine.global_steps += 1
+            self._engine.skipped_steps += 1
+            return StepOutcome(applied=False, loss=loss, norm=norm)
+        self._engine.step()
+        outcome = StepOutcome(
+            applied=bool(self._engine.was_step_applied()),
+            loss=loss,
+            norm=norm if self._plain else float(self._engine.get_global_grad_norm()),
+        )
+        if outcome.applied and not math.isfinite(loss):
+            raise TrainingDiverged(f"loss is {loss}, and its gradient is 0 in all weights")
+        return outcome
+
+    def not_finite(self) -> list[str]:
+        """Names of the weights that are NaN or infinite on any rank; the same on all."""
+        parts = (
+            # What this rank holds of a weight that ZeRO-3 has taken apart.
+            (_hf_name(name), getattr(parameter, "ds_tensor", parameter))
+            for name, parameter in self._module.inner.named_parameters()
+        )
+        return not_finite(parts, self.device)
+
+    def check_finite(self, before: str) -> None:
+        """
+        Raises:
+            TrainingDiverged: weights are NaN or infinite; ``before`` says what was not done.
+        """
+        bad = self.not_finite()
+        if bad:
             raise TrainingDiverged(
-                f"gradient norm is {norm} at optimizer step {step}; nothing was applied"
+                f"before {before}: {len(bad)} weights have values that are NaN or infinite, the "
+                f"first is {bad[0]}: lower the learning rate"
             )
-        return norm if self._plain else float(self._engine.get_global_grad_norm())
 
     @torch.no_grad()
     def named_full_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -213,6 +224,7 @@ class ZeroEngine(Generic[Gives]):
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimizer and schedule into ``directory/tag``, one file set over all ranks."""
+        self.check_finite("a checkpoint was written")
         # What is frozen is read again from the model that the run began with.
         self._engine.save_checkpoint(
             str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True
@@ -220,27 +232,28 @@ class ZeroEngine(Generic[Gives]):
 
     def snapshot(self, directory: Path, tag: str) -> list[HostFile]:
         """What ``save`` writes, in host memory; its folders are there."""
-        files: list[HostFile] = []
-        engine = self._engine.checkpoint_engine
-
-        def keep(state_dict: object, path: str) -> None:
-            content = io.BytesIO()
-            zipped = engine.zipfile_serialization
-            torch.save(state_dict, content, _use_new_zipfile_serialization=zipped)
-            files.append(HostFile(Path(path), content))
-
-        engine.save = keep
-        try:
+        with kept_in_memory(self._engine.checkpoint_engine) as files:
             self.save(directory, tag)
-        finally:
-            del engine.save
         return files
 
     def load(self, directory: Path, tag: str) -> None:
-        """The inverse of ``save``, on a fresh engine with the same ranks and ZeRO stage."""
+        """The inverse of ``save``, on a fresh engine with the same ranks and ZeRO stage.
+
+        Raises:
+            UserError: a file is missing, or holds something else than an engine's state.
+        """
         if not (directory / tag).is_dir():
             raise UserError(f"{directory / tag} does not exist: no engine state to load")
-        self._engine.load_checkpoint(str(directory), tag=tag, load_module_strict=self._all_trained)
+        with without_code(self._engine.checkpoint_engine, _state_classes()):
+            self._engine.load_checkpoint(
+                str(directory), tag=tag, load_module_strict=self._all_trained
+            )
+        bad = self.not_finite()
+        if bad:
+            raise UserError(
+                f"{directory / tag}: {bad[0]} has values that are NaN or infinite: remove this "
+                "checkpoint to go on from an older one"
+            )
 
     def close(self) -> None:
         self._engine.destroy()
@@ -250,7 +263,7 @@ class ZeroEngine(Generic[Gives]):
         Raises:
             UserError: DeepSpeed refuses what a user's file adds.
         """
-        config = merged(_config(self._settings), self._settings.extras)
+        config = merged(deepspeed_config(self._settings), self._settings.extras)
         if self._settings.extras:
             # Of a run's own settings it refuses none.
             refused = (self._deepspeed.DeepSpeedConfigError, AssertionError, TypeError, ValueError)
@@ -314,64 +327,13 @@ def _import_deepspeed(device: str) -> ModuleType:
     return deepspeed
 
 
-def _optimizer(module: nn.Module, settings: EngineSettings) -> torch.optim.Optimizer:
-    """AdamW, without decay on biases and norms; torch's fused CPU kernel serves offloading too."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2]},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    adam = settings.adam
-    return torch.optim.AdamW(
-        groups if adam.weight_decay else trained,
-        lr=adam.lr,
-        betas=adam.betas,
-        eps=adam.eps,
-        weight_decay=adam.weight_decay,
-        fused=True,
-    )
+def _state_classes() -> Classes:
+    """Of what DeepSpeed writes beside tensors and plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
-
-def learning_rate_schedule(
-    optimizer: torch.optim.Optimizer, settings: EngineSettings
-) -> LRScheduler:
-    floor = {"min_lr_rate": settings.min_lr_ratio} if "min_lr" in settings.scheduler else None
-    try:
-        return get_scheduler(
-            settings.scheduler,
-            optimizer,
-            num_warmup_steps=settings.warmup_steps,
-            num_training_steps=settings.total_steps,
-            scheduler_specific_kwargs=floor,
-        )
-    except ValueError as error:
-        raise UserError(f"lr_scheduler {settings.scheduler!r}: {error}") from error
-
-
-def _config(settings: EngineSettings) -> dict[str, object]:
-    zero: dict[str, object] = {
-        "stage": settings.zero_stage,
-        "overlap_comm": settings.overlap_comm,
-        "contiguous_gradients": True,
-    }
-    if settings.adam_offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    # Steps differ in their number of micro-batches. Unmanaged, a step ends where ``step`` is called
-    # and nothing is divided by that number: ``backward`` adds shares of one mean.
-    config: dict[str, object] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": settings.max_norm,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
-    if settings.dtype == "bf16":
-        config["bf16"] = {"enabled": True}
-        if settings.zero_stage > 0:
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
+    return [LossScaler, ZeroStageEnum, fragment_address]
 
 
 def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

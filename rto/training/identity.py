@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +23,17 @@ FREE = frozenset({
     "ds.sequence_parallel_size", "ds.timeout", "ref.num_gpus_per_node", "ref.num_nodes",
     "ref.offload", "reward.remote_batch_size", "reward.remote_timeout", "reward.remote_token_env",
     "rollout.max_tokens_per_gpu", "rollout.scoring_parts", "train.colocate_all", "train.device",
+    "train.max_skipped_steps",
     "train.max_steps", "train.max_tokens_per_gpu", "train.micro_batch_size", "train.num_episodes",
     "train.self_check",
 })  # fmt: skip
 """How long a run is, where it computes and what it says: may change when it goes on."""
-MODELS = ".model_name_or_path"
+MODELS = "model_name_or_path"
+LARGE, PART = 4 << 20, 1 << 20
+"""Of a model's file above so many bytes only so many at both ends are read, and its size."""
 FILES = frozenset({
-    "data.dataset", "data.eval_dataset", "data.feedback", "data.pretrain_dataset",
-    "data.prompt_dataset", "ds.config", "reward.func_path",
+    "data.chat_template", "data.dataset", "data.eval_dataset", "data.feedback",
+    "data.pretrain_dataset", "data.prompt_dataset", "ds.config", "reward.func_path",
 })  # fmt: skip
 """Settings that name files, compared by content: a file may move."""
 
@@ -61,12 +65,18 @@ def identity_of(config: RunConfig, method: str) -> Identity:
     """
     settings = flat(config)
     files = {name: _named_files(settings.pop(name)) for name in sorted(FILES & settings.keys())}
+    for name in [name for name in settings if name.endswith(MODELS) and _is_compared(name)]:
+        files[name] = _named_files(settings[name], model_fingerprint)
     kept = {
         name: _place(value) if name.endswith(MODELS) else value
         for name, value in settings.items()
-        if name not in FREE and name.split(".")[0] not in FREE_SECTIONS
+        if _is_compared(name)
     }
     return Identity(method, json.loads(json.dumps(kept)), files)
+
+
+def _is_compared(name: str) -> bool:
+    return name not in FREE and name.split(".")[0] not in FREE_SECTIONS
 
 
 def differences(kept: Identity, wanted: Identity) -> dict[str, str]:
@@ -128,9 +138,9 @@ def _place(value: object) -> object:
     return value
 
 
-def _named_files(value: object) -> list[list[str]]:
+def _named_files(value: object, digest: Callable[[str], str] | None = None) -> list[list[str]]:
     names = value if isinstance(value, list) else [] if value is None else [value]
-    return [[str(name), fingerprint(str(name))] for name in names]
+    return [[str(name), (digest or fingerprint)(str(name))] for name in names]
 
 
 def fingerprint(name: str) -> str:
@@ -144,6 +154,25 @@ def fingerprint(name: str) -> str:
         whole = hashlib.sha256()
         for file in sorted(each for each in path.rglob("*") if each.is_file()):
             whole.update(f"{file.relative_to(path)}\0{_digest(file)}\n".encode())
+        return whole.hexdigest()
+
+
+def model_fingerprint(name: str) -> str:
+    """SHA-256 of a model's directory, tokenizer included, without reading gigabytes: see ``PART``.
+    Of a hub id its name."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return f"hub:{name}"
+    with foreign(f"{name}: cannot be read"):
+        whole = hashlib.sha256()
+        for file in sorted(each for each in path.iterdir() if each.is_file()):
+            size = file.stat().st_size
+            whole.update(f"{file.name}\0{size}\0".encode())
+            with file.open("rb") as content:
+                whole.update(content.read(LARGE if size <= LARGE else PART))
+                if size > LARGE:
+                    content.seek(-PART, os.SEEK_END)
+                    whole.update(content.read())
         return whole.hexdigest()
 
 

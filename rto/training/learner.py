@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -24,7 +25,15 @@ from rto.errors import UserError
 from rto.functional.logprobs import head_chunk
 from rto.protocols import CriticMethod, PolicyMethod, ScoreMethod
 from rto.training.writer import HostFile
-from rto.types import LossNorm, LossOutput, PolicyOutput, StepStats, TokenBatch, TrainBatch
+from rto.types import (
+    LossNorm,
+    LossOutput,
+    PolicyOutput,
+    SkippedStep,
+    StepStats,
+    TokenBatch,
+    TrainBatch,
+)
 
 if TYPE_CHECKING:
     from rto.models.policy import Policy
@@ -54,6 +63,20 @@ class Objective(Generic[Trains]):
     coef: float = 1.0
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What this rank's micro-batches of one optimizer step gave.
+
+    ``finite`` has the rows of each micro-batch, and whether their loss is finite.
+    """
+
+    sums: dict[str, Tensor]
+    finite: list[tuple[Sequence[int], Tensor]]
+
+    def bad_rows(self) -> list[int]:
+        return [row for rows, finite in self.finite if not finite for row in rows]
+
+
 class RankTrainer(ABC, Generic[Trains, Gives]):
     """Trains one engine; subclasses say which forward and which loss of the method."""
 
@@ -66,15 +89,19 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
         ema_beta: float | None = None,
         packs: bool = False,
         shared_by: int = 1,
+        max_skipped: int = 0,
     ) -> None:
         """``packs``: the model reads rows without padding. Each row is read by ``shared_by``
-        neighbouring ranks, which compute the same loss of it; one of them counts."""
+        neighbouring ranks, which compute the same loss of it; one of them counts. ``max_skipped``:
+        see `train.max_skipped_steps`."""
         self.engine = engine
         self.packs = packs
         self._ema_beta = ema_beta
         self._ema: dict[str, Tensor] = {}
         self._is_first = dist.get_rank() == 0
         self._counts = dist.get_rank() % shared_by == 0
+        self._max_skipped = max_skipped
+        self._skipped_in_a_row = 0
         if ema_beta is not None:
             for name, weight in engine.named_full_parameters():
                 if self._is_first:
@@ -99,26 +126,49 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
     def update(self, *objectives: Objective[Trains], single_step: bool = False) -> StepStats:
         """Every optimizer step of the plan; step i descends the weighted sum of the losses.
 
-        Metrics are means over the optimizer steps, the same on every rank. Of a ``single_step``
-        the policy's log-probs of the first objective's rows, from before it, come along.
+        Metrics are means over the optimizer steps, the same on every rank, without those that were
+        left out because their loss or their gradient is not finite. Of a ``single_step`` the
+        policy's log-probs of the first objective's rows, from before it, come along.
         """
         self.engine.train()
         sums: dict[str, Tensor] = {}
         first, count = objectives[0], len(objectives[0].steps)
         outputs = torch.zeros(first.batch.tokens.response_mask.shape) if single_step else None
-        norm = rate = 0.0
+        skipped: list[SkippedStep] = []
+        applied, norm, rate = 0, 0.0, 0.0
         for step in range(count):
-            for objective in objectives:
-                kept = outputs if objective is first else None
-                self._accumulate(objective, step, sums, kept)
+            passes = [
+                self._accumulate(objective, step, outputs if objective is first else None)
+                for objective in objectives
+            ]
             rate = self.engine.learning_rate
-            norm += self.engine.step()
-            self._update_ema()
-        metrics = {name: value / count for name, value in self._all_reduced(sums).items()}
-        tokens = round(metrics.pop("tokens") * count)
-        metrics |= {f"{self.area}/grad_norm": norm / count, f"{self.area}/lr": rate}
+            outcome = self.engine.step()
+            for each in passes:
+                _add(sums, each.sums, outcome.applied)
+            if outcome.applied:
+                applied += 1
+                norm += outcome.norm
+                self._skipped_in_a_row = 0
+                self._update_ema()
+                continue
+            self._skipped_in_a_row += 1
+            rows = passes[0].bad_rows() if not math.isfinite(outcome.loss) else _rows(first, step)
+            skipped.append(SkippedStep(self.area, step, outcome.problem, tuple(sorted(set(rows)))))
+            if self._skipped_in_a_row > self._max_skipped:
+                break
+        totals = self._all_reduced(sums)
+        tokens = round(totals.pop("tokens"))
+        metrics = {name: value / applied for name, value in totals.items()}
+        if applied:
+            metrics[f"{self.area}/grad_norm"] = norm / applied
+        metrics |= {f"{self.area}/lr": rate, f"{self.area}/skipped_steps": len(skipped)}
         return StepStats(
-            metrics=metrics, optimizer_steps=count, tokens=tokens, policy_logprobs=outputs
+            metrics=metrics,
+            optimizer_steps=count,
+            tokens=tokens,
+            policy_logprobs=outputs,
+            skipped=tuple(skipped),
+            diverged=self._skipped_in_a_row > self._max_skipped,
         )
 
     @torch.no_grad()
@@ -188,15 +238,11 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
                 )
             self._ema = safetensors.torch.load_file(directory / tag / EMA_FILE)
 
-    def _accumulate(
-        self,
-        objective: Objective[Trains],
-        step: int,
-        sums: dict[str, Tensor],
-        outputs: Tensor | None,
-    ) -> None:
+    def _accumulate(self, objective: Objective[Trains], step: int, outputs: Tensor | None) -> Pass:
         """Gradients and metrics of this rank's micro-batches of one optimizer step; what the model
         gave of their rows goes into ``outputs`` [B, T]."""
+        sums: dict[str, Tensor] = {}
+        finite: list[tuple[Sequence[int], Tensor]] = []
         micros = objective.steps[step]
         stand_in = next(micro for micro in micros if micro)
         for micro in micros:
@@ -210,14 +256,14 @@ class RankTrainer(ABC, Generic[Trains, Gives]):
             # Micro-batches hold unequal numbers of tokens, so a mean of their means would not be.
             # A rank that has none left goes through another's forward and backward with weight 0:
             # the collectives inside need all ranks.
-            self.engine.backward(result.loss * (objective.coef if micro else 0.0))
+            is_finite = self.engine.backward(result.loss * (objective.coef if micro else 0.0))
+            finite.append((micro or stand_in, is_finite))
             if micro and outputs is not None:
                 scores = self.scores(output).detach().float().cpu()
                 outputs[micro, : scores.shape[1]] = scores
             if micro:
-                seen = {**result.metrics, "tokens": batch.tokens.lengths.sum()}
-                for name, value in seen.items():
-                    sums[name] = sums.get(name, 0) + value.detach().double()
+                _add(sums, {**result.metrics, "tokens": batch.tokens.lengths.sum()})
+        return Pass(sums, finite)
 
     def _all_reduced(self, sums: dict[str, Tensor]) -> dict[str, float]:
         names = sorted(sums)
@@ -245,11 +291,14 @@ class PolicyTrainer(RankTrainer[PolicyMethod, PolicyOutput]):
         ema_beta: float | None = None,
         packs: bool = False,
         shared_by: int = 1,
+        max_skipped: int = 0,
         reference: Policy | None = None,
     ) -> None:
         """``reference``: frozen, on the engine's device; or the policy itself, whose adapters are
         then off (see ``Policy.forward``)."""
-        super().__init__(engine, ema_beta=ema_beta, packs=packs, shared_by=shared_by)
+        super().__init__(
+            engine, ema_beta=ema_beta, packs=packs, shared_by=shared_by, max_skipped=max_skipped
+        )
         self._reference = reference
 
     def forward(
@@ -310,6 +359,18 @@ class ScoreTrainer(RankTrainer[ScoreMethod, Tensor]):
         self, method: ScoreMethod, output: Tensor, batch: TrainBatch, norm: LossNorm
     ) -> LossOutput:
         return method.score_loss(output, batch, norm)
+
+
+def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor], applied: bool = True) -> None:
+    """Of a step that was not applied, its tokens alone: its metrics may be NaN."""
+    for name, value in more.items():
+        if applied or name == "tokens":
+            sums[name] = sums.get(name, 0) + value.detach().double()
+
+
+def _rows(objective: Objective[Trains], step: int) -> list[int]:
+    """This rank's, of one optimizer step."""
+    return [row for micro in objective.steps[step] for row in micro]
 
 
 def trim_batch(batch: Batch) -> Batch:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,8 @@ from rto.models.trained_with import keep_trained_with
 from rto.protocols import Method, Output
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Trained
-from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
+from rto.training.deepspeed import ZeroEngine, init_process_group
+from rto.training.engine_settings import EngineSettings
 from rto.training.learner import (
     CriticTrainer,
     Objective,
@@ -207,7 +208,12 @@ class Rank:
         self.trainer.load(Path(folder), tag)
 
     def export(self, folder: str) -> None:
-        """A directory that ``from_pretrained`` loads; replaces an older one as a whole."""
+        """A directory that ``from_pretrained`` loads; replaces an older one as a whole.
+
+        Raises:
+            TrainingDiverged: the weights are not finite; the older one stays.
+        """
+        self.trainer.engine.check_finite(f"{folder} was written")
         state = {
             name: tensor.to("cpu", self._dtype, copy=True)
             for name, tensor in self.trainer.named_weights()
@@ -269,6 +275,14 @@ def load_reference(policy: nn.Module, path: str, config: RunConfig, device: torc
     return reference.eval().requires_grad_(False)
 
 
+class Common(TypedDict):
+    """What every trainer is told: see ``RankTrainer``."""
+
+    packs: bool
+    shared_by: int
+    max_skipped: int
+
+
 def build_trainer(
     kind: Kind,
     engine: ZeroEngine,
@@ -276,15 +290,17 @@ def build_trainer(
     reference: Policy | None,
     packs: bool,
 ) -> RankTrainer:
-    shared_by = config.ds.sequence_parallel_size
+    common: Common = {
+        "packs": packs,
+        "shared_by": config.ds.sequence_parallel_size,
+        "max_skipped": config.train.max_skipped_steps,
+    }
     if kind == "critic":
-        return CriticTrainer(engine, packs=packs, shared_by=shared_by)
+        return CriticTrainer(engine, **common)
     if kind == "score":
-        return ScoreTrainer(engine, packs=packs, shared_by=shared_by)
+        return ScoreTrainer(engine, **common)
     ema = config.train.ema_beta if config.train.enable_ema else None
-    return PolicyTrainer(
-        engine, ema_beta=ema, packs=packs, shared_by=shared_by, reference=reference
-    )
+    return PolicyTrainer(engine, ema_beta=ema, reference=reference, **common)
 
 
 def engine_settings(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
+import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,22 +108,39 @@ def test_what_the_user_has_set_stays() -> None:
     assert os.environ["MALLOC_MMAP_THRESHOLD_"] == str(2**40)
 
 
-def test_the_session_folder_is_for_its_user_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", [None, "", "mine"])
+def test_what_ray_starts_imports_nothing_from_where_it_works(
+    before: str | None, bare: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = Path(launch._session_dir())
-    assert folder.parent == tmp_path
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert launch._session_dir() == str(folder), "the next run takes the same"
+    os.environ.pop(launch.SAFE_PATH, None)
+    if before is not None:
+        os.environ[launch.SAFE_PATH] = before
+    with launch._safe_path():
+        code = "import sys; print(sys.flags.safe_path, '' in sys.path)"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=dict(os.environ),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout == "True False\n"
+    assert os.environ.get(launch.SAFE_PATH) == before
 
 
-def test_a_session_folder_of_another_user_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_without_tokens_is_left_again_unless_it_is_on_loopback(
+    bare: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    mine, theirs = launch._session_dir(), os.getuid() + 1
-    (tmp_path / f"rto-{theirs}").symlink_to(mine)
-    monkeypatch.setattr(os, "getuid", lambda: theirs)
-    with pytest.raises(PermissionError, match="belongs to another user"):
-        launch._session_dir()
+    left = []
+    bare.setattr("ray.init", lambda **options: None)
+    bare.setattr("ray.shutdown", lambda: left.append(True))
+    head = SimpleNamespace(gcs_address="127.0.0.1:6379")
+    bare.setattr("ray.get_runtime_context", lambda: head)
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    launch._join("auto")
+    head.gcs_address = "10.0.0.1:6379"
+    with pytest.raises(UserError, match=r"10\.0\.0\.1:6379 is not on loopback"):
+        launch._join("auto")
+    assert left == [True]
+    os.environ["RAY_AUTH_MODE"] = "token"
+    launch._join("auto")

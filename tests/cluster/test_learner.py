@@ -21,7 +21,7 @@ from rto.methods.sft import SFT
 from rto.protocols import Method
 from rto.training.learner import Objective
 from rto.training.pretrain_mix import PretrainMix
-from rto.types import LossNorm, StepStats, TrainBatch
+from rto.types import LossNorm, SkippedStep, StepStats, TrainBatch
 
 RESPONSES = [[10, *[3] * i, 2] for i in range(8)]
 """Of 2 to 9 tokens."""
@@ -36,6 +36,8 @@ class Rank(TrainerActor):
     reads_packed: bool = False
     updates: list[dict[str, Any]] = field(default_factory=list)
     asked: int = 0
+    leaves_out: bool = False
+    """The last row of its first step, which it names; of the critic its second step, at the end."""
 
     def packs(self) -> bool:
         self.asked += 1
@@ -57,7 +59,17 @@ class Rank(TrainerActor):
         ids = batch.tokens.response_ids
         logprobs = batch.tokens.prompt_ids.float() + 0.5 * (ids > 0) if single_step else None
         metrics = {f"{self.area}/loss": float(len(self.updates)), "shared/last": 1.0}
-        return StepStats(metrics, len(steps), tokens=7, policy_logprobs=logprobs)
+        policy = self.area == "policy"
+        last = (steps[0][0][-1],) if policy else ()
+        skipped = SkippedStep(self.area, 0 if policy else 1, "loss is nan", last)
+        return StepStats(
+            metrics,
+            len(steps),
+            tokens=7,
+            policy_logprobs=logprobs,
+            skipped=(skipped,) if self.leaves_out else (),
+            diverged=self.leaves_out and not policy,
+        )
 
 
 def batch(count: int = 8) -> TrainBatch:
@@ -283,3 +295,18 @@ def test_text_is_mixed_into_the_policys_steps_and_goes_on_where_it_was() -> None
         seen.append({*first[0], *first[1]})
     assert seen[0] | seen[1] == set(range(50, 66))
     assert [told["extra"] for told in sent(made, "critic")] == [None]
+
+
+def test_rows_of_a_step_that_was_left_out_are_those_of_the_whole_batch() -> None:
+    made = learner(critic=True)
+    for rank in (rank for group in made.groups.values() for rank in group.group.actors):
+        vars(rank)["leaves_out"] = True
+    stats = made.update(PPO(), batch())
+    named = {rows_of(told)[0][0][-1] for told in sent(made)}
+    assert len(named) == 2
+    assert stats.skipped == (
+        SkippedStep("policy", 0, "loss is nan", tuple(sorted(named))),
+        SkippedStep("critic", 1, "loss is nan"),
+    )
+    assert stats.diverged, "the last one is the critic's"
+    assert not learner().update(SFT(), batch()).skipped

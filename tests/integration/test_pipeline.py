@@ -418,6 +418,9 @@ class Silent:
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.metrics = metrics
 
+    def tell(self, line: str) -> None:
+        raise AssertionError(line)
+
     def after(
         self, iteration: int, method: object, metrics: Mapping[str, float], drawn: object = ()
     ) -> None:

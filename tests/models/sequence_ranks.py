@@ -31,7 +31,8 @@ from rto.models.heads import SequenceReward, TokenValue
 from rto.models.sequence import SequenceRanks
 from rto.protocols import Output
 from rto.sections.training import Adam
-from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
+from rto.training.deepspeed import ZeroEngine, init_process_group
+from rto.training.engine_settings import EngineSettings
 from rto.training.learner import CriticTrainer, Objective, PolicyTrainer, RankTrainer, ScoreTrainer
 from rto.types import (
     LossNorm,

@@ -41,9 +41,13 @@ ALLOWED = {
     ),
     "rto.types": ("numpy", "torch"),
     "rto.protocols": ("torch", "rto.card", "rto.types"),
-    "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.observe", "rto.overlap"),
+    "rto.loop": (
+        *("torch", "rto.types", "rto.protocols"),
+        *("rto.finite", "rto.observe", "rto.overlap"),
+    ),
     "rto.overlap": ("torch", "rto.types", "rto.protocols"),
     "rto.observe": ("torch", "rto.types", "rto.functional"),
+    "rto.finite": ("torch", "rto.errors", "rto.types"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
     "rpo_ext.functional": ("torch", "rto.types", *FUNCTIONAL),
     "rto.methods": (
@@ -64,8 +68,9 @@ ROOMS = {
     "builds": "errors",
     "card": "",
     "cli": "comparison data errors evaluation models planning registry "
-    "report rollout runs scoring secrets sections text tracking training types",
-    "cluster": "batching crash data errors models protocols rollout scoring sections tracking "
+    "report rollout runs safety scoring secrets sections text tracking training types",
+    "cluster": "batching crash data errors models protocols rollout safety scoring sections "
+    "tracking "
     "training types weights",
     "comparison": "card cluster data errors evaluation models registry runs scoring sections "
     "tracking types",
@@ -74,8 +79,9 @@ ROOMS = {
     "errors": "secrets text",
     "evaluation": "builds data errors models rollout runs scoring secrets sections tracking types "
     "yaml_file",
+    "finite": "errors types",
     "functional": "types",
-    "loop": "observe overlap protocols types",
+    "loop": "finite observe overlap protocols types",
     "jobs": "cli cluster errors report resources runs secrets sections text tracking yaml_file",
     "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
@@ -91,7 +97,8 @@ ROOMS = {
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
     "runs": "card cluster crash data errors functional loop methods models observe planning "
-    "protocols registry report rollout scoring sections tracking training types weights",
+    "protocols registry report rollout safety scoring sections tracking training types weights",
+    "safety": "builds errors",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",

@@ -106,3 +106,9 @@ def test_a_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
     with pytest.raises(UserError, match="nobody/nothing: .*; the hub: .*check the name"):
         check("sft", "--actor.model_name_or_path", "nobody/nothing")
+
+
+def test_what_is_unsafe_to_start_with_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    with pytest.raises(UserError, match="VLLM_ALLOW_INSECURE_SERIALIZATION is set"):
+        check("train")

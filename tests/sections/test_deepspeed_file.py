@@ -93,6 +93,14 @@ def test_what_says_the_same_as_the_run_is_taken_out(file: Path) -> None:
         ),
         ({"zero_optimization": {"overlap_comm": True}}, "is true and ds.overlap_comm is false"),
         (
+            {"zero_optimization": {"compute_grad_norm": False}},
+            "zero_optimization.compute_grad_norm is false: training needs true",
+        ),
+        (
+            {"bf16": {"check_grad_overflow": False}},
+            "bf16.check_grad_overflow is false: training needs true",
+        ),
+        (
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
             "offload_optimizer.device is 'nvme' and ds.adam_offload is false",
         ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
+import shutil
 import socket
 import sys
 import time
@@ -30,7 +31,8 @@ from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
 from rto.sections.training import Adam
-from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
+from rto.training.deepspeed import ZeroEngine, init_process_group
+from rto.training.engine_settings import EngineSettings
 from rto.training.learner import Objective, PolicyTrainer, ScoreTrainer
 from rto.training.writer import FileWriter, HostFile
 from rto.types import LossNorm, LossOutput, PolicyOutput, TokenBatch, TrainBatch
@@ -205,18 +207,74 @@ def train(rank: int, stage: int, directory: Path) -> dict[str, Any]:
 
 
 def diverge(rank: int, stage: int, dtype: Any) -> dict[str, Any]:
-    trainer = policy_trainer(settings(stage, dtype=dtype))
+    """Past its first step, an engine that leaves out two steps beside one that never had them; then
+    the loss stays NaN, on one rank, until the run is to end."""
+    trainer, spared = (
+        policy_trainer(settings(stage, dtype=dtype), max_skipped=2) for _ in range(2)
+    )
+    gradient = objectives(rank, Poisoned())[0]
+    loss = objectives(rank, SFT(), coef=float("nan") if rank == 1 else 1.0)[0]
+    work = objectives(rank, SFT())
+    for each in (trainer, spared):
+        each.update(work[0])
     before = copied(trainer.engine)
-    messages = []
-    for objective in (
-        objectives(rank, Poisoned())[0],
-        objectives(rank, SFT(), coef=float("nan") if rank == 1 else 1.0)[0],
+    left_out = [trainer.update(gradient), trainer.update(loss)]
+    after = copied(trainer.engine)
+    for each in (trainer, spared):
+        each.update(work[1])
+    recovered = copied(trainer.engine)
+    ending = [trainer.update(loss) for _ in range(3)]
+    return {
+        "left_out": left_out,
+        "before": before,
+        "after": after,
+        "recovered": recovered,
+        "spared": copied(spared.engine),
+        "diverged": [stats.diverged for stats in ending],
+        "end": copied(trainer.engine),
+    }
+
+
+def unfit(rank: int, stage: int, directory: Path) -> dict[str, Any]:
+    """What an engine says of weights and files that it must not pass on."""
+    trainer = policy_trainer(settings(stage))
+    tag = f"unfit{stage}"
+    trainer.save(directory, tag)
+    bias = dict(trainer.engine._module.inner.named_parameters())["model.model.norm.weight"]
+    part = getattr(bias, "ds_tensor", bias)
+    if rank == 1 or stage < 3:
+        part.data.view(-1)[0] = float("nan")
+    said = {}
+    for name, act in (
+        ("save", lambda: trainer.save(directory, f"{tag}_bad")),
+        ("load", lambda: policy_trainer(settings(stage)).load(directory, f"{tag}_bad")),
+        ("hostile", lambda: policy_trainer(settings(stage)).load(directory, f"{tag}_hostile")),
     ):
+        dist.barrier()
         try:
-            trainer.update(objective)
-        except TrainingDiverged as error:
-            messages.append(str(error))
-    return {"messages": messages, "before": before, "after": copied(trainer.engine)}
+            act()
+        except (TrainingDiverged, UserError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+        dist.barrier()
+        if name == "save":
+            said["written"] = (directory / f"{tag}_bad").exists()
+            trainer.engine._engine.save_checkpoint(str(directory), tag=f"{tag}_bad")
+            if rank == 0:
+                shutil.copytree(directory / tag, directory / f"{tag}_hostile")
+                for path in (directory / f"{tag}_hostile").glob("*.pt"):
+                    torch.save({"module": Payload(directory / "canary")}, path)
+    said["ran"] = (directory / "canary").exists()
+    return said
+
+
+class Payload:
+    """Pickled, it is a call of ``Path.touch``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
 
 
 def half(rank: int, stage: int) -> dict[str, Any]:
@@ -339,6 +397,7 @@ def main(rank: int, port: int, directory: Path) -> None:
             for stage in STAGES
             for dtype in ("fp32", "bf16")
         },
+        "unfit": {stage: unfit(rank, stage, directory) for stage in (0, 2, 3)},
         "half": {stage: half(rank, stage) for stage in STAGES},
         "lora": {stage: lora(rank, stage) for stage in (2, 3)},
         "ema": moving_average(rank, directory),

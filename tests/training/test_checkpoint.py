@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import damaged
 import pytest
 
 from rto.errors import UserError
@@ -203,3 +206,47 @@ def test_the_steps_of_what_is_committed_are_told_in_order(tmp_path: Path) -> Non
         write(checkpoints, step)
     checkpoints.begin(14)
     assert checkpoints.steps() == [3, 12]
+
+
+def test_a_sample_of_what_spoils_a_checkpoint_is_found(tmp_path: Path) -> None:
+    """All of it: tests/faults/test_damage.py."""
+    good = tmp_path / "good"
+    damaged.write(good, 1)
+    newest = damaged.write(good, 2)
+    every = list(damaged.spoils(random.Random(3), sorted(damaged.contents(newest))))
+    for name, spoil in every[::9]:
+        root = tmp_path / "spoilt"
+        shutil.copytree(good, root)
+        spoil(root / newest.name)
+        found = damaged.store(root).latest()
+        assert found is not None
+        assert (found.step, len(found.warnings)) == (1, 1), name
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"step": 7, "state": {}}, "state.json is of step 7"),
+        ({"step": 2, "state": []}, "holds something else than a state"),
+        ({"state": {}}, "state.json is unreadable"),
+    ],
+)
+def test_a_state_is_looked_at_whatever_its_manifest_says(
+    tmp_path: Path, content: dict[str, object], said: str
+) -> None:
+    newest = damaged.write(tmp_path, 2)
+    (newest / "state.json").write_text(json.dumps({"identity": {"method": "ppo"}, **content}))
+    damaged.rehashed(newest)
+    assert said in str(find_damage(newest))
+
+
+def test_a_file_more_and_a_file_outside_are_damage(tmp_path: Path) -> None:
+    newest = damaged.write(tmp_path, 2)
+    (newest / "more").write_text("x")
+    assert find_damage(newest) == "more is not in manifest.json"
+    (newest / "more").rename(tmp_path / "more")
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["files"]["../more"] = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    assert find_damage(newest) == "'../more' is missing"

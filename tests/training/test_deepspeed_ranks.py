@@ -77,15 +77,47 @@ def test_score_of_unequal_shares_equals_one_forward(ran: dict[str, Any], stage: 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_value_that_is_not_finite_changes_no_weight(
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(
     ran: dict[str, Any], stage: int, dtype: str
 ) -> None:
     for rank in ("rank0", "rank1"):
         got = ran[rank]["diverge"][stage, dtype]
-        gradient, loss = got["messages"]
-        assert "gradient norm is" in gradient
-        assert "loss is nan" in loss
-        assert all(torch.equal(w, got["after"][n]) for n, w in got["before"].items())
+        for after, before in (("after", "before"), ("recovered", "spared"), ("end", "recovered")):
+            assert all(torch.equal(w, got[after][n]) for n, w in got[before].items()), after
+        assert not all(torch.equal(w, got["recovered"][n]) for n, w in got["after"].items())
+        gradient, loss = (stats.skipped for stats in got["left_out"])
+        assert gradient[0].problem.startswith("gradient norm is")
+        assert loss[0].problem == "loss is nan"
+        assert (len(gradient), len(loss)) == (1, 1)
+        assert bool(loss[0].rows) == (rank == "rank1"), "the rank whose rows they are names them"
+        assert gradient[0].rows, "each rank's rows of the step"
+        assert [stats.metrics["policy/skipped_steps"] for stats in got["left_out"]] == [1, 1]
+        assert "policy/grad_norm" not in got["left_out"][0].metrics
+        assert got["diverged"] == [False, False, True]
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    ran: dict[str, Any], stage: int
+) -> None:
+    """Under ZeRO-3 the value is on one rank alone, and both say so."""
+    for rank in ("rank0", "rank1"):
+        said = ran[rank]["unfit"][stage]
+        assert said["save"].startswith(
+            "TrainingDiverged: before a checkpoint was written: 1 weight"
+        )
+        assert not said["written"]
+        assert said["load"].startswith("UserError: ")
+        assert all("model.norm.weight" in said[name] for name in ("save", "load"))
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_code_in_a_state_file_is_refused_and_not_run(ran: dict[str, Any], stage: int) -> None:
+    for rank in ("rank0", "rank1"):
+        said = ran[rank]["unfit"][stage]
+        assert said["hostile"].startswith("UserError: ")
+        assert "nothing of it was run" in said["hostile"]
+        assert not said["ran"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -116,7 +148,9 @@ def test_a_scalar_head_trains_and_scores(ran: dict[str, Any]) -> None:
     got = ran["rank0"]["reward_model"]
     torch.testing.assert_close(got["before"], got["plain"], atol=1e-5, rtol=0)
     assert got["after"].mean() > got["before"].mean()
-    assert got["metrics"] == ["reward_model/grad_norm", "reward_model/lr"]
+    assert got["metrics"] == [
+        "reward_model/grad_norm", "reward_model/lr", "reward_model/skipped_steps",
+    ]  # fmt: skip
 
 
 def test_settings_of_a_file_act_in_the_engine(ran: dict[str, Any]) -> None:

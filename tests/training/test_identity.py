@@ -14,8 +14,16 @@ from rto.sections.data import Data
 from rto.sections.methods import Algo
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import VLLM, Ckpt, Cluster, DeepSpeed, Logger, Lora
-from rto.sections.training import Actor, Adam, RolloutSection, Train
-from rto.training.identity import Identity, differences, fingerprint, identity_of
+from rto.sections.training import Actor, Adam, Frozen, Reward, RolloutSection, Train
+from rto.training.identity import (
+    LARGE,
+    PART,
+    Identity,
+    differences,
+    fingerprint,
+    identity_of,
+    model_fingerprint,
+)
 
 
 def changed(**sections: Any) -> list[str]:
@@ -121,3 +129,46 @@ def test_a_former_spelling_is_the_setting_that_it_meant() -> None:
     kept = Identity("ppo", {"algo.kl.init_coef": 0.5, "algo.kl.estimator": None, "gone": 1})
     wanted = identity_of(RunConfig(), "ppo")
     assert differences(kept, wanted) == {"algo.ppo.kl_coef": "0.5, this run 0.01"}
+
+
+@pytest.mark.parametrize("section", ["ref", "reward"])
+def test_a_model_that_was_written_anew_is_another(tmp_path: Path, section: str) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"first")
+    path = str(tmp_path)
+
+    def identity() -> Identity:
+        if section == "ref":
+            return identity_of(RunConfig(ref=Frozen(model_name_or_path=path)), "ppo")
+        return identity_of(RunConfig(reward=Reward(model_name_or_path=[path])), "ppo")
+
+    kept = identity()
+    assert differences(kept, identity()) == {}
+    weights.write_bytes(b"other")
+    name = f"{section}.model_name_or_path"
+    assert differences(kept, identity()) == {name: f"{path} with other content"}
+
+
+def test_of_large_weights_size_beginning_and_end_count(tmp_path: Path) -> None:
+    weights, content = tmp_path / "model.safetensors", bytearray(LARGE + 2)
+    found = []
+    for place in (None, 0, PART - 1, len(content) - PART, len(content) - 1):
+        if place is not None:
+            content[place] = 1
+        weights.write_bytes(content)
+        found.append(model_fingerprint(str(tmp_path)))
+    weights.write_bytes(content + b"\0")
+    found.append(model_fingerprint(str(tmp_path)))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    found.append(model_fingerprint(str(tmp_path)))
+    assert len(set(found)) == len(found)
+    assert model_fingerprint("owner/name") == "hub:owner/name"
+
+
+def test_a_chat_template_in_a_file_is_compared_by_content(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("a")
+    kept = identity_of(RunConfig(data=Data(chat_template=str(template))), "sft")
+    template.write_text("ab")
+    wanted = identity_of(RunConfig(data=Data(chat_template=str(template))), "sft")
+    assert list(differences(kept, wanted)) == ["data.chat_template"]
