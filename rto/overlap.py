@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from rto.interrupt import waited
 from rto.protocols import Generator, Scorer
 from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, collate
 
@@ -24,11 +25,11 @@ class Draw:
     scoring: Future[ScoredBatch]
 
     def sampled(self) -> tuple[list[Rollout], TokenBatch]:
-        return self.sampling.result()
+        return waited(self.sampling)
 
     def scored(self) -> ScoredBatch:
         """With the scores of frozen models and the rewards."""
-        return self.scoring.result()
+        return waited(self.scoring)
 
 
 class Draws:
