@@ -14,6 +14,7 @@ from typing import Any, Literal
 import ray
 from ray._private import ray_constants
 
+from rto.cluster.leftovers import Watched, remove_old_sessions
 from rto.errors import foreign
 from rto.sections.runtime import Cluster
 from rto.tracking.signals import end_on_signals
@@ -29,6 +30,15 @@ NEVER = str(2**40)
 """More bytes than any tensor has."""
 SLOW_START = "timed out during startup"
 """In Ray's message when its own agents took longer than the 15 s that it allows them."""
+SERVERS = {
+    ray_constants.PROCESS_TYPE_GCS_SERVER: "head (gcs_server)",
+    ray_constants.PROCESS_TYPE_RAYLET: "node manager (raylet)",
+}
+"""Without these of its own a Ray does not live on."""
+GONE_SECONDS = "15"
+"""How long Ray's processes look for a head that has died before they give up; 60 by default."""
+_watched: list[Watched] = []
+"""The processes of this process's own Ray, if it has one."""
 
 
 def start(
@@ -104,8 +114,23 @@ def _join(address: str) -> None:
         ray.init(address=address, **QUIET)
 
 
+def dead_server() -> str | None:
+    """Which server of this process's own Ray has died, and how; None while they live, and where
+    this process has joined another's."""
+    node = ray._private.worker._global_node  # pyright: ignore
+    for name, servers in getattr(node, "all_processes", {}).items():
+        for server in servers if name in SERVERS else ():
+            code = server.process.poll()
+            if code is not None:
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                return f"Ray's {SERVERS[name]} {how}, and this run with it"
+    return None
+
+
 def stop() -> None:
     ray.shutdown()
+    while _watched:
+        _watched.pop().release()
 
 
 def _stay_local() -> None:
@@ -114,6 +139,7 @@ def _stay_local() -> None:
     # Ray's own processes read that one; this process read it when it imported Ray.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", GONE_SECONDS)
     os.environ.setdefault("VLLM_HOST_IP", LOOPBACK)
     # OpenMP threads spin before they sleep. By default for milliseconds, in which they take the
     # cores from other actors' threads; without it sampling, small steps, loses a quarter.
@@ -133,15 +159,26 @@ def _keep_freed_memory() -> None:
 
 
 def _start_local(settings: Cluster, num_actors: int) -> None:
-    memory = settings.object_store_gib
+    memory, folder = settings.object_store_gib, _session_dir()
+    remove_old_sessions(Path(folder))
     options: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(settings.num_cpus or os.cpu_count() or 1, num_actors),
         "object_store_memory": int(memory * GIB) if memory else None,
         "include_dashboard": False,
-        "_temp_dir": _session_dir(),
+        "_temp_dir": folder,
         **QUIET,
     }
+    _watched.append(Watched())
+    with _watched[-1].marking():
+        _init(options)
+    found = ray.util.get_node_ip_address()
+    if found != LOOPBACK:
+        stop()
+        raise RuntimeError(f"the local Ray cluster is at {found}, not at {LOOPBACK}")
+
+
+def _init(options: Mapping[str, Any]) -> None:
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises a bare Exception here.
@@ -150,10 +187,6 @@ def _start_local(settings: Cluster, num_actors: int) -> None:
         print("Ray's own processes were slow to start: trying once more", file=sys.stderr)
         ray.shutdown()
         ray.init(**options)
-    found = ray.util.get_node_ip_address()
-    if found != LOOPBACK:
-        ray.shutdown()
-        raise RuntimeError(f"the local Ray cluster is at {found}, not at {LOOPBACK}")
 
 
 def cluster_address(settings: Cluster) -> str | None:
