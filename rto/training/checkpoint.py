@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from rto.errors import UserError
+from rto.errors import StorageFailed, UserError
+from rto.storage import remove, size, writing
 from rto.training.identity import FIXED, Identity, check_allowed, differences
 from rto.training.writer import Fingerprint
 
@@ -51,15 +52,57 @@ class CheckpointStore:
         self._identity = identity
         self._max_num = max_num
         self._allow = frozenset(allow)
+        self._there = root.is_dir()
 
     def begin(self, step: int) -> Path:
-        """An empty directory for the ranks to write into; leftovers of a crash are removed."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        for leftover in self._root.glob("tmp_*"):
-            shutil.rmtree(leftover)
-        path = self._temporary(step)
-        path.mkdir()
+        """An empty directory for the ranks to write into; leftovers of a crash are removed.
+
+        Raises:
+            StorageFailed: there can be none.
+        """
+        with self.writing():
+            if self._there and not self._root.is_dir():
+                raise StorageFailed(f"{self._root} is gone")
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._there = True
+            self.discard()
+            path = self._temporary(step)
+            path.mkdir()
         return path
+
+    def writing(self) -> writing:
+        """The guard around what is written into a checkpoint."""
+        return writing(self._root)
+
+    def discard(self) -> None:
+        """Remove what was begun and not committed."""
+        for leftover in self._root.glob("tmp_*"):
+            remove(leftover)
+
+    def asks(self) -> str:
+        """The end of a line on a checkpoint that could not be written: how large it would be, by
+        the last one; empty before the first."""
+        newest = self._newest_size()
+        return f"; the last checkpoint has {size(newest)}" if newest else ""
+
+    def shortage(self) -> str:
+        """A line to warn with where the disk has no room for the checkpoints to come: those that
+        are still to be kept beside the ones there, and the one that is written before the oldest is
+        removed. Empty where it has, or where there is none to judge by."""
+        coming = max(0, self._max_num - len(self._committed())) + 1
+        needs, free = coming * self._newest_size(), shutil.disk_usage(self._root).free
+        if free >= needs:
+            return ""
+        return (
+            f"the disk of {self._root} will be full: {size(free)} are free, the checkpoints to "
+            f"come need {size(needs)} (ckpt.max_num {self._max_num}): make room, or keep fewer"
+        )
+
+    def _newest_size(self) -> int:
+        """Bytes of the last checkpoint; 0 before the first."""
+        for path in self._committed():
+            return sum(file.stat().st_size for file in _files(path))
+        return 0
 
     def commit(
         self,
@@ -71,7 +114,16 @@ class CheckpointStore:
 
         ``written``: files, by path, that whoever wrote them has brought to the disk and knows
         already.
+
+        Raises:
+            StorageFailed: the checkpoints from before are as they were.
         """
+        with self.writing():
+            return self._commit(step, state, written)
+
+    def _commit(
+        self, step: int, state: Mapping[str, object], written: Mapping[str, Fingerprint]
+    ) -> Path:
         temporary, final = self._temporary(step), self._root / f"step_{step:08d}"
         content = {
             "schema": SCHEMA,
@@ -89,11 +141,12 @@ class CheckpointStore:
             if str(path) not in written:
                 _fsync(path)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(self._root / f"{temporary.name}_older")
         temporary.rename(final)
         _fsync(self._root)
+        self.discard()
         for old in [path for path in self._committed() if path != final][self._max_num - 1 :]:
-            shutil.rmtree(old)
+            remove(old)
         return final
 
     def latest(self) -> Checkpoint | None:
@@ -144,13 +197,13 @@ def find_damage(path: Path) -> str | None:
         return f"{MANIFEST} is unreadable ({type(error).__name__}: {error})"
     if STATE not in files:
         return f"{MANIFEST} does not list {STATE}"
-    for name, (size, sha256) in files.items():
+    for name, (written, sha256) in files.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         found = file.stat().st_size
-        if found != size:
-            return f"{name} has {found} bytes, written were {size}"
+        if found != written:
+            return f"{name} has {found} bytes, written were {written}"
         if _fingerprint(file)["sha256"] != sha256:
             return f"{name} differs from what was written (SHA-256)"
     return None

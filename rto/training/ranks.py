@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from rto.models.trained_with import keep_trained_with
 from rto.protocols import Method, Output
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Trained
+from rto.storage import drafted, writing
 from rto.training.deepspeed import EngineSettings, ZeroEngine, init_process_group
 from rto.training.learner import (
     CriticTrainer,
@@ -192,10 +192,11 @@ class Rank:
 
     def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
         """``behind``: it is written while the rank goes on, until ``written`` tells."""
-        if behind:
-            self._writer.start(self.trainer.snapshot(Path(folder), tag))
-        else:
-            self.trainer.save(Path(folder), tag)
+        with writing(Path(folder).parent):
+            if behind:
+                self._writer.start(self.trainer.snapshot(Path(folder), tag))
+            else:
+                self.trainer.save(Path(folder), tag)
 
     def written(self) -> dict[str, Fingerprint] | None:
         """This rank's files of the last ``save`` behind it, by path; None while they are not all
@@ -213,11 +214,8 @@ class Rank:
             if self.place.rank == 0
         }
         if self.place.rank == 0:
-            draft = Path(f"{folder}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
-            save_pretrained(unwrapped(self._model), self._tokenizer, state, draft)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+            with drafted(Path(folder)) as draft:
+                save_pretrained(unwrapped(self._model), self._tokenizer, state, draft)
         dist.barrier()
 
 
