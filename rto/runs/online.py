@@ -125,7 +125,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin(first)
         try:
-            train(
+            checkpointer.saving_on_signals()(train)(
                 method,
                 prompts=timings.prompts(sampler),
                 generator=timings.generator(pipeline.generator),

@@ -42,7 +42,9 @@ ALLOWED = {
     "rto.types": ("numpy", "torch"),
     "rto.protocols": ("torch", "rto.card", "rto.types"),
     "rto.loop": ("torch", "rto.types", "rto.protocols", "rto.observe", "rto.overlap"),
-    "rto.overlap": ("torch", "rto.types", "rto.protocols"),
+    "rto.interrupt": ("rto.errors",),
+    "rto.storage": ("rto.errors",),
+    "rto.overlap": ("torch", "rto.types", "rto.protocols", "rto.interrupt"),
     "rto.observe": ("torch", "rto.types", "rto.functional"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
     "rpo_ext.functional": ("torch", "rto.types", *FUNCTIONAL),
@@ -65,8 +67,8 @@ ROOMS = {
     "card": "",
     "cli": "comparison data errors evaluation models planning registry "
     "report rollout runs scoring secrets sections text tracking training types",
-    "cluster": "batching data errors models protocols rollout scoring sections tracking training "
-    "types weights",
+    "cluster": "batching data errors interrupt models protocols rollout scoring sections tracking "
+    "training types weights",
     "comparison": "card cluster data errors evaluation models registry runs scoring sections "
     "tracking types",
     "data": "errors models protocols sections text types",
@@ -75,12 +77,13 @@ ROOMS = {
     "yaml_file",
     "functional": "types",
     "loop": "observe overlap protocols types",
+    "interrupt": "errors",
     "jobs": "cli cluster errors report resources runs secrets sections text tracking yaml_file",
     "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
     "moved": "",
     "observe": "functional types",
-    "overlap": "protocols types",
+    "overlap": "interrupt protocols types",
     "planning": "cluster errors models report rollout sections weights",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
@@ -89,15 +92,16 @@ ROOMS = {
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
-    "runs": "card cluster data errors functional loop methods models observe planning protocols "
-    "registry report rollout scoring sections tracking training types weights",
+    "runs": "card cluster data errors functional interrupt loop methods models observe planning "
+    "protocols registry report rollout scoring sections storage tracking training types weights",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
+    "storage": "errors",
     "text": "",
-    "tracking": "errors functional overlap protocols secrets sections text types",
-    "training": "batching data errors functional methods models protocols rollout sections text "
-    "types weights",
+    "tracking": "errors functional interrupt overlap protocols secrets sections storage text types",
+    "training": "batching data errors functional methods models protocols rollout sections storage "
+    "text types weights",
     "types": "",
     "weights": "errors",
     "yaml_file": "errors",
