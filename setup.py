@@ -102,7 +102,7 @@ setup(
         "dev": [*pins("dev"), *pins("eval")],
     },
     entry_points={
-        "console_scripts": ["rto = rto.cli.main:main"],
+        "console_scripts": ["rto = rto.cli.main:program"],
         "rto.methods": [
             f"{name} = {module}:{target}"
             for module, methods in METHODS.items()

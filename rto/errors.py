@@ -55,6 +55,12 @@ class ActorLost(RtoError, RuntimeError):
     exit_code = 75
 
 
+class StorageFailed(RtoError, RuntimeError):
+    """A disk is full, read-only or gone; what was on it before is still whole."""
+
+    exit_code = 74
+
+
 class RunFailed(RtoError, RuntimeError):
     """Code that is not ours failed in a run; the message says where the whole traceback is."""
 

@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 
 import torch
 
+from rto.interrupt import waited
 from rto.protocols import Generator, Scorer
 from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, collate, widen
 
@@ -30,12 +31,12 @@ class Draw:
     """Of each part, added when it is sampled."""
 
     def sampled(self) -> tuple[list[Rollout], TokenBatch]:
-        return self.sampling.result()
+        return waited(self.sampling)
 
     def scored(self) -> ScoredBatch:
         """With the scores of frozen models and the rewards."""
-        _, tokens = self.sampling.result()
-        return joined(tokens, [part.result() for part in self.scoring])
+        _, tokens = waited(self.sampling)
+        return joined(tokens, [waited(part) for part in self.scoring])
 
 
 class Draws:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from rto import __version__
 from rto.errors import RtoError, Terminated, UserError, bad_path, nearest
 from rto.secrets import hide
 from rto.text import one_line
 from rto.tracking.quiet import quiet
+
+LINGER_SECONDS = 5.0
+"""How long what is left of a command that failed may take to end."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
+def program() -> NoReturn:
+    """`rto` in a shell. A thread that still waits, for a reward server's answer, say, does not keep
+    a process that has failed."""
+    code = main()
+    sys.stdout.flush()
+    if code:
+        timer = threading.Timer(LINGER_SECONDS, os._exit, [code])
+        timer.daemon = True
+        timer.start()
+    sys.exit(code)
+
+
 def parse(argv: Sequence[str]) -> None:
     """Check the arguments of a run, files included, without starting anything.
 
@@ -136,4 +153,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

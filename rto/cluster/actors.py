@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import ray
 import torch
 
+from rto.cluster.stall import write_stacks_when_asked
 from rto.crash import crash_point
 from rto.models.device import dtype_of, resolve_device
 from rto.protocols import Method, Output
@@ -46,6 +47,8 @@ def prepare_process(*, share: int) -> None:
     Beside a GPU, too: offloaded Adam, copies and loading are the host's. Ray sets one thread.
     """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
+    if ray.is_initialized():
+        write_stacks_when_asked()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,11 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from rto.cluster import launch
+from rto.cluster.deadlines import limit_of
+from rto.cluster.stall import Processes
 from rto.errors import ActorLost, RtoError, RunFailed, told
+from rto.interrupt import ending
 
 CHECK_SECONDS = 5.0
 """How often a wait looks at the actors that it does not wait for."""
@@ -22,6 +26,10 @@ VERDICT_SECONDS = 10.0
 """How long a failed call waits for news of a dead actor that may have caused it."""
 LEAVE_SECONDS = 30.0
 """How long the end of a run waits for threads that wait for its actors."""
+STOPPED_SECONDS = 30.0
+"""How long an actor's process may be stopped, by a debugger, say."""
+ANSWER_SECONDS = 60.0
+"""How long an answer that is there may take to arrive."""
 
 Ping = ObjectRef[None]
 Result = TypeVar("Result")
@@ -85,6 +93,8 @@ class Watch:
 
     actors: dict[str, ActorHandle] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
+    processes: Processes | None = None
+    """Looks at them from outside, where the actors are real ones."""
     _asked: dict[str, RemoteCall[None]] = field(default_factory=dict)
     _pings: dict[str, Ping] = field(default_factory=dict)
     _looked: float = field(default_factory=time.monotonic)
@@ -106,6 +116,7 @@ class Watch:
             RtoError: what an actor told; ``RunFailed``, naming it, where that is none of ours.
         """
         if time.monotonic() - self._looked > CHECK_SECONDS:
+            self._check_processes()
             # An actor that is busy keeps the ping that it has: another one each time would pile up
             # in its queue.
             out = _unanswered(self._pings)
@@ -118,12 +129,33 @@ class Watch:
         Raises:
             ActorLost, RtoError: as ``look`` does.
         """
+        self.check_ray()
         # Not the pings of ``look``: an actor may have answered those and died since.
         pings = {name: self._ping(name) for name in self.actors}
         deadline = time.monotonic() + patience
         while (pings := _unanswered(pings)) and time.monotonic() < deadline:
             self.gate.check()
             time.sleep(0.1)
+
+    def check_ray(self) -> None:
+        """
+        Raises:
+            ActorLost: a server of this run's own Ray has died, and the actors with it.
+        """
+        if self.processes is not None and (dead := launch.dead_server()) is not None:
+            raise ActorLost(dead)
+
+    def _check_processes(self) -> None:
+        self.check_ray()
+        if self.processes is None:
+            return
+        stopped = self.processes.stopped(self.actors, patience=STOPPED_SECONDS)
+        if stopped is not None:
+            raise ActorLost(f"actor {stopped} is stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s now")
+
+    def explain(self, waiting: Sequence[str]) -> str:
+        """Who of these actors keeps the others waiting; empty where that cannot be seen."""
+        return "" if self.processes is None else self.processes.explain(self.actors, waiting)
 
     def _ping(self, name: str) -> Ping:
         return self._asked[name].send(self.actors[name])
@@ -137,7 +169,7 @@ def _unanswered(pings: Mapping[str, Ping]) -> dict[str, Ping]:
             out[name] = ping
             continue
         try:
-            ray.get(ping)
+            ray.get(ping, timeout=ANSWER_SECONDS)
         except RayTaskError as error:
             cause = own_words(error)
             if isinstance(cause, RtoError):
@@ -217,9 +249,10 @@ class Pending(Generic[Result]):
         Raises:
             ActorLost: an actor of the run died, or one of these did not answer in time.
             RtoError: what an actor raised; ``RunFailed``, naming it, where that is none of ours.
+            Terminated: a signal asked the run to end (`rto.interrupt`).
         """
         with self.group.watch.gate.passed():
-            return self._get(timeout or self.group.timeout)
+            return self._get(timeout or limit_of(self.method, self.group.timeout))
 
     def _get(self, limit: float) -> list[Result]:
         deadline, watch = time.monotonic() + limit, self.group.watch
@@ -233,25 +266,35 @@ class Pending(Generic[Result]):
             if waiting:
                 watch.gate.check()
                 watch.look()
+                ending.check()
             if waiting and time.monotonic() > deadline:
-                names = ", ".join(self._name(ref) for ref in waiting)
-                raise ActorLost(f"{names} did not answer {self.method} within {limit:.0f} s")
+                raise ActorLost(self._late(waiting, f"within {limit:.0f} s"))
         return [results[ref] for ref in self.refs[:: self.alike]]
+
+    def _late(self, waiting: Sequence[ObjectRef[Result]], limit: str) -> str:
+        names = [self._name(ref) for ref in waiting]
+        said = f"{', '.join(names)} did not answer {self.method} {limit}"
+        return "; ".join(filter(None, [said, self.group.watch.explain(names)]))
 
     def _name(self, ref: ObjectRef[Result]) -> str:
         return f"{self.group.name}[{list(self.refs).index(ref)}]"
 
     def _fetch(self, ref: ObjectRef[Result]) -> Result:
         try:
-            return ray.get(ref, timeout=60)
+            return ray.get(ref, timeout=ANSWER_SECONDS)
         except RayTaskError as error:
             cause = own_words(error)
             if isinstance(cause, RtoError):
                 raise cause from error
             # Ranks whose peer died fail too, often before Ray tells of the death.
             self.group.watch.check(patience=VERDICT_SECONDS)
+            late = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0)[1]
+            if late and is_timeout(cause):
+                problem = self._late(late, f"while {self._name(ref)} waited in a collective")
+                raise ActorLost(problem) from error
             raise RunFailed(f"{self._name(ref)} failed in {self.method}: {told(cause)}") from error
         except RayActorError as error:
+            self.group.watch.check_ray()
             message = f"actor {self._name(ref)} died in {self.method}: {_reason(error)}"
             raise ActorLost(message) from error
         except GetTimeoutError as error:
@@ -267,6 +310,12 @@ def own_words(error: RayTaskError) -> BaseException:
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
         cause = cause.cause
     return cause
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether a collective gave up on a rank that did not come: gloo and NCCL say so in words."""
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and ("timed out" in said or "timeout" in said)
 
 
 def _reason(error: RayError) -> str:

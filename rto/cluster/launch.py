@@ -15,6 +15,7 @@ import ray
 from ray._private import ray_constants
 from ray.job_config import JobConfig
 
+from rto.cluster.leftovers import Watched, remove_old_sessions
 from rto.errors import UserError, foreign
 from rto.safety.files import close_token, session_folder
 from rto.safety.startup import check_authenticated
@@ -33,6 +34,15 @@ NEVER = str(2**40)
 SAFE_PATH = "PYTHONSAFEPATH"
 SLOW_START = "timed out during startup"
 """In Ray's message when its own agents took longer than the 15 s that it allows them."""
+SERVERS = {
+    ray_constants.PROCESS_TYPE_GCS_SERVER: "head (gcs_server)",
+    ray_constants.PROCESS_TYPE_RAYLET: "node manager (raylet)",
+}
+"""Without these of its own a Ray does not live on."""
+GONE_SECONDS = "15"
+"""How long Ray's processes look for a head that has died before they give up; 60 by default."""
+_watched: list[Watched] = []
+"""The processes of this process's own Ray, if it has one."""
 
 
 def start(
@@ -114,8 +124,23 @@ def _join(address: str) -> None:
         raise
 
 
+def dead_server() -> str | None:
+    """Which server of this process's own Ray has died, and how; None while they live, and where
+    this process has joined another's."""
+    node = ray._private.worker._global_node  # pyright: ignore
+    for name, servers in getattr(node, "all_processes", {}).items():
+        for server in servers if name in SERVERS else ():
+            code = server.process.poll()
+            if code is not None:
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                return f"Ray's {SERVERS[name]} {how}, and this run with it"
+    return None
+
+
 def stop() -> None:
     ray.shutdown()
+    while _watched:
+        _watched.pop().release()
 
 
 def _stay_local() -> None:
@@ -124,6 +149,7 @@ def _stay_local() -> None:
     # Ray's own processes read that one; this process read it when it imported Ray.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", GONE_SECONDS)
     os.environ.setdefault("VLLM_HOST_IP", LOOPBACK)
     # OpenMP threads spin before they sleep. By default for milliseconds, in which they take the
     # cores from other actors' threads; without it sampling, small steps, loses a quarter.
@@ -146,28 +172,34 @@ def _start_local(settings: Cluster, num_actors: int) -> None:
     said = close_token()
     if said:
         print(said, file=sys.stderr)
-    memory = settings.object_store_gib
+    memory, folder = settings.object_store_gib, session_folder()
+    remove_old_sessions(folder)
     options: dict[str, Any] = {
         "address": "local",
         "num_cpus": max(settings.num_cpus or os.cpu_count() or 1, num_actors),
         "object_store_memory": int(memory * GIB) if memory else None,
         "include_dashboard": False,
-        "_temp_dir": str(session_folder()),
+        "_temp_dir": str(folder),
         **QUIET,
     }
-    with _safe_path():
-        try:
-            ray.init(job_config=_own_path(), **options)
-        except Exception as error:  # Ray raises a bare Exception here.
-            if SLOW_START not in str(error):
-                raise
-            print("Ray's own processes were slow to start: trying once more", file=sys.stderr)
-            ray.shutdown()
-            ray.init(job_config=_own_path(), **options)
+    _watched.append(Watched())
+    with _watched[-1].marking(), _safe_path():
+        _init(options)
     found = ray.util.get_node_ip_address()
     if found != LOOPBACK:
-        ray.shutdown()
+        stop()
         raise RuntimeError(f"the local Ray cluster is at {found}, not at {LOOPBACK}")
+
+
+def _init(options: Mapping[str, Any]) -> None:
+    try:
+        ray.init(job_config=_own_path(), **options)
+    except Exception as error:  # Ray raises a bare Exception here.
+        if SLOW_START not in str(error):
+            raise
+        print("Ray's own processes were slow to start: trying once more", file=sys.stderr)
+        ray.shutdown()
+        ray.init(job_config=_own_path(), **options)
 
 
 def cluster_address(settings: Cluster) -> str | None:

@@ -12,6 +12,7 @@ from rto.batching.optimizer_steps import OptimizerStep, loss_norms, plan_update,
 from rto.batching.shards import unshard
 from rto.cluster.calls import Trainers, UpdateShare
 from rto.cluster.groups import Pending
+from rto.interrupt import ending
 from rto.protocols import Method
 from rto.training.learner import Objective
 from rto.training.pretrain_mix import PretrainMix
@@ -60,6 +61,7 @@ class ClusterLearner:
         self.updates = updates
 
     def update(self, method: Method, batch: TrainBatch) -> StepStats:
+        ending.changing()
         frozen = self.critic is not None and self.updates < self.freezing_steps
         running = [] if frozen else [self._start(self.policy, method, batch)]
         if self.critic is not None:

@@ -12,6 +12,7 @@ from rto.cluster.build import Actors
 from rto.cluster.node_checks import NodeNeeds, prepare_nodes
 from rto.cluster.placement import Placement, release, reserve
 from rto.cluster.plan import Plan
+from rto.cluster.stall import Processes
 from rto.sections.run_config import RunConfig
 from rto.tracking.phases import tell
 
@@ -34,6 +35,7 @@ def session(
     started = launch.start(config.ray, device=plan.device, num_actors=plan.num_actors, log_dir=logs)
     try:
         actors = _actors(config, plan)
+        actors.watch.processes = Processes(logs)
         try:
             prepare_nodes(actors.placement, needs)
             yield actors
@@ -101,5 +103,8 @@ def _drop_waiting() -> None:
 
 
 def _tear_down(actors: Actors) -> None:
+    if launch.dead_server() is not None:
+        # Its processes end with Ray, which would be asked in vain to end them.
+        return
     actors.kill()
     release(actors.placement)

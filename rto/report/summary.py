@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rto.report.files import is_number
 from rto.secrets import hide
-from rto.tracking.run_folder import holder
+from rto.tracking.run_folder import CHECKPOINTS, holder
 
 MARKS = ("run.json", "config.yaml", "metrics.jsonl")
 """A folder with one of these is a run folder."""
@@ -85,17 +85,25 @@ def _summary(path: Path) -> Summary:
         outcome = _outcome(results)
     losses = [key for key in last if key.endswith("/loss")]
     losses.sort(key=lambda key: key.startswith(("critic/", "ptx/")))
+    state = _state(path, about)
     return Summary(
         path=path,
-        state=_state(path, about),
+        state=state,
         method=_text(about, "method"),
         command=_text(about, "command"),
         started=_started(path, about),
         steps=int(last.get("iteration", -1)) + 1,
         loss=(losses[0], last[losses[0]]) if losses else None,
         outcome=outcome,
-        error=_text(about, "reason"),
+        error=_lost(path) if state == "lost" else _text(about, "reason"),
     )
+
+
+def _lost(path: Path) -> str:
+    """What is known of a run whose process has not said how it ended."""
+    newest = max((path / CHECKPOINTS).glob("step_*"), default=None)
+    kept = "no checkpoint" if newest is None else f"last checkpoint: {newest.name}"
+    return f"its process was killed, or the machine went down; {kept}"
 
 
 def _state(path: Path, about: Mapping[str, object]) -> str:

@@ -7,28 +7,26 @@ import os
 import shutil
 import time
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar, cast
 
 from rto.cluster.calls import Trainers
 from rto.crash import crash_point
-from rto.errors import UserError, nearest
+from rto.errors import StorageFailed, Terminated, UserError, nearest
+from rto.interrupt import GRACE_SECONDS, ending
 from rto.protocols import Method
+from rto.runs.best import EVAL, Best, BestSoFar
 from rto.runs.drawn import write_drawn
+from rto.storage import drafted
 from rto.training.checkpoint import Checkpoint, CheckpointStore
 from rto.types import Rollout
 
 POLL_SECONDS = 0.2
 STATE = "state"
 """Name of an engine's state inside a checkpoint's folder of its group."""
-
-LOWER_IS_BETTER = ("loss", "nll", "perplexity")
-"""Metrics with one of these in their name are better the lower they are."""
-
-EVAL = "eval/"
-"""Area of the metrics of held-out rows."""
 
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 Complete = Callable[[Path, Mapping[str, float]], None]
@@ -41,17 +39,6 @@ class DataclassValue(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
-class BestSoFar(TypedDict):
-    """What chose the `best` export until a step."""
-
-    key: str
-    lower: bool
-    patience: int | None
-    value: float | None
-    step: int
-    waited: int
-
-
 class KeptState(TypedDict):
     """What a checkpoint holds of a run beside its engines."""
 
@@ -61,47 +48,6 @@ class KeptState(TypedDict):
     """The method's fields that the run changed."""
     method: NotRequired[dict[str, object]]
     """All numbers of the method: what older checkpoints hold in place of ``adapted``."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best value of one metric so far. ``waited`` counts what was judged since and no better;
-    ``patience`` of that ends the run."""
-
-    key: str = ""
-    lower: bool = False
-    patience: int | None = None
-    value: float | None = None
-    step: int = -1
-    waited: int = 0
-
-    @property
-    def exhausted(self) -> bool:
-        return self.patience is not None and self.waited >= self.patience
-
-    def judged(self, step: int, value: float) -> Best:
-        """With the value of one more step; an equal one is no better."""
-        before = self.value
-        if before is None or (value < before if self.lower else value > before):
-            return replace(self, value=value, step=step, waited=0)
-        return replace(self, waited=self.waited + 1)
-
-    def kept(self) -> BestSoFar:
-        """As a checkpoint holds it."""
-        return cast(BestSoFar, dataclasses.asdict(self))
-
-    def restored(self, kept: BestSoFar | None) -> Best:
-        """As a checkpoint has it; where that chose by another metric, the choice begins anew."""
-        if kept is None or (kept["key"], kept["lower"]) != (self.key, self.lower):
-            return self
-        return replace(self, value=kept["value"], step=kept["step"], waited=kept["waited"])
-
-
-def lower_is_better(key: str, mode: str) -> bool:
-    """What ``ckpt.best_metric_mode`` means for a metric."""
-    if mode != "auto":
-        return mode == "min"
-    return any(part in LOWER_IS_BETTER for part in key.split("/")[-1].split("_"))
 
 
 def nothing_more(path: Path, metrics: Mapping[str, float]) -> None:
@@ -149,7 +95,16 @@ class RunCheckpointer:
     behind: bool = False
     """Checkpoints are written while training goes on (``ckpt.async_write``). One is committed by
     the first call after all ranks have written it, the last one before the run ends."""
+    grace: float = GRACE_SECONDS
+    """Seconds that an iteration may take to end once a signal asks the run to."""
+    warn: Callable[[str], None] = print
+    """Hears once that the disk will be full."""
+    _warned: bool = field(default=False, init=False)
     _open: Draft | None = field(default=None, init=False)
+    _unsaved: tuple[int, Method, Sequence[Sequence[Rollout]]] | None = field(
+        default=None, init=False
+    )
+    """What no checkpoint has of the last iteration."""
 
     @property
     def stopped(self) -> bool:
@@ -162,6 +117,54 @@ class RunCheckpointer:
         metrics: Mapping[str, float],
         drawn: Sequence[Sequence[Rollout]] = (),
     ) -> None:
+        ending.saving()
+        self._unsaved = iteration, method, drawn
+        with self._all_or_nothing():
+            self._keep(iteration, method, metrics, drawn)
+        ending.whole()
+
+    @contextmanager
+    def saving_on_signals(self) -> Iterator[None]:
+        """Around the loop: a signal ends it with a checkpoint of the last whole iteration. One that
+        is under way becomes that if it ends within ``grace`` seconds.
+
+        Raises:
+            Terminated: a signal came.
+        """
+        with ending.deferred(self.grace):
+            try:
+                yield
+            except Terminated:
+                if ending.is_whole:
+                    self._save_unsaved()
+                raise
+
+    def _save_unsaved(self) -> None:
+        ending.saving()
+        with self._all_or_nothing():
+            if self._unsaved is not None:
+                self._checkpoint(*self._unsaved)
+            self._wait_written()
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A checkpoint that fails leaves nothing: a full disk would stay full."""
+        try:
+            yield
+        except BaseException as error:
+            self.store.discard()
+            if isinstance(error, StorageFailed):
+                raise StorageFailed(f"{error}{self.store.asks()}") from error
+            raise
+
+    def _keep(
+        self,
+        iteration: int,
+        method: Method,
+        metrics: Mapping[str, float],
+        drawn: Sequence[Sequence[Rollout]],
+    ) -> None:
+        """What is due after an iteration."""
         self._commit_written()
         due = self.save_steps >= 1 and (iteration + 1) % self.save_steps == 0
         is_best = self._judge(iteration, metrics, due=due)
@@ -226,7 +229,8 @@ class RunCheckpointer:
     ) -> None:
         self._wait_written()
         folder = self.store.begin(iteration)
-        write_drawn(folder, drawn)
+        with self.store.writing():
+            write_drawn(folder, drawn)
         for name, group in self.groups.items():
             group.save(str(folder / name), STATE, behind=self.behind)
         state: KeptState = {
@@ -240,6 +244,8 @@ class RunCheckpointer:
             self._open = Draft(iteration, state)
         else:
             self.store.commit(iteration, state)
+            self._warn_of_shortage()
+        self._unsaved = None
 
     def _commit_written(self) -> None:
         """Make the open checkpoint the newest, if every rank has written its part."""
@@ -251,6 +257,13 @@ class RunCheckpointer:
         if len(whole) == len(parts):
             self.store.commit(draft.iteration, draft.state, dict(ChainMap(*whole)))
             self._open = None
+            self._warn_of_shortage()
+
+    def _warn_of_shortage(self) -> None:
+        shortage = "" if self._warned else self.store.shortage()
+        if shortage:
+            self._warned = True
+            self.warn(shortage)
 
     def _wait_written(self) -> None:
         """Until no checkpoint is open."""
@@ -277,11 +290,8 @@ class RunCheckpointer:
 
 def replace_by_links(source: Path, target: Path) -> None:
     """``target`` as a directory of ``source``'s files: links, where the disk has them."""
-    draft = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(source, draft, copy_function=_link_or_copy)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
+    with drafted(target) as draft:
+        shutil.copytree(source, draft, copy_function=_link_or_copy)
 
 
 def _link_or_copy(source: str, target: str) -> None:

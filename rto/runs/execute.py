@@ -24,6 +24,7 @@ from rto.tracking.phases import begin, tell
 from rto.tracking.quiet import quiet
 from rto.tracking.run_folder import CHECKPOINTS, RunFolder, check_free, check_going_on, check_place
 from rto.tracking.run_state import RunState
+from rto.tracking.signals import end_on_signals
 
 if TYPE_CHECKING:
     from rto.runs.offline import OfflineRun
@@ -48,6 +49,7 @@ def execute(command: str, config: RunConfig) -> Finished:
     A run that fails its checks writes nothing but the checkpoint that it fetched (`ckpt.mirror`):
     its folder is made behind them.
     """
+    end_on_signals()
     require(config.plan.gpus is None, "plan.gpus plans for other machines: give --dry_run with it")
     config = absolute_paths(config)
     place = check_place(config.ckpt.output_dir or default_folder(command, config))

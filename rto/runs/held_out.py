@@ -15,7 +15,7 @@ from rto.data.storage.groups import Groups
 from rto.errors import UserError, nearest
 from rto.functional.segments import within_group_correlation
 from rto.models.load import write_reward_constants
-from rto.runs.checkpointing import EVAL
+from rto.runs.best import EVAL
 from rto.sections.run_config import RunConfig
 from rto.tracking.timing import Timings
 from rto.types import Role, ScoredBatch

@@ -18,12 +18,11 @@ from fsspec.core import url_to_fs
 from rto.errors import RunFailed, foreign
 from rto.sections.ranges import require
 from rto.tracking.phases import tell
-from rto.tracking.run_folder import CHECKPOINTS
+from rto.tracking.run_folder import CHECKPOINTS, EXPORTS
 from rto.training.checkpoint import MANIFEST
 
 LOOK_SECONDS = 2.0
 """How often the run folder is looked at for a new checkpoint."""
-EXPORTS = ("last", "best", "last_critic", "best_critic")
 RECORDS = ("config.yaml", "versions.json", "run.json", "metrics.jsonl")
 REMEDY = (
     "check the URL, the credentials in the environment, and that the file system's package is "

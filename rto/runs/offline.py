@@ -27,7 +27,8 @@ from rto.data.storage.groups import Groups
 from rto.loop import fit
 from rto.models.load import write_reward_constants
 from rto.protocols import Method, Output, PolicyMethod
-from rto.runs.checkpointing import Best, Complete, RunCheckpointer, lower_is_better, nothing_more
+from rto.runs.best import Best, lower_is_better
+from rto.runs.checkpointing import Complete, RunCheckpointer, nothing_more
 from rto.runs.held_out import (
     HeldOut,
     Judge,
@@ -129,7 +130,7 @@ def run_offline(run: OfflineRun, folder: RunFolder, found: Checkpoint | None) ->
         console.print(where_to_look(folder.path, tensorboard=config.logger.tensorboard))
         console.begin(first)
         try:
-            method = fit(
+            method = checkpointer.saving_on_signals()(fit)(
                 method,
                 batches=batches,
                 learner=timings.learner(learner),
@@ -280,6 +281,7 @@ def make_checkpointer(
         key_known=config.critic.freezing_steps > 0,
         constants=constants,
         complete=complete,
+        grace=config.ckpt.grace,
     )
 
 

@@ -137,7 +137,7 @@ def run_online(run: OnlineRun, folder: RunFolder, found: Checkpoint | None) -> d
         )
         try:
             with recall as (generator, scorer):
-                train(
+                checkpointer.saving_on_signals()(train)(
                     method,
                     prompts=timings.prompts(sampler),
                     generator=timings.generator(generator),

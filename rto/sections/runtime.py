@@ -148,7 +148,10 @@ class Cluster(Section):
     object_store_gib: Annotated[float, Range(least=0.1, most=65536)] | None = None
     """Memory of a local cluster's object store, in GiB; Ray's choice when unset."""
     actor_timeout: Seconds = 1800.0
-    """Seconds that one call on an actor may take."""
+    """Seconds that a call may take which computes on a batch: generate, score, update, save, load,
+    export. A call that moves weights has 600, one that only tells something 120. They end a call
+    that computes without end: an actor that is dead is found in seconds, one that is stopped in
+    half a minute, a rank that does not come to a collective in `ds.timeout`."""
     start_timeout: Seconds | None = None
     """Seconds that the actors may take to start, once there is room for them and their models are
     downloaded. Unset: 300 on CPUs, 1200 on GPUs, where models are large and vLLM compiles."""
@@ -255,6 +258,9 @@ class Ckpt(Section):
     journal: bool = True
     """Write down what was sampled and how it was rewarded, so that a run that goes on repeats none
     of it."""
+    grace: Seconds = 20.0
+    """Seconds that an iteration under way may take to end, once a signal (SIGTERM, Ctrl-C) asks the
+    run to: its state is saved then. After them the run ends with the newest checkpoint."""
     mirror: str | None = None
     """URL, such as s3://bucket/run, to which checkpoints, exports and metrics are copied while the
     run goes on; with load_enable, a newer checkpoint is fetched from there first."""

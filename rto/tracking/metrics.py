@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rto.crash import crash_point
 from rto.errors import UserError
 from rto.sections.runtime import Logger
+from rto.storage import writing
 from rto.tracking.console import LiveConsole
 from rto.tracking.rollout_write import RolloutWriter
 from rto.tracking.run_folder import RunFolder, write_atomic
@@ -141,13 +142,22 @@ class JsonlWriter:
         if path.exists():
             kept = [line for step, line in _lines(path) if step < first_iteration]
             write_atomic(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._folder = path.parent
+        self._file = path.open("ab", buffering=0)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         row = {"iteration": iteration, "time": round(time.time(), 3), **metrics}
+        line = memoryview((json.dumps(row, allow_nan=False) + "\n").encode())
+        whole = self._file.tell()
         crash_point("metrics.before_write")
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._folder):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                # The next line would go on in the middle of this one.
+                self._file.truncate(whole)
+                raise
         crash_point("metrics.written")
 
     def close(self) -> None:

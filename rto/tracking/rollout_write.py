@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rto.crash import crash_point
 from rto.functional.masked import masked_sum
+from rto.storage import writing
 from rto.types import Role, Rollout, ScoredBatch
 
 GROUP_ROWS = 1024
@@ -99,13 +100,28 @@ def _rounded(values: Tensor) -> Tensor:
 
 
 def write_rollouts(path: Path, columns: RolloutColumns) -> None:
-    """The whole file or none, on the disk. Equal content gives equal bytes."""
+    """The whole file or none, on the disk. Equal content gives equal bytes.
+
+    Raises:
+        StorageFailed: the disk is full, read-only or gone.
+    """
     crash_point("rollouts.before_write")
     draft = path.with_name(f"{path.name}.tmp")
     split = [f"{name}.list.element" for name in columns.tokens]
-    with draft.open("wb") as file:
+    with writing(path.parent):
+        try:
+            _write_table(draft, rollout_table(columns), split)
+            crash_point("rollouts.before_rename")
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def _write_table(path: Path, table: pa.Table, split: list[str]) -> None:
+    with path.open("wb") as file:
         pq.write_table(
-            rollout_table(columns),
+            table,
             file,
             compression="zstd",
             row_group_size=GROUP_ROWS,
@@ -114,8 +130,6 @@ def write_rollouts(path: Path, columns: RolloutColumns) -> None:
         )
         file.flush()
         os.fsync(file.fileno())
-    crash_point("rollouts.before_rename")
-    draft.replace(path)
 
 
 class RolloutWriter:

@@ -24,6 +24,7 @@ import yaml
 from rto import __version__
 from rto.crash import crash_point
 from rto.errors import UserError, foreign
+from rto.storage import put_back, remove, writing
 from rto.text import one_line
 
 PACKAGES = (
@@ -38,6 +39,7 @@ PACKAGES = (
 )
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+EXPORTS = ("last", "best", "last_critic", "best_critic")
 _STANDS_FOR = re.compile(r"~|.*\$[A-Za-z_{(]|.*%[A-Za-z_]+%")
 """The beginning of a name that a shell would have replaced: a home folder, a variable."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -133,12 +135,17 @@ def _holds_metrics(place: Path) -> bool:
 def write_atomic(path: Path, text: str) -> None:
     """Replace the file as a whole: a reader sees the old text or the new one."""
     draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    crash_point("file.before_replace")
-    draft.replace(path)
+    with writing(path.parent):
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            crash_point("file.before_replace")
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 class RunFolder:
@@ -159,7 +166,18 @@ class RunFolder:
                 child.mkdir(mode=0o775, exist_ok=True)
             self.logs.mkdir(mode=0o700, exist_ok=True)
             self.logs.chmod(0o700)
+            self._tidy()
             write_atomic(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def _tidy(self) -> None:
+        """Remove what a run that was killed had begun to write, and bring back what it was about to
+        replace."""
+        for name in EXPORTS:
+            put_back(self.path / name)
+            remove(self.path / f"{name}.tmp")
+        drafts = [*self.path.glob("*.tmp"), *self.rollouts.glob("*.tmp")]
+        for path in [*drafts, *self.checkpoints.glob("tmp_*")]:
+            remove(path)
 
     @property
     def config(self) -> Path:

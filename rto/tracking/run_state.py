@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Mapping
@@ -12,14 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from rto.errors import RtoError, RunFailed, Terminated, UserError, told
+from rto.errors import RtoError, RunFailed, StorageFailed, Terminated, UserError, told
 from rto.secrets import hide
+from rto.storage import storage_problem
 from rto.text import one_line
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.signals import as_signal, end_on_signals
 
-FULL = 32 << 20
-"""Free bytes below which a disk counts as full."""
 INTERRUPTED = 130
 
 
@@ -70,7 +68,7 @@ class RunState:
         checkpoint = newest and newest.name
         try:
             self._write(status, ended=_now(), exit_code=code, reason=reason, checkpoint=checkpoint)
-        except OSError as error:
+        except (OSError, StorageFailed) as error:
             print(f"run.json could not be written ({told(error)})", file=sys.stderr)
         raise end from cause
 
@@ -85,7 +83,10 @@ class RunState:
             nothing_to_add = isinstance(cause, UserError) and newest_checkpoint(self.folder) is None
             return cause if nothing_to_add else type(cause)(f"{cause}; {way}")
         said = str(cause) if isinstance(cause, RunFailed) else told(cause)
-        return RunFailed(f"{self._disk()}{said}; {way}; {self._keep(cause)}")
+        problem = storage_problem(cause, self.folder.path)
+        if problem:
+            return StorageFailed(f"{problem} ({said}); {way}; {self._keep(cause)}")
+        return RunFailed(f"{said}; {way}; {self._keep(cause)}")
 
     def _keep(self, cause: BaseException) -> str:
         """Write the traceback down; returns where it is."""
@@ -99,12 +100,6 @@ class RunState:
         except OSError as error:
             return f"the traceback could not be written ({told(error)})"
         return f"the whole traceback: {path}"
-
-    def _disk(self) -> str:
-        free = shutil.disk_usage(self.folder.path).free
-        if free > FULL:
-            return ""
-        return f"the disk of {self.folder.path} is full ({free >> 20} MiB are free): "
 
     def _write(self, status: str, **more: object) -> None:
         self.folder.write_about({**self.about, "status": status, "began": self._began, **more})

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rto.crash import crash_point
-from rto.errors import UserError, told
+from rto.errors import StorageFailed, UserError, told
+from rto.storage import remove, size, writing
 from rto.training.identity import FIXED, Identity, check_allowed, differences
 from rto.training.writer import Fingerprint
 
@@ -54,16 +55,58 @@ class CheckpointStore:
         self._identity = identity
         self._max_num = max_num
         self._allow = frozenset(allow)
+        self._there = root.is_dir()
 
     def begin(self, step: int) -> Path:
-        """An empty directory for the ranks to write into; leftovers of a crash are removed."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        for leftover in self._root.glob("tmp_*"):
-            shutil.rmtree(leftover)
-        path = self._temporary(step)
-        path.mkdir()
+        """An empty directory for the ranks to write into; leftovers of a crash are removed.
+
+        Raises:
+            StorageFailed: there can be none.
+        """
+        with self.writing():
+            if self._there and not self._root.is_dir():
+                raise StorageFailed(f"{self._root} is gone")
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._there = True
+            self.discard()
+            path = self._temporary(step)
+            path.mkdir()
         crash_point("checkpoint.begun")
         return path
+
+    def writing(self) -> writing:
+        """The guard around what is written into a checkpoint."""
+        return writing(self._root)
+
+    def discard(self) -> None:
+        """Remove what was begun and not committed."""
+        for leftover in self._root.glob("tmp_*"):
+            remove(leftover)
+
+    def asks(self) -> str:
+        """The end of a line on a checkpoint that could not be written: how large it would be, by
+        the last one; empty before the first."""
+        newest = self._newest_size()
+        return f"; the last checkpoint has {size(newest)}" if newest else ""
+
+    def shortage(self) -> str:
+        """A line to warn with where the disk has no room for the checkpoints to come: those that
+        are still to be kept beside the ones there, and the one that is written before the oldest is
+        removed. Empty where it has, or where there is none to judge by."""
+        coming = max(0, self._max_num - len(self._committed())) + 1
+        needs, free = coming * self._newest_size(), shutil.disk_usage(self._root).free
+        if free >= needs:
+            return ""
+        return (
+            f"the disk of {self._root} will be full: {size(free)} are free, the checkpoints to "
+            f"come need {size(needs)} (ckpt.max_num {self._max_num}): make room, or keep fewer"
+        )
+
+    def _newest_size(self) -> int:
+        """Bytes of the last checkpoint; 0 before the first."""
+        for path in self._committed():
+            return sum(file.stat().st_size for file in _files(path))
+        return 0
 
     def commit(
         self,
@@ -75,7 +118,16 @@ class CheckpointStore:
 
         ``written``: files, by path, that whoever wrote them has brought to the disk and knows
         already.
+
+        Raises:
+            StorageFailed: the checkpoints from before are as they were.
         """
+        with self.writing():
+            return self._commit(step, state, written)
+
+    def _commit(
+        self, step: int, state: Mapping[str, object], written: Mapping[str, Fingerprint]
+    ) -> Path:
         temporary, final = self._temporary(step), self._root / _name(step)
         content = {
             "schema": SCHEMA,
@@ -95,13 +147,14 @@ class CheckpointStore:
             if str(path) not in written:
                 _fsync(path)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(self._root / f"{temporary.name}_older")
         crash_point("checkpoint.before_commit")
         temporary.rename(final)
         _fsync(self._root)
         crash_point("checkpoint.committed")
+        self.discard()
         for old in [path for path in self._committed() if path != final][self._max_num - 1 :]:
-            shutil.rmtree(old)
+            remove(old)
             crash_point("checkpoint.pruned")
         return final
 
@@ -160,13 +213,13 @@ def find_damage(path: Path) -> str | None:
     there = {file.relative_to(path).as_posix(): file for file in _files(path)}
     for name in sorted(there.keys() - files.keys() - {MANIFEST}):
         return f"{name} is not in {MANIFEST}"
-    for name, (size, sha256) in files.items():
+    for name, (written, sha256) in files.items():
         if name not in there:
             return f"{name!a} is missing"
         file = there[name]
         found = file.stat().st_size
-        if found != size:
-            return f"{name} has {found} bytes, written were {size}"
+        if found != written:
+            return f"{name} has {found} bytes, written were {written}"
         if _fingerprint(file)["sha256"] != sha256:
             return f"{name} differs from what was written (SHA-256)"
     return _state_damage(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from rto.models.trained_with import keep_trained_with
 from rto.protocols import Method, Output
 from rto.sections.run_config import RunConfig
 from rto.sections.training import Trained
+from rto.storage import drafted, writing
 from rto.training.deepspeed import ZeroEngine, init_process_group
 from rto.training.engine_settings import EngineSettings
 from rto.training.learner import (
@@ -194,10 +194,11 @@ class Rank:
 
     def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
         """``behind``: it is written while the rank goes on, until ``written`` tells."""
-        if behind:
-            self._writer.start(self.trainer.snapshot(Path(folder), tag))
-        else:
-            self.trainer.save(Path(folder), tag)
+        with writing(Path(folder).parent):
+            if behind:
+                self._writer.start(self.trainer.snapshot(Path(folder), tag))
+            else:
+                self.trainer.save(Path(folder), tag)
 
     def written(self) -> dict[str, Fingerprint] | None:
         """This rank's files of the last ``save`` behind it, by path; None while they are not all
@@ -220,12 +221,9 @@ class Rank:
             if self.place.rank == 0
         }
         if self.place.rank == 0:
-            draft = Path(f"{folder}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
-            save_pretrained(unwrapped(self._model), self._tokenizer, state, draft)
-            crash_point("export.before_rename")
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+            with drafted(Path(folder)) as draft:
+                save_pretrained(unwrapped(self._model), self._tokenizer, state, draft)
+                crash_point("export.before_rename")
         dist.barrier()
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from rto.storage import writing
+
 
 class Fingerprint(TypedDict):
     """By which a file is known again."""
@@ -44,7 +46,7 @@ class FileWriter:
         not.
 
         Raises:
-            OSError: they cannot be written.
+            StorageFailed: they cannot be written.
         """
         if self._writing is None or not self._writing.done():
             return None
@@ -55,7 +57,11 @@ def _write(files: list[HostFile]) -> dict[str, Fingerprint]:
     written: dict[str, Fingerprint] = {}
     while files:
         file = files.pop(0)
-        with file.content.getbuffer() as content, file.path.open("wb") as target:
+        with (
+            writing(file.path.parent, needs=file.content.getbuffer().nbytes),
+            file.content.getbuffer() as content,
+            file.path.open("wb") as target,
+        ):
             target.write(content)
             target.flush()
             os.fsync(target.fileno())

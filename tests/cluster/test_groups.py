@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 
 from rto.cluster import groups
 from rto.cluster.groups import ActorGroup, Gate, RemoteCall, Watch, own_words
-from rto.errors import ActorLost, ProofError, RunFailed
+from rto.errors import ActorLost, ProofError, RunFailed, Terminated
+from rto.interrupt import Ending
 
 CALL: RemoteCall[Any] = RemoteCall("work", (), {})
 
@@ -217,3 +219,85 @@ def test_who_closes_a_gate_waits_until_all_have_left() -> None:
     gate.wait_until_left()
     assert gate._inside == 0
     thread.join(timeout=10)
+
+
+class Seen:
+    """What the system shows of the actors; ``dead`` is what happened to Ray itself."""
+
+    def __init__(self, stopped: str | None = None) -> None:
+        self._stopped = stopped
+
+    def stopped(self, actors: Any, *, patience: float) -> str | None:
+        assert patience == groups.STOPPED_SECONDS
+        return self._stopped
+
+    def explain(self, actors: Any, waiting: Sequence[str]) -> str:
+        return f"seen: {', '.join(waiting)}"
+
+
+def seen(watch: Watch, stopped: str | None = None) -> Watch:
+    watch.processes = Seen(stopped)  # pyright: ignore[reportAttributeAccessIssue]
+    return watch
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The server of Ray that has died, if there is one."""
+    dead: list[str] = []
+    monkeypatch.setattr(groups.launch, "dead_server", lambda: dead[0] if dead else None)
+    return dead
+
+
+def test_an_actor_that_is_stopped_ends_the_wait(server: list[str]) -> None:
+    watch = seen(_due(Watch()), stopped="engine[0]")
+    with pytest.raises(ActorLost, match=r"^actor engine\[0\] is stopped \(SIGSTOP\) for 30 s now$"):
+        group([WAITING], watch=watch, timeout=1).all(CALL).get()
+
+
+def test_who_keeps_the_others_waiting_is_told(server: list[str]) -> None:
+    pending = group([1, WAITING], watch=seen(Watch()), timeout=-1.0).all(CALL)
+    said = r"^policy\[1\] did not answer work within -1 s; seen: policy\[1\]$"
+    with pytest.raises(ActorLost, match=said):
+        pending.get()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Timed out waiting 20000ms for recv"), RuntimeError("timeout=300000")]
+)
+def test_a_rank_that_did_not_come_is_blamed_and_not_the_one_that_waited(
+    error: Exception, server: list[str]
+) -> None:
+    pending = group([raised(error), WAITING], watch=seen(Watch())).all(CALL)
+    said = r"^policy\[1\] did not answer work while policy\[0\] waited in a collective; seen: pol"
+    with pytest.raises(ActorLost, match=said):
+        pending.get()
+
+
+@pytest.mark.parametrize("answers", [
+    [raised(RuntimeError("out of memory")), WAITING],
+    [raised(RuntimeError("Timed out waiting")), raised(RuntimeError("Timed out waiting"))],
+])  # fmt: skip
+def test_any_other_failure_is_its_own_ranks(answers: list[Any], server: list[str]) -> None:
+    with pytest.raises(RunFailed, match=r"^policy\[\d\] failed in work"):
+        group(answers, watch=seen(Watch())).all(CALL).get()
+
+
+@pytest.mark.parametrize("answers", [[died()], [WAITING], [raised(RuntimeError("reset"))]])
+def test_where_ray_itself_has_died_no_actor_is_blamed(answers: Any, server: list[str]) -> None:
+    server.append("Ray's raylet was killed by signal 9")
+    watch = seen(_due(watching(peer=died())[0]))
+    with pytest.raises(ActorLost, match="^Ray's raylet was killed by signal 9$"):
+        group(answers, watch=watch, timeout=1).all(CALL).get()
+
+
+def test_a_wait_hears_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Ending()
+    monkeypatch.setattr(groups, "ending", own)
+
+    def wait() -> None:
+        with own.deferred():
+            own.ask(signal.SIGTERM)
+            group([WAITING], timeout=5).all(CALL).get()
+
+    with pytest.raises(Terminated, match="^ended by SIGTERM$"):
+        wait()

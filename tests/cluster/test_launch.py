@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from rto.cluster import launch
+from rto.cluster import launch, watcher
 from rto.errors import UserError
 from rto.sections.runtime import Cluster
 
@@ -144,3 +145,56 @@ def test_a_cluster_without_tokens_is_left_again_unless_it_is_on_loopback(
     assert left == [True]
     os.environ["RAY_AUTH_MODE"] = "token"
     launch._join("auto")
+
+
+class Server:
+    def __init__(self, code: int | None) -> None:
+        self.process = self
+        self.code = code
+
+    def poll(self) -> int | None:
+        return self.code
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        ("gcs_server", None, None),
+        ("gcs_server", -9, "Ray's head (gcs_server) was killed by signal 9"),
+        ("raylet", 1, "Ray's node manager (raylet) ended with code 1"),
+        ("log_monitor", -9, None),
+    ],
+)
+def test_a_server_that_has_died_is_named(
+    kind: str, code: int | None, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Node:
+        all_processes = {"reaper": [], kind: [Server(code)]}
+
+    monkeypatch.setattr("ray._private.worker._global_node", Node())
+    found = launch.dead_server()
+    assert found == (said and f"{said}, and this run with it")
+
+
+def test_no_server_is_this_processs_own_where_it_joined_another_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray._private.worker._global_node", None)
+    assert launch.dead_server() is None
+
+
+def test_rays_processes_are_marked_while_they_start(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    marks: list[str | None] = []
+    bare.setattr(tempfile, "tempdir", str(tmp_path))
+    bare.setattr("ray.init", lambda **options: marks.append(os.environ.get(watcher.MARK)))
+    bare.setattr("ray.shutdown", lambda: None)
+    bare.setattr("ray.util.get_node_ip_address", lambda: launch.LOOPBACK)
+    for _ in range(2):
+        launch._start_local(Cluster(), 1)
+        launch.stop()
+    assert None not in marks
+    assert len(set(marks)) == 2
+    assert launch._watched == []
+    assert watcher.MARK not in os.environ

@@ -45,7 +45,9 @@ ALLOWED = {
         *("torch", "rto.types", "rto.protocols"),
         *("rto.finite", "rto.observe", "rto.overlap"),
     ),
-    "rto.overlap": ("torch", "rto.types", "rto.protocols"),
+    "rto.interrupt": ("rto.errors",),
+    "rto.storage": ("rto.errors",),
+    "rto.overlap": ("torch", "rto.types", "rto.protocols", "rto.interrupt"),
     "rto.observe": ("torch", "rto.types", "rto.functional"),
     "rto.finite": ("torch", "rto.errors", "rto.types"),
     "rto.functional": ("torch", "rto.types", "rto.functional"),
@@ -67,11 +69,10 @@ ROOMS = {
     "batching": "errors types",
     "builds": "errors",
     "card": "",
-    "cli": "comparison data errors evaluation models planning registry "
-    "report rollout runs safety scoring secrets sections text tracking training types",
-    "cluster": "batching crash data errors models protocols rollout safety scoring sections "
-    "tracking "
-    "training types weights",
+    "cli": "comparison data errors evaluation models planning registry report rollout runs safety "
+    "scoring secrets sections text tracking training types",
+    "cluster": "batching crash data errors interrupt models protocols rollout safety scoring "
+    "sections tracking training types weights",
     "comparison": "card cluster data errors evaluation models registry runs scoring sections "
     "tracking types",
     "crash": "",
@@ -81,13 +82,14 @@ ROOMS = {
     "yaml_file",
     "finite": "errors types",
     "functional": "types",
-    "loop": "finite observe overlap protocols types",
+    "interrupt": "errors",
     "jobs": "cli cluster errors report resources runs secrets sections text tracking yaml_file",
+    "loop": "finite observe overlap protocols types",
     "methods": "card functional protocols sections types",
     "models": "batching errors functional sections types",
     "moved": "",
     "observe": "functional types",
-    "overlap": "protocols types",
+    "overlap": "interrupt protocols types",
     "planning": "cluster errors models report rollout sections weights",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
@@ -96,16 +98,19 @@ ROOMS = {
     "report": "errors secrets sections tracking yaml_file",
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
-    "runs": "card cluster crash data errors functional loop methods models observe planning "
-    "protocols registry report rollout safety scoring sections tracking training types weights",
+    "runs": "card cluster crash data errors functional interrupt loop methods models observe "
+    "planning protocols registry report rollout safety scoring sections storage tracking training "
+    "types weights",
     "safety": "builds errors",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
+    "storage": "errors",
     "text": "",
-    "tracking": "crash errors functional overlap protocols secrets sections text types",
+    "tracking": "crash errors functional interrupt overlap protocols secrets sections storage "
+    "text types",
     "training": "batching crash data errors functional methods models protocols rollout sections "
-    "text types weights",
+    "storage text types weights",
     "types": "",
     "weights": "errors",
     "yaml_file": "errors",

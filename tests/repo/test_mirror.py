@@ -53,6 +53,7 @@ ELSEWHERE = {
     "rto/rollout/vllm/engine.py": "runs with vLLM alone: tests/integration/test_vllm_engine.py",
     "rto/rollout/vllm/sender.py": "sends with vLLM alone: tests/integration/test_vllm_engine.py",
     "rto/rollout/vllm/weights.py": "runs in vLLM's workers: tests/integration/test_vllm_engine.py",
+    "rto/runs/best.py": "chosen among iterations in tests/runs/test_checkpointing.py",
     "rto/runs/execute.py": "tests/cli/test_going_on.py and tests/integration/test_pipeline.py",
     "rto/safety/finding.py": "a record: tests/safety/test_startup.py",
     "rto/sections/data.py": "fields: tests/sections/test_settings_keep_their_meaning.py",

@@ -123,3 +123,16 @@ def test_those_that_need_a_look_come_first_and_of_them_the_newest() -> None:
     found = by_state(given)
     assert [each.state for each in found] == [state for state in STATES for _ in range(2)]
     assert all(a.started == 2 and b.started == 1 for a, b in zip(found[::2], found[1::2]))  # noqa: B905
+
+
+@pytest.mark.parametrize("steps", [(), (1, 12)])
+def test_of_a_lost_run_the_newest_checkpoint_is_named(
+    steps: tuple[int, ...], tmp_path: Path
+) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_about({"status": "running"})
+        for step in steps:
+            (folder.checkpoints / f"step_{step:08d}").mkdir()
+        assert summarise(folder.path).error == ""
+    said = "last checkpoint: step_00000012" if steps else "no checkpoint"
+    assert summarise(folder.path).error.endswith(f"the machine went down; {said}")

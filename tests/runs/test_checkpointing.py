@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import signal
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +18,12 @@ import torch
 from local_group import NotingRank, trainers
 
 from rto.cluster.calls import Trainers
-from rto.errors import UserError
+from rto.errors import StorageFailed, Terminated, UserError
+from rto.interrupt import ending
 from rto.methods.base import PlainMethod
 from rto.protocols import Card, Method
-from rto.runs.checkpointing import Best, RunCheckpointer, lower_is_better, replace_by_links
+from rto.runs.best import Best, lower_is_better
+from rto.runs.checkpointing import RunCheckpointer, replace_by_links
 from rto.training.checkpoint import Checkpoint, CheckpointStore, find_damage
 from rto.training.identity import Identity
 from rto.training.writer import Fingerprint
@@ -507,3 +511,99 @@ def test_a_checkpoint_is_plain_json(tmp_path: Path) -> None:
 )
 def test_which_way_is_better(key: str, mode: str, expected: bool) -> None:
     assert lower_is_better(key, mode) is expected
+
+
+class FullRank(NotingRank):
+    """Its disk is full from the second save on."""
+
+    def save(self, folder: str, tag: str, *, behind: bool = False) -> None:
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / tag).write_bytes(bytes(1 << 20))
+        if self.calls:
+            raise StorageFailed("the disk is full: 3 bytes are free")
+        super().save(folder, tag)
+
+
+def test_a_checkpoint_without_room_leaves_the_older_one_and_says_what_it_needs(
+    tmp_path: Path,
+) -> None:
+    kept = checkpointer(tmp_path, groups={"policy": trainers("policy", FullRank())}, save_steps=1)
+    kept.after(0, Adapting(), {})
+    said = r"^the disk is full: 3 bytes are free; the last checkpoint has 1\.0 MiB$"
+    with pytest.raises(StorageFailed, match=said):
+        kept.after(1, Adapting(), {})
+    (left,) = (tmp_path / "checkpoints").iterdir()
+    assert left.name == "step_00000000"
+    assert find_damage(left) is None
+
+
+def test_a_disk_that_will_be_full_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    kept = checkpointer(tmp_path, save_steps=1, warn=said.append)
+    kept.after(0, Adapting(), {})
+    assert said == []
+    monkeypatch.setattr(CheckpointStore, "shortage", lambda self: "little room")
+    for step in (1, 2):
+        kept.after(step, Adapting(), {})
+    assert said == ["little room"]
+
+
+def test_an_export_may_be_a_link(tmp_path: Path) -> None:
+    source, elsewhere = tmp_path / "best", tmp_path / "elsewhere"
+    for folder, text in ((source, "new"), (elsewhere, "theirs")):
+        folder.mkdir()
+        (folder / "weights").write_text(text)
+    (tmp_path / "last").symlink_to(elsewhere)
+    replace_by_links(source, tmp_path / "last")
+    assert (tmp_path / "last" / "weights").read_text() == "new"
+    assert (elsewhere / "weights").read_text() == "theirs"
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    yield
+    ending.reset()
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_signal_between_two_iterations_saves_the_last_one(tmp_path: Path, behind: bool) -> None:
+    groups = {"policy": trainers("policy", LateRank() if behind else NotingRank())}
+    kept = checkpointer(tmp_path, groups=groups, behind=behind)
+
+    @kept.saving_on_signals()
+    def loop() -> None:
+        kept.after(0, Adapting(), {})
+        ending.changing()
+        kept.after(1, Adapting(kl_coef=0.7), {})
+        assert not list((tmp_path / "checkpoints").glob("*"))
+        ending.ask(signal.SIGTERM)
+        ending.check()
+
+    with pytest.raises(Terminated):
+        loop()
+    found = kept.store.latest()
+    assert found is not None
+    assert (found.step, kept.resume(Adapting(), found).kl_coef) == (1, 0.7)
+    assert exports(kept) == []
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_signal_saves_no_half_iteration_and_nothing_twice(tmp_path: Path, saved: bool) -> None:
+    kept = checkpointer(tmp_path, save_steps=1 if saved else -1, grace=0.001)
+
+    @kept.saving_on_signals()
+    def loop() -> None:
+        kept.after(0, Adapting(), {})
+        if not saved:
+            ending.changing()
+        ending.ask(signal.SIGTERM)
+        time.sleep(0.01)
+        ending.check()
+
+    with pytest.raises(Terminated):
+        loop()
+    assert [method for method, *_ in calls(kept)].count("save") == saved

@@ -10,7 +10,8 @@ from local_group import NotingRank, trainers
 
 from rto.methods.base import PlainMethod
 from rto.protocols import Card
-from rto.runs.checkpointing import Best, RunCheckpointer
+from rto.runs.best import Best
+from rto.runs.checkpointing import RunCheckpointer
 from rto.training.checkpoint import CheckpointStore
 from rto.training.identity import Identity
 from rto.types import ScoredBatch, TrainBatch

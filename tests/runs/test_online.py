@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tiny_tokenizers import tiny_tokenizer
 from rto.cluster.build import Models
 from rto.cluster.plan import Plan, takes_turns
 from rto.cluster.scorer import RewardSources
-from rto.errors import ProofError
+from rto.errors import ProofError, Terminated
 from rto.methods.ppo import PPO
 from rto.runs import online
 from rto.runs.checkpointing import RunCheckpointer
@@ -31,6 +33,7 @@ from rto.sections.runtime import VLLM, Ckpt, DeepSpeed, Logger
 from rto.sections.training import Actor, Critic, Reward, RolloutSection, Train
 from rto.tracking import rollout_write
 from rto.tracking.run_folder import RunFolder
+from rto.tracking.signals import end_on_signals
 from rto.training.checkpoint import CheckpointStore
 from rto.types import Prompt, Role
 
@@ -321,6 +324,54 @@ def test_another_policy_is_not_trained_on_the_responses_of_the_one_before(
         run_whole(second, made)
     notes = session.opened[-1].engine_of.notes
     assert [note[1] for note in notes if note[0] == "generate"] == sampled
+
+
+class Signalled(Fours):
+    """Has this process asked to end with the third batch of responses."""
+
+    calls = 0
+
+    def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> list[float]:
+        self.calls += 1
+        if self.calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__call__(queries, prompts, labels)
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    end_on_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_a_signal_ends_a_run_with_a_checkpoint_of_its_last_iteration(
+    lag: int, session: LocalSession, model: str, tmp_path: Path
+) -> None:
+    """None was due; the run that goes on from it is the run that was not asked to end."""
+    never = {"ckpt": Ckpt(load_enable=True)}
+    folders = [RunFolder(tmp_path / name) for name in ("whole", "parts")]
+    with folders[0] as folder:
+        run_whole(folder, planned(model, **lagging(lag, **never)))
+    with folders[1] as folder:
+        sources = [("fours.py", Signalled())]
+        rewards = RewardSources(texts=sources, weights=[1.0], ends={EOS: "</s>"})
+        with pytest.raises(Terminated, match="^ended by SIGTERM$"):
+            run_whole(folder, planned(model, **lagging(lag, rewards=rewards, **never)))
+        done = [row["iteration"] for row in logged(folder)]
+        assert len(done) < 4
+        kept = sorted(path.name for path in folder.checkpoints.iterdir())
+        assert kept == [f"step_{step:08d}" for step in done[-1:]]
+        run_whole(folder, planned(model, **lagging(lag, **never)))
+    whole, parts = (untimed(folder) for folder in folders)
+    assert whole == parts
+    ends = [torch.load(folder.last / "table", weights_only=True) for folder in folders]
+    assert torch.equal(*ends)
 
 
 def test_engines_that_sleep_in_between_cannot_be_ahead(model: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -13,9 +14,9 @@ import pytest
 import wandb
 from sampled_pair import two_rollouts
 
-from rto.errors import UserError
+from rto.errors import StorageFailed, UserError
 from rto.sections.runtime import Logger, WandB
-from rto.tracking.metrics import RunTracker, open_tracker
+from rto.tracking.metrics import JsonlWriter, RunTracker, open_tracker
 from rto.tracking.quiet import QUIET_ENV
 from rto.tracking.rollout_read import find_rollouts
 from rto.tracking.run_folder import RunFolder
@@ -204,3 +205,36 @@ def test_wandb_failure_is_warned_of_once_and_training_goes_on(tmp_path: Path) ->
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert key not in done.stdout + done.stderr
     assert not [path for path in written if key.encode() in path.read_bytes()]
+
+
+class Filling:
+    """A disk that takes so many more bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file = file
+        self.room = room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: memoryview) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = self._file.write(text[: self.room])
+        self.room -= taken
+        return taken
+
+
+@pytest.mark.parametrize("room", [0, 1, 20])
+def test_a_line_that_the_disk_has_no_room_for_is_not_begun(tmp_path: Path, room: int) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        writer = JsonlWriter(folder.metrics)
+        writer.write(0, {"a/b": 1.0})
+        writer._file = disk = Filling(writer._file, room)  # pyright: ignore
+        with pytest.raises(StorageFailed, match="is full"):
+            writer.write(1, {"a/b": 2.0})
+        assert [row["iteration"] for row in rows(folder.metrics)] == [0]
+        disk.room = 1000
+        writer.write(1, {"a/b": 3.0})
+        writer.close()
+        assert [row["a/b"] for row in rows(folder.metrics)] == [1.0, 3.0]

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import math
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from sampled_pair import two_rollouts
 
+from rto.errors import StorageFailed
 from rto.tracking import rollout_write
 from rto.tracking.rollout_read import read_rollouts
 from rto.tracking.rollout_write import RolloutColumns, RolloutWriter
@@ -134,7 +137,7 @@ def test_an_error_of_the_thread_is_raised_once_by_the_next_call(tmp_path: Path, 
         "flush": writer.flush,
         "close": writer.close,
     }
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageFailed, match="none is gone"):
         calls[call]()
     writer.flush()
     writer.close()
@@ -147,7 +150,7 @@ def test_a_file_that_fails_leaves_no_half(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(rollout_write.os, "fsync", full)
     writer = RolloutWriter()
     writer.write(tmp_path / "a.parquet", *two_rollouts())
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageFailed, match="is full"):
         writer.flush()
     assert not (tmp_path / "a.parquet").exists()
 
@@ -157,3 +160,18 @@ def test_a_score_that_is_no_number_in_padding_is_in_no_sum() -> None:
     assert not any(math.isnan(x) for values in columns.tokens.values() for x in values.tolist())
     assert columns.responses["dpo"].isfinite().all()
     assert columns.lengths.dtype == torch.long
+
+
+def test_a_file_that_the_disk_has_no_room_for_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: object, file: BinaryIO, **options: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rollout_write.pq, "write_table", full)
+    writer = RolloutWriter()
+    writer.write(tmp_path / "a.parquet", *two_rollouts())
+    with pytest.raises(StorageFailed, match=f"^the disk of {tmp_path} is full"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rto.errors import UserError
+from rto.errors import StorageFailed, UserError
 from rto.tracking.run_folder import (
     RunFolder,
     check_free,
@@ -18,6 +19,7 @@ from rto.tracking.run_folder import (
     check_place,
     holder,
     versions,
+    write_atomic,
 )
 
 HOLD = """
@@ -212,3 +214,34 @@ def test_a_folder_that_is_not_meant_is_not_made(
 def test_a_lock_that_is_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     assert holder(tmp_path) is None
+
+
+def test_what_a_killed_run_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.last.mkdir()
+        for name in ("checkpoints/step_00000001", "checkpoints/tmp_00000002", "best.tmp"):
+            (folder.path / name).mkdir()
+        (folder.path / "last.tmp").symlink_to(folder.last)
+        (folder.path / "best.old").mkdir()
+        (folder.path / "metrics.jsonl.tmp").touch()
+        (folder.rollouts / "iter_000001.parquet.tmp").touch()
+        before = folder.path
+    with RunFolder(before, resume=True) as folder:
+        assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000001"]
+        assert list(folder.rollouts.iterdir()) == []
+        assert not list(folder.path.glob("*.tmp"))
+        assert folder.last.is_dir()
+        assert folder.best.is_dir(), "it was about to be replaced"
+
+
+def test_a_file_that_the_disk_has_no_room_for_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_atomic(tmp_path / "run.json", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFailed, match=f"^the disk of {tmp_path} is full"):
+        write_atomic(tmp_path / "run.json", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"run.json": "old"}

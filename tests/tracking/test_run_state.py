@@ -17,18 +17,19 @@ from rto.errors import (
     ProofError,
     RtoError,
     RunFailed,
+    StorageFailed,
     Terminated,
     TrainingDiverged,
     UserError,
 )
-from rto.tracking import run_state
 from rto.tracking.run_folder import RunFolder
 from rto.tracking.run_state import RunState
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -137,9 +138,12 @@ def test_errors_of_ours_need_no_traceback(folder: RunFolder) -> None:
 
 def test_a_full_disk_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(run_state.shutil, "disk_usage", lambda path: usage(5 << 20))
+    monkeypatch.setattr("rto.storage.shutil.disk_usage", lambda path: usage(5 << 20))
     raised = end(folder, RuntimeError("unexpected pos 2509120 vs 2509008"))
-    assert str(raised).startswith(f"the disk of {folder.path} is full (5 MiB are free): Runtime")
+    assert isinstance(raised, StorageFailed)
+    said = "5.0 MiB are free (RuntimeError: unexpected pos 2509120 vs 2509008); no checkpoint"
+    assert str(raised).startswith(f"the disk of {folder.path} is full: {said}")
+    assert (about(folder)["status"], about(folder)["exit_code"]) == ("failed", 74)
 
 
 def test_a_state_that_cannot_be_written_does_not_hide_the_reason(

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from rto.errors import Terminated
+from rto.interrupt import ending
 from rto.tracking.signals import ENDING, as_signal, end_on_signals
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: signal.getsignal(number) for number in (*ENDING, signal.SIGINT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -45,6 +46,33 @@ def test_what_a_library_makes_of_a_signal_is_the_signal() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     end_on_signals()
     assert as_signal(made) is made, "a new run has had no signal"
+
+
+def test_while_ray_starts_a_signal_is_its_exit_code() -> None:
+    """Its own handler is there until it has started."""
+    end_on_signals()
+    found = as_signal(SystemExit(int(signal.SIGTERM)))
+    assert isinstance(found, Terminated)
+    assert (found.exit_code, str(found)) == (143, "ended by SIGTERM")
+    assert type(as_signal(SystemExit(2))) is SystemExit
+
+
+def interrupted() -> None:
+    with ending.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        ending.check()
+
+
+def test_a_handler_of_somebody_else_for_ctrl_c_stays() -> None:
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    theirs = signal.getsignal(signal.SIGINT)
+    end_on_signals()
+    assert signal.getsignal(signal.SIGINT) is theirs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_on_signals()
+    with pytest.raises(Terminated) as caught:
+        interrupted()
+    assert caught.value.exit_code == 130
 
 
 def test_nohup_is_respected() -> None:

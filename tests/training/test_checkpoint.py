@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
 import shutil
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import damaged
 import pytest
 
-from rto.errors import UserError
+from rto.errors import StorageFailed, UserError
 from rto.training.checkpoint import CheckpointStore, find_damage
 from rto.training.identity import Identity
 
@@ -250,3 +253,63 @@ def test_a_file_more_and_a_file_outside_are_damage(tmp_path: Path) -> None:
     manifest["files"]["../more"] = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     (newest / "manifest.json").write_text(json.dumps(manifest))
     assert find_damage(newest) == "'../more' is missing"
+
+
+def test_what_was_begun_and_not_committed_is_discarded(tmp_path: Path) -> None:
+    checkpoints = store(tmp_path)
+    path = write(checkpoints, 1)
+    (checkpoints.begin(2) / "half").write_text("x")
+    checkpoints.discard()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """It would be on another disk, without the checkpoints from before."""
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    checkpoints = store(root)
+    root.rmdir()
+    with pytest.raises(StorageFailed, match=f"^{root} is gone$"):
+        checkpoints.begin(1)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("call", ["begin", "commit"])
+def test_storage_that_fails_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    checkpoints = store(tmp_path)
+    path = write(checkpoints, 1)
+
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if call == "begin":
+        monkeypatch.setattr(Path, "mkdir", full)
+    else:
+        checkpoints.begin(2)
+        monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageFailed, match=f"^the disk of {tmp_path} is full: .* are free$"):
+        checkpoints.begin(2) if call == "begin" else checkpoints.commit(2, {})
+    monkeypatch.undo()
+    checkpoints.discard()
+    assert list(tmp_path.iterdir()) == [path]
+    assert find_damage(path) is None
+
+
+@pytest.mark.parametrize(("kept", "coming"), [(1, 3), (2, 2), (3, 1), (4, 1)])
+def test_a_disk_without_room_for_what_is_to_come_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, coming: int
+) -> None:
+    """Three are kept, and a fourth is written before the oldest is removed."""
+    checkpoints = store(tmp_path)
+    assert checkpoints.shortage() == checkpoints.asks() == ""
+    for step in range(kept):
+        path = write(checkpoints, step)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    usage = namedtuple("usage", "free")
+    for free, told in ((coming * size, False), (coming * size - 1, True)):
+        there = partial(usage, free)
+        monkeypatch.setattr("rto.training.checkpoint.shutil.disk_usage", lambda path, f=there: f())
+        assert ("ckpt.max_num 3" in checkpoints.shortage()) is told
+    assert checkpoints.asks().startswith("; the last checkpoint has ")

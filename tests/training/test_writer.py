@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rto.errors import StorageFailed
 from rto.training.writer import FileWriter, Fingerprint, HostFile
 
 
@@ -57,7 +58,7 @@ def test_what_cannot_be_written_is_raised_to_whoever_asks(tmp_path: Path) -> Non
     writer = FileWriter()
     writer.start(files(tmp_path / "missing", a=b"a"))
     for _ in range(2):
-        with pytest.raises(FileNotFoundError, match="missing"):
+        with pytest.raises(StorageFailed, match="missing is gone"):
             waited(writer)
 
 
