@@ -190,7 +190,7 @@ def test_a_closed_gate_lets_nobody_begin_a_call_and_ends_those_that_wait(ray: An
         except ActorLost as error:
             errors.append(error)
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     watch.gate.close()
     watch.gate.wait_until_left()
@@ -209,7 +209,7 @@ def test_who_closes_a_gate_waits_until_all_have_left() -> None:
             inside.set()
             left.wait(10)
 
-    thread = threading.Thread(target=stay)
+    thread = threading.Thread(target=stay, daemon=True)
     thread.start()
     inside.wait(10)
     gate.close()

@@ -9,7 +9,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -35,9 +34,10 @@ class Roster:
     gone: list[int] = field(default_factory=list)
 
     def write(self, actors: Actors) -> None:
+        # A function of its own: what a test module defines is not there in an actor.
         self.pids = {
-            name: ray.get([actor.__ray_call__.remote(_own_pid) for actor in group.actors])
-            for name, group in actors.groups.items()
+            name: ray.get([each.__ray_call__.remote(lambda actor: os.getpid()) for each in group])
+            for name, group in ((name, group.actors) for name, group in actors.groups.items())
         }
 
     def kill_at(self, folder: Path, rows: int, group: str, rank: int = 0) -> None:
@@ -48,10 +48,6 @@ class Roster:
         os.kill(pid, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
         self.gone += [] if psutil.pid_exists(pid) else [pid]
-
-
-def _own_pid(actor: Any) -> int:
-    return os.getpid()
 
 
 @pytest.fixture

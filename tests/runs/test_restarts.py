@@ -165,6 +165,14 @@ def test_a_start_that_fails_in_another_way_is(
     assert len(session.opened) == 3
 
 
+def test_a_start_that_fails_as_the_work_before_it_did_is(
+    model: str, tmp_path: Path, session: LocalSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies(monkeypatch, GENERATE, 2, 3)
+    trained(online(model), tmp_path / "run")
+    assert len(session.opened) == 3
+
+
 @pytest.mark.parametrize(
     "error",
     [
