@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from rto.observe import OBSERVED, observe, observe_stored
+from rto.observe import OBSERVED, dropped, observe, observe_stored
 from rto.overlap import TRAINED, Draws
 from rto.protocols import (
     BatchSource,
@@ -59,11 +59,11 @@ def train(
             draw = draws.next()
             rollouts, tokens = draw.sampled()
             scored = scorer.score(tokens, rollouts, roles & TRAINED)
-            scored = scored.with_scores(draw.scored().scores)
+            rollouts, scored = draw.joined(scored)
             batch, metrics = method.targets(scored)
             stats = learner.update(method, batch)
             scored = _after(stats, scored)
-            metrics = {**observe(scored), **metrics, **stats.metrics}
+            metrics = {**observe(scored), **metrics, **stats.metrics, **dropped(tokens, scored)}
             metrics["sampler/lag"] = version - rollouts[0].policy_version
             drawn = draws.sampled()
             version = sync.push()

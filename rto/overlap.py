@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from rto.protocols import Generator, Scorer
 from rto.types import Prompt, Role, Rollout, ScoredBatch, TokenBatch, collate
 
@@ -27,8 +29,21 @@ class Draw:
         return self.sampling.result()
 
     def scored(self) -> ScoredBatch:
-        """With the scores of frozen models and the rewards."""
+        """With the scores of frozen models and the rewards. A group whose reward failed is missing
+        where ``reward.on_failure`` has it so."""
         return self.scoring.result()
+
+    def joined(self, scored: ScoredBatch) -> tuple[list[Rollout], ScoredBatch]:
+        """The rollouts and their batch with all scores, without the groups that are missing.
+
+        Args:
+            scored: the whole draw with other scores.
+        """
+        given, rollouts = self.scored(), self.sampled()[0]
+        if len(given) < len(scored):
+            left = torch.isin(scored.tokens.group, given.tokens.group).nonzero().flatten()
+            scored, rollouts = scored.take(left), [rollouts[row] for row in left.tolist()]
+        return rollouts, scored.with_scores(given.scores)
 
 
 class Draws:

@@ -414,3 +414,25 @@ def test_stored_rows_are_observed_with_the_log_probs_of_their_update(single_step
     )
     ((_, logged),) = diary.of("log")
     assert logged.get("policy/log_ratio") == (-2.0 if single_step else None)
+
+
+class Lossy(Diary):
+    """Its reward source has nothing for the first prompt of each iteration but the first."""
+
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        scored = super().score(tokens, rollouts, roles)
+        lost = Role.REWARD in roles and rollouts[0].prompt.id > 0
+        return scored.take([1]) if lost else scored
+
+
+def test_a_group_without_a_reward_is_neither_trained_nor_told_and_counted() -> None:
+    lossy = Lossy()
+    lossy.run(range(2))
+    assert lossy.of("rollouts") == [(0, 2), (1, 1)]
+    first, second = (metrics for _, metrics in lossy.of("log"))
+    assert "reward/dropped_groups" not in first
+    assert second["reward/dropped_groups"] == 1
+    # drawn = trained + dropped
+    assert first["response/num"] == 2 == second["response/num"] + second["reward/dropped_groups"]

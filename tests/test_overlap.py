@@ -147,3 +147,22 @@ def test_a_loop_that_fails_does_not_wait_for_what_still_runs() -> None:
     parts.hold[0].set()
     assert started.next().sampled()[0]
     assert started.next().sampling.cancelled()
+
+
+def test_all_scores_of_a_draw_join_and_what_one_is_missing_in_goes() -> None:
+    class Lossy(Parts):
+        def score(
+            self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+        ) -> ScoredBatch:
+            scored = ScoredBatch(tokens, {Role.REWARD: torch.tensor([5.0, 6.0, 7.0])})
+            return scored.take([0, 2])
+
+    with draws(Lossy(), Role.REWARD) as started:
+        started.start(0, [Prompt(i, (1, 2), "") for i in (5, 6, 7)], version=0)
+        draw = started.next()
+        values = ScoredBatch(draw.sampled()[1], {Role.CRITIC: torch.tensor([[0.5], [0.6], [0.7]])})
+        rollouts, scored = draw.joined(values)
+    assert [rollout.prompt.id for rollout in rollouts] == [5, 7]
+    assert scored.tokens.response_ids.tolist() == [[5], [7]]
+    assert scored[Role.REWARD].tolist() == [5.0, 7.0]
+    assert torch.equal(scored[Role.CRITIC], torch.tensor([[0.5], [0.7]]))

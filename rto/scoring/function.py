@@ -23,7 +23,7 @@ import numpy
 import torch
 
 from rto.errors import RewardProtocolError, RtoError, UserError, foreign
-from rto.scoring.combine import finite_rewards
+from rto.scoring.finite import finite_rewards
 from rto.secrets import shown_url
 
 

@@ -23,7 +23,7 @@ from rto.models.heads import SequenceReward
 from rto.models.load import generation_stops, load_config, load_scalar_model, load_tokenizer
 from rto.models.rope import check_positions, longest_of_short, max_positions
 from rto.models.trained_with import trained_with
-from rto.scoring.combine import finite_rewards
+from rto.scoring.finite import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import unique_keys
 from rto.scoring.listen import Listener

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "rto/rollout/vllm/sender.py": "sends with vLLM alone: tests/integration/test_vllm_engine.py",
     "rto/rollout/vllm/weights.py": "runs in vLLM's workers: tests/integration/test_vllm_engine.py",
     "rto/runs/execute.py": "tests/cli/test_going_on.py and tests/integration/test_pipeline.py",
+    "rto/scoring/finite.py": "the answers of all sources: tests/scoring/test_function_worker.py",
     "rto/sections/data.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
     "rto/sections/foreign.py": "flags of other programs: tests/cli/test_convert.py",
     "rto/sections/training.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
