@@ -67,7 +67,7 @@ ROOMS = {
     "report rollout runs scoring secrets sections text tracking training types",
     "cluster": "batching data errors models protocols rollout scoring sections tracking training "
     "types weights",
-    "comparison": "card cluster data errors evaluation models registry runs scoring sections "
+    "comparison": "card cluster data errors evaluation models registry runs sections "
     "tracking types",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",
