@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rto.finite import sampled, stored
-from rto.observe import OBSERVED, observe, observe_stored
+from rto.observe import OBSERVED, dropped, observe, observe_stored
 from rto.overlap import TRAINED, Draws
 from rto.protocols import (
     BatchSource,
@@ -64,14 +64,14 @@ def train(
             draw = draws.next()
             rollouts, tokens = draw.sampled()
             scored = scorer.score(tokens, rollouts, roles & TRAINED)
+            rollouts, scored = draw.joined(scored)
             samples = sampled(iteration, rollouts)
-            scored = samples.finite(scored.with_scores(draw.scored().scores))
-            batch, metrics = method.targets(scored)
+            batch, metrics = method.targets(samples.finite(scored))
             stats = learner.update(method, samples.finite_targets(batch))
             for line in samples.skipped(stats):
                 tracker.tell(line)
             scored = samples.finite(_after(stats, scored))
-            metrics = {**observe(scored), **metrics, **stats.metrics}
+            metrics = {**observe(scored), **metrics, **stats.metrics, **dropped(tokens, scored)}
             metrics["sampler/lag"] = version - rollouts[0].policy_version
             drawn = draws.sampled()
             version = sync.push()

@@ -6,7 +6,7 @@ from rto.functional.kl import kl_penalty
 from rto.functional.losses import sampler_mismatch
 from rto.functional.masked import masked_mean, masked_sum
 from rto.functional.segments import within_group_correlation
-from rto.types import Role, ScoredBatch
+from rto.types import Role, ScoredBatch, TokenBatch
 
 OBSERVED = frozenset({Role.POLICY, Role.REFERENCE, Role.REWARD})
 """The scores that ``observe`` reads."""
@@ -37,6 +37,12 @@ def observe(batch: ScoredBatch) -> dict[str, float]:
         ),
     }
     return {"response/num": len(tokens), **{name: float(x) for name, x in observed.items()}}
+
+
+def dropped(drawn: TokenBatch, left: ScoredBatch) -> dict[str, float]:
+    """How many prompts of a draw have no reward and are not trained on; nothing if all have one."""
+    missing = len(drawn.group.unique()) - len(left.tokens.group.unique())
+    return {"reward/dropped_groups": missing} if missing else {}
 
 
 def observe_stored(batch: ScoredBatch) -> dict[str, float]:

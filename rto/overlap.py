@@ -34,9 +34,22 @@ class Draw:
         return waited(self.sampling)
 
     def scored(self) -> ScoredBatch:
-        """With the scores of frozen models and the rewards."""
+        """With the scores of frozen models and the rewards. A group whose reward failed is missing
+        where ``reward.on_failure`` has it so."""
         _, tokens = waited(self.sampling)
         return joined(tokens, [waited(part) for part in self.scoring])
+
+    def joined(self, scored: ScoredBatch) -> tuple[list[Rollout], ScoredBatch]:
+        """The rollouts and their batch with all scores, without the groups that are missing.
+
+        Args:
+            scored: the whole draw with other scores.
+        """
+        given, rollouts = self.scored(), self.sampled()[0]
+        if len(given) < len(scored):
+            left = torch.isin(scored.tokens.group, given.tokens.group).nonzero().flatten()
+            scored, rollouts = scored.take(left), [rollouts[row] for row in left.tolist()]
+        return rollouts, scored.with_scores(given.scores)
 
 
 class Draws:

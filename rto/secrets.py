@@ -16,6 +16,15 @@ from typing import Any
 from urllib.parse import unquote
 
 HIDDEN = "***"
+OWN_VARIABLES = (
+    "RTO_REWARD_TOKEN",
+    "WANDB_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "RAY_AUTH_TOKEN",
+)
+"""Environment variables with secrets that this program and its libraries read. Code that a user
+brings gets none of them."""
 
 _ALWAYS = frozenset({
     "secret", "secrets", "password", "passwords", "passwd", "passphrase", "passcode", "credential",

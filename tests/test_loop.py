@@ -491,3 +491,25 @@ def test_what_is_not_finite_is_not_trained_on() -> None:
     with pytest.raises(TrainingDiverged, match="advantages is nan"):
         healthy.run(range(1), Dividing())
     assert healthy.of("update") == []
+
+
+class Lossy(Diary):
+    """Its reward source has nothing for the first prompt of each iteration but the first."""
+
+    def score(
+        self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+    ) -> ScoredBatch:
+        scored = super().score(tokens, rollouts, roles)
+        lost = Role.REWARD in roles and rollouts[0].prompt.id > 0
+        return scored.take([1]) if lost else scored
+
+
+def test_a_group_without_a_reward_is_neither_trained_nor_told_and_counted() -> None:
+    lossy = Lossy()
+    lossy.run(range(2))
+    assert lossy.of("rollouts") == [(0, 2), (1, 1)]
+    first, second = (metrics for _, metrics in lossy.of("log"))
+    assert "reward/dropped_groups" not in first
+    assert second["reward/dropped_groups"] == 1
+    # drawn = trained + dropped
+    assert first["response/num"] == 2 == second["response/num"] + second["reward/dropped_groups"]

@@ -259,3 +259,22 @@ def test_scores_of_parts_are_those_of_the_whole_draw() -> None:
     for role in (Role.SAMPLER, Role.REWARD):
         assert torch.equal(cut_up[role], whole[role])
     assert joined(whole.tokens, [whole]) is whole
+
+
+def test_all_scores_of_a_draw_join_and_what_one_is_missing_in_goes() -> None:
+    class Lossy(Parts):
+        def score(
+            self, tokens: TokenBatch, rollouts: Sequence[Rollout], roles: frozenset[Role]
+        ) -> ScoredBatch:
+            scored = ScoredBatch(tokens, {Role.REWARD: torch.tensor([5.0, 6.0, 7.0])})
+            return scored.take([0, 2])
+
+    with draws(Lossy(), Role.REWARD) as started:
+        started.start(0, [Prompt(i, (1, 2), "") for i in (5, 6, 7)], version=0)
+        draw = started.next()
+        values = ScoredBatch(draw.sampled()[1], {Role.CRITIC: torch.tensor([[0.5], [0.6], [0.7]])})
+        rollouts, scored = draw.joined(values)
+    assert [rollout.prompt.id for rollout in rollouts] == [5, 7]
+    assert scored.tokens.response_ids.tolist() == [[5], [7]]
+    assert scored[Role.REWARD].tolist() == [5.0, 7.0]
+    assert torch.equal(scored[Role.CRITIC], torch.tensor([[0.5], [0.7]]))

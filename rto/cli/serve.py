@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rto.cli.one_line_parser import OneLineParser, whole
 from rto.errors import UserError
 from rto.scoring.listen import PORTS, open_listener
+from rto.tracking.quiet import escape_control
 
 MAX_BATCH = 64
 
 DESCRIPTION = """\
 Answer POST / and /get_reward {"query", "prompts", "labels"} with {"rewards"}; GET /health.
 Where the variable of --token_env is set, only requests with that bearer token are answered; a host
-other than loopback needs it."""
+other than loopback needs it. Where 64 requests wait already, the next one is told to come later."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,6 +35,9 @@ def main(argv: Sequence[str]) -> int:
             listener=listener,
             max_batch=options.max_batch,
             max_len=options.max_len,
+            workers=options.workers,
+            timeout=options.timeout,
+            printed=lambda text: print(escape_control(text), file=sys.stderr, flush=True),
         )
     return 0
 
@@ -46,6 +51,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = _parser().parse_args(argv)
     if options.reward_model is None and options.func_path is None:
         raise UserError("serve-reward: nothing to serve: give --reward_model or --func_path")
+    if options.workers is not None and options.func_path is None:
+        raise UserError("serve-reward: --workers is for --func_path: a model is loaded once")
     for name in ("max_len", "max_batch"):
         if vars(options)[name] is not None and options.reward_model is None:
             raise UserError(
@@ -53,6 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                 "they come"
             )
     options.max_batch = options.max_batch or MAX_BATCH
+    options.workers = options.workers or 1
     return options
 
 
@@ -88,5 +96,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tokens of the longest text, as data.max_len in training (what the model's "
         "config.json says of its training)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole(1, 1024),
+        metavar="N",
+        help="processes of the function, each with a request at a time (1)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=whole(1, 10_000_000),
+        metavar="S",
+        default=60,
+        help="seconds that a request may wait for its turn, and the function take for it "
+        "(%(default)s)",
     )
     return parser

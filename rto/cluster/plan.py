@@ -214,9 +214,10 @@ def scoring_parts(config: RunConfig, plan: Plan, *, frozen: bool) -> int:
         frozen: whether models score beside functions and servers.
 
     Raises:
-        UserError: several, and models that get a GPU only when its engine is done.
+        UserError: several, and models that get a GPU only when its engine is done, or a
+            ``reward.on_failure`` that needs to see the whole iteration.
     """
-    given = config.rollout.scoring_parts
+    given, whole = config.rollout.scoring_parts, config.reward.on_failure == "drop_group"
     in_turn = frozen and takes_turns(config, plan)
     require(
         given in (None, 1) or not in_turn,
@@ -224,8 +225,13 @@ def scoring_parts(config: RunConfig, plan: Plan, *, frozen: bool) -> int:
         "sleep only when all is sampled; leave it unset, or give the engines GPUs of their own "
         "(train.colocate_all false)",
     )
+    require(
+        given in (None, 1) or not whole,
+        f"rollout.scoring_parts is {given}: reward.on_failure drop_group decides what is left of a "
+        "whole iteration; leave rollout.scoring_parts unset, or take reward.on_failure stop",
+    )
     if given is None:
-        return SERVED_PARTS if config.reward.remote_url and not in_turn else 1
+        return SERVED_PARTS if config.reward.remote_url and not (in_turn or whole) else 1
     return given
 
 

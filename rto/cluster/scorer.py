@@ -14,10 +14,12 @@ from rto.cluster.calls import Scored, Scorers, Trainers
 from rto.cluster.groups import Pending
 from rto.data.loaders.rated import with_unrelated_responses
 from rto.scoring.combine import combine
+from rto.scoring.dropped import whole_groups
 from rto.types import Role, Rollout, ScoredBatch, TokenBatch, widen
 
-TextReward = Callable[[list[str], list[str], list[str]], list[float]]
-"""queries (prompt + response), prompts, labels -> one number per response."""
+TextReward = Callable[[list[str], list[str], list[str]], Sequence[float | None]]
+"""queries (prompt + response), prompts, labels -> one number per response, or None for one whose
+prompt is left out."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class RewardSources:
     ends: Mapping[int, str] = field(default_factory=dict)
     """The tokens that end a response, as text: the one that it has closes its query, as OpenRLHF's
     contract has it."""
+    rows_per_step: int = 1
+    """Rows of an optimizer step."""
 
 
 class RewardMemory(Protocol):
@@ -84,7 +88,7 @@ class ClusterScorer:
             tokens, lengths, frozen_roles - {Role.REWARD} if models else frozen_roles
         )
         scores: dict[Role, Tensor] = {}
-        texts: list[Tensor] = []
+        texts: list[Sequence[float | None]] = []
         if Role.REWARD in roles:
             texts = self._text_rewards(rollouts)
         for role, (pending, shards) in running.items():
@@ -93,14 +97,32 @@ class ClusterScorer:
             logprobs, fresh = _gather(frozen, tokens)
             scores |= logprobs
             models = models or self._noted(fresh, rollouts)
-        if Role.REWARD in roles:
-            scores[Role.REWARD] = self._combined(models, texts, rollouts)
         if Role.SAMPLER in roles:
             scores[Role.SAMPLER] = tokens.sampler_logprobs
         if Role.UNRELATED in roles:
             scores[Role.UNRELATED] = self._unrelated(tokens)
-        demand_all(roles, scores, "nobody scores")
-        return ScoredBatch(tokens=tokens, scores=scores)
+        scored = ScoredBatch(tokens=tokens, scores=scores)
+        if Role.REWARD in roles:
+            left = self._left(tokens, texts)
+            if left is not None:
+                scored, models = scored.take(left), [raw[left] for raw in models]
+                texts = [[text[row] for row in left] for text in texts]
+                rollouts = [rollouts[row] for row in left]
+            rewards = self._combined(models, texts, rollouts)
+            scored = scored.with_scores({Role.REWARD: rewards})
+        demand_all(roles, scored.scores, "nobody scores")
+        return scored
+
+    def _left(
+        self, tokens: TokenBatch, texts: Sequence[Sequence[float | None]]
+    ) -> list[int] | None:
+        groups = [group for group in (self.policy, self.critic) if group is not None]
+        return whole_groups(
+            tokens.group.tolist(),
+            texts,
+            rows_per_step=self.rewards.rows_per_step,
+            ranks=max((group.num_shards for group in groups), default=1),
+        )
 
     def _unrelated(self, tokens: TokenBatch) -> Tensor:
         """Log pi/pi_ref [B] of each row's prompt with a response to the next prompt."""
@@ -118,18 +140,18 @@ class ClusterScorer:
         shards = shard_rows(lengths, len(self.frozen), tokens.group.tolist())
         return self.frozen.score([_rows(tokens, shard) for shard in shards], wanted), shards
 
-    def _text_rewards(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+    def _text_rewards(self, rollouts: Sequence[Rollout]) -> list[Sequence[float | None]]:
         prompts = [r.prompt.text for r in rollouts]
         queries = [r.prompt.text + r.text + self._end(r) for r in rollouts]
         labels = [r.prompt.label or "" for r in rollouts]
-        found: list[Tensor] = []
+        found: list[Sequence[float | None]] = []
         for number, (_, fn) in enumerate(self.rewards.texts):
             source = f"{number} {fn}"
-            rewards = self.kept.recall(source, rollouts)
+            rewards: Sequence[float | None] | None = self.kept.recall(source, rollouts)
             if rewards is None:
                 rewards = fn(queries, prompts, labels)
                 self.kept.keep(source, rollouts, rewards)
-            found.append(torch.tensor(rewards))
+            found.append(rewards)
         return found
 
     def _recalled(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
@@ -149,13 +171,17 @@ class ClusterScorer:
         return self.rewards.ends[rollout.token_ids[-1]] if rollout.finished else ""
 
     def _combined(
-        self, models: list[Tensor], texts: list[Tensor], rollouts: Sequence[Rollout]
+        self,
+        models: Sequence[Tensor],
+        texts: Sequence[Sequence[float | None]],
+        rollouts: Sequence[Rollout],
     ) -> Tensor:
         constants = self.rewards.normalise
         scaled = [(raw - mean) / std for raw, (mean, std) in zip(models, constants, strict=True)]
         names = [*self.rewards.model_names, *(name for name, _ in self.rewards.texts)]
+        given = [torch.tensor(text) for text in texts]
         return combine(
-            [*scaled, *texts], weights=self.rewards.weights, names=names, rollouts=rollouts
+            [*scaled, *given], weights=self.rewards.weights, names=names, rollouts=rollouts
         )
 
 

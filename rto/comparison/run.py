@@ -26,8 +26,7 @@ from rto.models.device import device_type, with_dtype
 from rto.registry import card, takes_token_reward
 from rto.runs.evaluate import Evaluated, evaluate_policies
 from rto.runs.execute import execute
-from rto.runs.prepare import reward_sources
-from rto.scoring.function import RewardFunction
+from rto.runs.rewards import reward_function, reward_sources
 from rto.sections.data import Data
 from rto.sections.parse import narrow, parse_run
 from rto.sections.paths import absolute_paths
@@ -247,9 +246,10 @@ def judge(plan: ComparisonPlan, base: RunConfig, runs: Sequence[ComparedRun]) ->
         seed=0,
         encoder_decoder=template.encoder_decoder,
     )
+    base = replace(base, reward=replace(base.reward, on_failure="stop"))
     sources = reward_sources(base, template)
     if plan.judge is not None:
-        texts = [(plan.judge, RewardFunction(plan.judge))]
+        texts = [(plan.judge, reward_function(base.reward, plan.judge))]
         sources = replace(sources, normalise=(), model_names=(), texts=texts, weights=[1.0])
         base = replace(base, reward=replace(base.reward, model_name_or_path=[], weights=None))
     policies = {run.name: str(run.folder / "last") for run in runs}

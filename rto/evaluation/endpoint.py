@@ -24,12 +24,22 @@ from tenacity import (
 
 from rto.data.templates import Message
 from rto.errors import JudgeError, UserError, foreign
-from rto.scoring.http import PassingFault, check_passing, check_url, next_wait, passing_faults
+from rto.scoring.http import (
+    PassingFault,
+    check_passing,
+    check_url,
+    in_parallel,
+    next_wait,
+    passing_faults,
+    read_capped,
+)
 from rto.secrets import shown_url, without
 from rto.tracking.run_folder import write_atomic
 
 LONGEST_WAIT = 60.0
 """Seconds: a longer Retry-After is cut to this."""
+ANSWER_CAP = 8 << 20
+"""Longest answer, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,9 @@ class Endpoint:
     async def _all(
         self, conversations: Sequence[list[Message]], kept: _Kept, progress: Progress
     ) -> tuple[list[str], Usage]:
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        headers = {"Accept-Encoding": "identity"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         gate, usage, done = asyncio.Semaphore(self.concurrency), Usage(), 0
 
         async def one(conversation: list[Message]) -> str:
@@ -117,12 +129,8 @@ class Endpoint:
             return text
 
         async with httpx.AsyncClient(headers=headers, timeout=self.timeout) as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(each)) for each in conversations]
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-        return [task.result() for task in tasks], usage
+            texts = await in_parallel([one(each) for each in conversations])
+        return texts, usage
 
     async def _persist(
         self, client: httpx.AsyncClient, body: dict[str, object]
@@ -146,12 +154,17 @@ class Endpoint:
         self, client: httpx.AsyncClient, body: dict[str, object]
     ) -> tuple[str, Usage]:
         with passing_faults(self.timeout):
-            async with asyncio.timeout(self.timeout):
-                response = await client.post(self._address(), json=body)
-        self._check_status(response)
-        return _read(response)
+            async with (
+                asyncio.timeout(self.timeout),
+                client.stream("POST", self._address(), json=body) as response,
+            ):
+                content = await read_capped(response, ANSWER_CAP)
+        if content is None:
+            raise JudgeError(f"{self.name}: the answer is longer than {ANSWER_CAP} bytes")
+        self._check_status(response, content)
+        return _read(content)
 
-    def _check_status(self, response: httpx.Response) -> None:
+    def _check_status(self, response: httpx.Response, content: bytes) -> None:
         check_passing(response)
         status = response.status_code
         if status in (401, 403):
@@ -161,7 +174,7 @@ class Endpoint:
                 f"{self.key_env}, or name another one with --judge_key_env"
             )
         if status != 200:
-            said = self._shown(response.text[:300])
+            said = self._shown(content[:1000].decode("utf-8", "replace")[:300])
             raise JudgeError(f"{self.name}: status {status}: {said}")
 
     def _shown(self, text: str) -> str:
@@ -203,15 +216,17 @@ class _Kept:
             file.write(json.dumps({"asked": mark, "text": text}) + "\n")
 
 
-def _read(response: httpx.Response) -> tuple[str, Usage]:
+def _read(answer: bytes) -> tuple[str, Usage]:
     """The first choice's text; none at all, as of a refusal, is an empty one."""
     try:
-        content = response.json()
+        content = json.loads(answer)
         text = content["choices"][0]["message"]["content"]
         used = content.get("usage") or {}
         spent = Usage(int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)), 1)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        start = ascii(response.text[:80])[1:-1]
+    except (
+        ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
+        start = ascii(answer[:80])[2:-1]
         raise PassingFault(f"not a chat completion: {start}") from error
     if text is not None and not isinstance(text, str):
         raise PassingFault(f"not a chat completion: content is a {type(text).__name__}")

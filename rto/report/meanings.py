@@ -9,6 +9,8 @@ from rto.sections.methods import MethodSettings, installed, once_per_path
 MEANING = {
     "reward/mean": "Mean reward of the sampled responses.",
     "reward/std": "Standard deviation of the rewards over the sampled responses.",
+    "reward/dropped_groups": "Prompts that were drawn and not trained on, because a reward server "
+    "failed on them (reward.on_failure); absent if there were none.",
     "reward/clipped_share": "Share of responses whose reward was outside reward.clip_range.",
     "reward/correlation": "Correlation of log π/π_ref and the reward within prompts: does the "
     "policy follow the rewards?",

@@ -15,7 +15,6 @@ from rto.cluster.actors import Kind
 from rto.cluster.build import Models
 from rto.cluster.device import run_device
 from rto.cluster.plan import check_overlap, plan_actors
-from rto.cluster.scorer import RewardSources, TextReward
 from rto.data.accounting import (
     DISLIKED,
     EQUAL,
@@ -38,20 +37,14 @@ from rto.data.storage.groups import Groups, split_by_prompt
 from rto.data.templates import Template, load_template
 from rto.errors import UserError
 from rto.methods.reward_model import RewardModel
-from rto.models.load import (
-    assert_same_tokenizer,
-    load_config,
-    load_tokenizer,
-    reward_constants,
-)
+from rto.models.load import assert_same_tokenizer, load_tokenizer
 from rto.observe import OBSERVED
 from rto.protocols import Method, PolicyMethod
 from rto.runs.check_models import check_models, with_engine
 from rto.runs.held_out import best_held_out
 from rto.runs.offline import OfflineRun, pad_id, reference_models
 from rto.runs.online import OnlineRun
-from rto.scoring.function import RewardFunction
-from rto.scoring.http import RemoteReward
+from rto.runs.rewards import reward_sources
 from rto.sections.data import Data
 from rto.sections.ranges import require
 from rto.sections.run_config import RunConfig
@@ -190,31 +183,6 @@ def check_tokenizers(config: RunConfig, models: Models, tokenizer: PreTrainedTok
     own = str(config.actor.model_name_or_path)
     others = {path: load_tokenizer(path) for path in sorted(paths - {own})}
     assert_same_tokenizer({own: tokenizer, **others}, ends_alike=set(models.paths.values()))
-
-
-def reward_sources(config: RunConfig, template: Template) -> RewardSources:
-    """The sources of ``reward``'s settings, for responses that end as ``template``'s do."""
-    reward = config.reward
-    constants = [
-        reward_constants(load_config(path), path=path) if reward.normalize_enable else (0.0, 1.0)
-        for path in reward.model_name_or_path
-    ]
-    texts: list[tuple[str, TextReward]] = []
-    if reward.func_path is not None:
-        texts.append((reward.func_path, RewardFunction(reward.func_path)))
-    token = os.environ.get(reward.remote_token_env)
-    for url in reward.remote_url:
-        remote = RemoteReward(
-            url, token=token, timeout=reward.remote_timeout, batch_size=reward.remote_batch_size
-        )
-        texts.append((remote.name, remote))
-    return RewardSources(
-        normalise=constants,
-        texts=texts,
-        weights=reward.weights or [1.0] * reward.num_sources,
-        model_names=reward.model_name_or_path,
-        ends=template.token_texts(template.stop_token_ids),
-    )
 
 
 def pretrain_mix(config: RunConfig, template: Template) -> PretrainMix | None:

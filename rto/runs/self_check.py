@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rto.cluster.generator import EngineGenerator
 from rto.cluster.scorer import ClusterScorer
-from rto.errors import ProofError
+from rto.errors import ProofError, RewardProtocolError
 from rto.types import Prompt, Role, Rollout, TokenBatch, collate
 
 CHECKS = {
@@ -43,11 +43,14 @@ def self_check(
 
     Raises:
         ProofError: names the check, the figure and the tolerance.
+        RewardProtocolError: a reward is missing.
     """
     (rollouts,) = generator.generate([prompts], version, iteration=0)
     tokens = collate(rollouts, pad_token_id=pad_token_id)
     mask = tokens.response_mask
     scored = scorer.score(tokens, rollouts, roles)
+    if len(scored) < len(tokens):
+        raise RewardProtocolError("self-check failed: a reward server failed on a response")
     figures: dict[str, float] = {}
     if Role.POLICY in roles:
         policy = scored[Role.POLICY]

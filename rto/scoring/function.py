@@ -2,39 +2,71 @@
 
 The file defines ``reward_func(queries, prompts, labels)``. It returns one number per query as a
 list, tensor or array, or a mapping that holds them under ``rewards`` (``scores`` and
-``extra_logs`` beside it are allowed and not used). The file is code that this process runs.
+``extra_logs`` beside it are allowed and not used). A process of its own runs the file, so that
+nothing it does reaches this one.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
 import hashlib
-import importlib.abc
-import importlib.util
-import inspect
+import logging
 import stat
-import sys
-import traceback
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy
-import torch
-
 from rto.errors import RewardProtocolError, RtoError, UserError, foreign
-from rto.scoring.combine import finite_rewards
-from rto.secrets import shown_url
+from rto.scoring.finite import finite_rewards
+from rto.scoring.function_process import FunctionEnded, FunctionProcess
+from rto.secrets import hide, shown_url
+from rto.text import one_line
+
+TIMEOUT = 600.0
+"""Seconds."""
+LONGEST_ERROR = 600
+_LOG = logging.getLogger("reward_func")
+"""``rto.tracking.quiet`` gives it a file among the run's logs."""
+_LOG.setLevel(logging.INFO)
 
 
 class RewardFunction:
-    """A reward_func.py that was loaded; ``str()`` gives its absolute path and SHA-256."""
+    """A reward_func.py that was loaded; ``str()`` gives its absolute path and SHA-256.
 
-    def __init__(self, path: str) -> None:
+    Its process is started once and keeps what the file holds from call to call. After one that
+    ended it, the next call starts another.
+
+    Args:
+        timeout: seconds that the file may take to load, and each call; ``limit`` is how messages
+            name it.
+        memory_gib: address space of the process; None for no limit.
+        hidden: environment variables that the process does not get, beside this program's own
+            secrets (``rto.secrets.OWN_VARIABLES``).
+        printed: takes what the file prints, up to some MiB in all.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        timeout: float = TIMEOUT,
+        limit: str = "reward.func_timeout",
+        memory_gib: float | None = None,
+        hidden: Sequence[str] = (),
+        printed: Callable[[str], None] = _LOG.info,
+    ) -> None:
         self.path = _checked_path(path)
-        code = self.path.read_bytes()
-        self.sha256 = hashlib.sha256(code).hexdigest()
-        self._function = _load(self.path, code, self.sha256)
+        self._code = self.path.read_bytes()
+        self.sha256 = hashlib.sha256(self._code).hexdigest()
+        self._timeout = timeout
+        self._limit = limit
+        self._memory = None if memory_gib is None else int(memory_gib * 2**30)
+        self._hidden = hidden
+        self._printed = printed
+        self._turn = threading.Lock()
+        self._process: FunctionProcess | None = None
+        self._calls = 0
+        with self._turn:
+            self._process = self._loaded()
 
     def __str__(self) -> str:
         return f"{self.path} (sha256 {self.sha256})"
@@ -45,37 +77,79 @@ class RewardFunction:
         """One finite reward per query; ``queries`` are prompt plus response.
 
         Raises:
-            RewardProtocolError: the function raised, ended the program, or returned something
-                else; names the file, and the line where there is one.
+            RewardProtocolError: the function raised, ended its process, did not end in time or
+                returned something else; names the file, and the line where it is known.
         """
-        with in_file(self.path, "", error=RewardProtocolError):
-            returned = self._function(list(queries), list(prompts), list(labels))
-            if isinstance(returned, Mapping):
-                if "rewards" not in returned:
-                    raise RewardProtocolError(f"{self.path}: returned a mapping without 'rewards'")
-                returned = returned["rewards"]
-            return finite_rewards(_plain(returned), count=len(queries), source=str(self.path))
+        request = {"queries": list(queries), "prompts": list(prompts), "labels": list(labels)}
+        with self._turn:
+            # Put back only after an answer: any other end of a call is the end of the process.
+            process, self._process = self._process or self._loaded(), None
+            answer = self._asked(process, request, RewardProtocolError, count=len(queries))
+            self._process = process
+        self._raise_error(answer, RewardProtocolError)
+        return finite_rewards(answer.get("rewards"), count=len(queries), source=str(self.path))
+
+    def close(self) -> None:
+        """End the process; a later call starts another."""
+        with self._turn:
+            process, self._process = self._process, None
+            if process is not None:
+                process.stop()
+
+    def _loaded(self) -> FunctionProcess:
+        """
+        Raises:
+            UserError: the file cannot be run, or defines no reward function.
+        """
+        about = {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "code": self._code.decode("latin-1"),
+            "memory": self._memory,
+        }
+        try:
+            process = FunctionProcess(str(self.path), hidden=self._hidden, printed=self._printed)
+        except FunctionEnded as error:
+            raise UserError(f"reward.func_path {self.path}: {error.how}{_said(error)}") from error
+        answer = self._asked(process, about, UserError, count=0)
+        if "error" in answer:
+            process.stop()
+        self._raise_error(answer, UserError)
+        return process
+
+    def _asked(
+        self,
+        process: FunctionProcess,
+        request: Mapping[str, object],
+        kind: type[RtoError],
+        *,
+        count: int,
+    ) -> dict[str, object]:
+        """The answer to this very request."""
+        self._calls += 1
+        request = {**request, "call": self._calls}
+        try:
+            answer = process.ask(request, timeout=self._timeout, count=count)
+        except FunctionEnded as error:
+            setting = "reward.func_path " if kind is UserError else ""
+            how = error.how or f"no answer within {self._limit} {self._timeout:g} s"
+            place = error.where or str(self.path)
+            raise kind(f"{setting}{place}: {how}{_said(error)}") from error
+        if answer.get("call") != self._calls:
+            process.stop()
+            raise kind(f"{self.path}: it answered what it was not asked")
+        return answer
+
+    def _raise_error(self, answer: Mapping[str, object], kind: type[RtoError]) -> None:
+        if "error" in answer:
+            if answer.get("trace"):
+                trace = str(answer["trace"]).encode("utf-8", "backslashreplace")
+                self._printed(trace.decode())
+            raise kind(hide(one_line(str(answer["error"]), LONGEST_ERROR)))
 
 
-class in_file(foreign):
-    """The guard around code of one file: its message names the file's last line that ran."""
-
-    def __init__(self, path: Path, setting: str, *, error: type[RtoError] = UserError) -> None:
-        super().__init__(f"{setting}{path}", error=error)
-        self._path = str(path)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, cause: BaseException | None, trace: object
-    ) -> None:
-        if cause is not None and (line := self._line(cause)):
-            self.problem = f"{self.problem}:{line}"
-        super().__exit__(kind, cause, trace)
-
-    def _line(self, cause: BaseException) -> int | None:
-        if isinstance(cause, SyntaxError) and cause.filename == self._path:
-            return cause.lineno
-        frames = traceback.extract_tb(cause.__traceback__)
-        return next((f.lineno for f in reversed(frames) if f.filename == self._path), None)
+def _said(error: FunctionEnded) -> str:
+    return f"; it printed last: {one_line(ascii(error.said), 200)}" if error.said else ""
 
 
 def _checked_path(path: str) -> Path:
@@ -93,105 +167,3 @@ def _checked_path(path: str) -> Path:
                 f"chmod o-w {place}"
             )
     return resolved
-
-
-class _HashedCode(importlib.abc.SourceLoader):
-    """Runs the very bytes that were hashed: no second read, no bytecode cache."""
-
-    def __init__(self, path: Path, code: bytes) -> None:
-        self._path, self._code = path, code
-
-    def get_filename(self, fullname: str) -> str:
-        return str(self._path)
-
-    def get_data(self, path: str | bytes) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._code
-
-
-def _load(path: Path, code: bytes, sha256: str) -> Callable[..., object]:
-    name = f"rto_reward_func_{sha256[:16]}"
-    spec = importlib.util.spec_from_loader(name, _HashedCode(path, code))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles of the file look their module up by name.
-    sys.modules[name] = module
-    try:
-        with in_file(path, "reward.func_path "):
-            spec.loader.exec_module(module)
-            # What it defines may be an object that answers questions about it with code.
-            return _checked_function(path, vars(module), ast.parse(code))
-    except UserError:
-        del sys.modules[name]
-        raise
-
-
-def _checked_function(
-    path: Path, names: Mapping[str, object], source: ast.Module
-) -> Callable[..., object]:
-    """``reward_func`` among the names of the file.
-
-    Raises:
-        UserError: there is none, or it does not take three lists and return a value.
-    """
-    if "reward_func" not in names:
-        defined = [node.name for node in source.body if isinstance(node, ast.FunctionDef)]
-        near = difflib.get_close_matches("reward_func", defined, 1, 0.4)
-        hint = f": rename {near[0]}" if near else ""
-        raise UserError(
-            f"reward.func_path {path}: defines no reward_func(queries, prompts, labels){hint}"
-        )
-    function = names["reward_func"]
-    problem = _problem(function)
-    if problem is not None:
-        raise UserError(
-            f"reward.func_path {path}:{_line_of_definition(source)}: reward_func {problem}: write "
-            "def reward_func(queries, prompts, labels) that returns one number per query"
-        )
-    assert callable(function)
-    return function
-
-
-def _problem(function: object) -> str | None:
-    """Why the value called reward_func is no reward function; None where it may be one."""
-    if inspect.isclass(function):
-        return "is a class"
-    if not callable(function):
-        return f"is no function but a {type(function).__name__}"
-    for each in (function, type(function).__call__):
-        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
-            return "is async"
-        if inspect.isgeneratorfunction(each):
-            return "yields"
-    try:
-        inspect.signature(function).bind([], [], [])
-    except TypeError as error:
-        return f"cannot be called with queries, prompts and labels ({error})"
-    except ValueError:
-        # A compiled function that does not tell its arguments.
-        return None
-    return None
-
-
-def _line_of_definition(source: ast.Module) -> int:
-    """Where the file binds reward_func last."""
-    lines = [1]
-    for node in ast.walk(source):
-        match node:
-            case (
-                ast.FunctionDef(name="reward_func")
-                | ast.AsyncFunctionDef(name="reward_func")
-                | ast.ClassDef(name="reward_func")
-                | ast.Name(id="reward_func", ctx=ast.Store())
-            ):
-                lines.append(node.lineno)
-    return lines[-1]
-
-
-def _plain(rewards: object) -> object:
-    """Tensors and arrays, whole or as items, to Python numbers; all else as it is."""
-    if isinstance(rewards, (torch.Tensor, numpy.ndarray, numpy.generic)):
-        return rewards.tolist()
-    if isinstance(rewards, list | tuple):
-        return [_plain(item) for item in rewards]
-    return rewards

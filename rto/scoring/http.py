@@ -11,10 +11,11 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from typing import Literal, TypeVar
 
 import httpx
 from tenacity import (
@@ -26,7 +27,7 @@ from tenacity import (
 )
 
 from rto.errors import RewardProtocolError, UserError, told
-from rto.scoring.combine import finite_rewards
+from rto.scoring.finite import finite_rewards
 from rto.secrets import filled, holds_secret, shown_url, without
 from rto.text import one_line
 
@@ -37,6 +38,12 @@ _SHELL_VARIABLE = re.compile(r"=\$([A-Za-z_]\w*)(?=[&#]|$)")
 """A variable as a shell has it, for a value of a query: a quote kept it from the shell."""
 
 BACKOFF = wait_random_exponential(multiplier=0.25, max=15)
+BREAKER = 3
+"""Requests in a row that may fail for good before the server is given up."""
+UNLIMITED = httpx.Limits(max_connections=None)
+"""A request that waits for a connection would use up its time."""
+
+Result = TypeVar("Result")
 
 
 class PassingFault(Exception):
@@ -76,6 +83,26 @@ def next_wait(state: RetryCallState, backoff: Callable[[RetryCallState], float])
     return max(asked or 0.0, backoff(state))
 
 
+async def in_parallel(calls: Sequence[Coroutine[None, None, Result]]) -> list[Result]:
+    """What all return, in their order; the first exception ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def read_capped(response: httpx.Response, cap: int) -> bytes | None:
+    """The body as it was sent; None where it is longer than ``cap`` bytes."""
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > cap:
+            return None
+    return bytes(content)
+
+
 def check_url(url: str, *, setting: str, remedy: str) -> str:
     """The URL to ask: ``${NAME}`` in it stands for the environment variable of that name.
 
@@ -110,25 +137,31 @@ def _parsed(url: str, *, setting: str, shown: str) -> httpx.URL:
 
 @dataclass(frozen=True)
 class RemoteReward:
-    """A reward server. ``timeout`` bounds each request in seconds, its retries included.
+    """A reward server, which is sent ``concurrency`` requests at once.
 
-    One attempt may take half of ``timeout``, so that a request lost by the server is sent again.
-    ``${NAME}`` in ``url`` stands for an environment variable.
+    ``timeout`` bounds each request in seconds, its retries included, from when it is first sent.
+    A call of n queries ends within ``timeout`` times
+    ceil(ceil(n / ``batch_size``) / ``concurrency``). One attempt may take half of ``timeout``, so
+    that a request lost by the server is sent again. ``${NAME}`` in ``url`` stands for an
+    environment variable.
     """
 
     url: str = field(repr=False)
     token: str | None = field(repr=False)
     timeout: float
     batch_size: int
+    concurrency: int = 8
+    on_failure: Literal["stop", "drop_group"] = "stop"
 
     def __post_init__(self) -> None:
         self._address()
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise UserError("the reward server's token holds characters that no HTTP header can")
-        if self.timeout <= 0 or self.batch_size < 1:
+        if self.timeout <= 0 or self.batch_size < 1 or self.concurrency < 1:
             raise UserError(
-                f"reward.remote_timeout {self.timeout} and reward.remote_batch_size "
-                f"{self.batch_size}: must be positive"
+                f"reward.remote_timeout {self.timeout}, reward.remote_batch_size "
+                f"{self.batch_size} and reward.remote_concurrency {self.concurrency}: must be "
+                "positive"
             )
 
     @property
@@ -149,36 +182,65 @@ class RemoteReward:
 
     def __call__(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
-    ) -> list[float]:
-        """One finite reward per query; ``queries`` are prompt plus response.
+    ) -> list[float | None]:
+        """One finite reward per query, in their order; ``queries`` are prompt plus response.
+
+        None stands for a reward whose request failed for good, where ``on_failure`` is
+        ``drop_group``; there is none where it is ``stop``.
 
         Raises:
-            RewardProtocolError: no valid answer; names the endpoint and the first bad item.
+            RewardProtocolError: no valid answer; names the endpoint and the first bad item. With
+                ``drop_group``: ``BREAKER`` requests in a row had none.
         """
         return asyncio.run(self._all(queries, prompts, labels))
 
     async def _all(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str | None]
-    ) -> list[float]:
-        rewards: list[float] = []
+    ) -> list[float | None]:
+        gate, failed = asyncio.Semaphore(self.concurrency), 0
+
+        async def one(start: int) -> Sequence[float | None]:
+            nonlocal failed
+            rows = slice(start, start + self.batch_size)
+            payload = {
+                "query": list(queries[rows]),
+                "prompts": list(prompts[rows]),
+                "labels": list(labels[rows]),
+            }
+            async with gate:
+                try:
+                    rewards = await self._rewards(client, payload, first=start)
+                except RewardProtocolError as error:
+                    failed += 1
+                    if self.on_failure == "stop":
+                        raise
+                    if failed >= BREAKER:
+                        raise RewardProtocolError(
+                            f"{error}; {failed} requests in a row failed, so no more are sent"
+                        ) from error
+                    return [None] * len(payload["query"])
+            failed = 0
+            return rewards
+
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        async with httpx.AsyncClient(headers=headers, timeout=self.timeout / 2) as client:
-            for start in range(0, len(queries), self.batch_size):
-                rows = slice(start, start + self.batch_size)
-                payload = {
-                    "query": list(queries[rows]),
-                    "prompts": list(prompts[rows]),
-                    "labels": list(labels[rows]),
-                }
-                content = await self._persist(client, json.dumps(payload).encode())
-                count = len(payload["query"])
-                try:
-                    rewards += _read_rewards(content, count=count, source=self.name, first=start)
-                except RewardProtocolError as error:
-                    raise RewardProtocolError(self._without_secrets(str(error))) from error
-        return rewards
+        async with httpx.AsyncClient(
+            headers=headers, timeout=self.timeout / 2, limits=UNLIMITED
+        ) as client:
+            starts = range(0, len(queries), self.batch_size)
+            parts = await in_parallel([one(start) for start in starts])
+        return [reward for part in parts for reward in part]
+
+    async def _rewards(
+        self, client: httpx.AsyncClient, payload: Mapping[str, Sequence[str | None]], *, first: int
+    ) -> list[float]:
+        content = await self._persist(client, json.dumps(payload).encode())
+        count = len(payload["query"])
+        try:
+            return _read_rewards(content, count=count, source=self.name, first=first)
+        except RewardProtocolError as error:
+            raise RewardProtocolError(self._without_secrets(str(error))) from error
 
     async def _persist(self, client: httpx.AsyncClient, payload: bytes) -> bytes:
         """One request, tried until it is answered or its time is up."""
@@ -230,15 +292,13 @@ class RemoteReward:
         return content
 
     async def _read(self, response: httpx.Response) -> bytes:
-        content = bytearray()
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > RESPONSE_CAP:
-                raise RewardProtocolError(
-                    f"{self.name}: the answer is longer than {RESPONSE_CAP} bytes: "
-                    "lower reward.remote_batch_size"
-                )
-        return bytes(content)
+        content = await read_capped(response, RESPONSE_CAP)
+        if content is None:
+            raise RewardProtocolError(
+                f"{self.name}: the answer is longer than {RESPONSE_CAP} bytes: "
+                "lower reward.remote_batch_size"
+            )
+        return content
 
     def _check_status(self, response: httpx.Response, content: bytes) -> None:
         check_passing(response)

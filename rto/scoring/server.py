@@ -1,13 +1,13 @@
 """A reward server for ``rto.scoring.http``, backed by a reward model or a function.
 
 ``POST /`` or ``/get_reward`` with ``{"query", "prompts", "labels"}`` -> ``{"rewards"}``;
-``GET /health``. Requests are scored one after another, each in length-sorted batches.
+``GET /health``. A model scores one request after another, in length-sorted batches; of a function
+there may be several processes, each with a request at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -23,17 +23,16 @@ from rto.models.heads import SequenceReward
 from rto.models.load import generation_stops, load_config, load_scalar_model, load_tokenizer
 from rto.models.rope import check_positions, longest_of_short, max_positions
 from rto.models.trained_with import trained_with
-from rto.scoring.combine import finite_rewards
+from rto.scoring.desk import Desk, TextReward, body, check_sender, gone
+from rto.scoring.finite import finite_rewards
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import unique_keys
 from rto.scoring.listen import Listener
 from rto.sections.run_config import RunConfig
 from rto.types import TokenBatch, pad
 
-REQUEST_CAP = 64 << 20
-"""Longest request, in bytes."""
-
-TextReward = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float]]
+TIMEOUT = 60.0
+"""Seconds that a request may wait for its turn, and a function take for it."""
 
 
 class RewardRequest(BaseModel):
@@ -158,16 +157,20 @@ def _template(path: str, choice: str | None) -> Template:
     return Template(tokenizer, stops=generation_stops(path))
 
 
-def build_app(source: TextReward, *, token: str | None) -> FastAPI:
-    """The server over any reward source; with a token, only requests that bear it are answered."""
+def build_app(desk: Desk, *, token: str | None) -> FastAPI:
+    """The server; with a token, only requests that bear it are answered."""
     app = FastAPI(openapi_url=None)
-    turn = asyncio.Lock()
 
     async def get_reward(request: Request) -> dict[str, list[float]]:
-        _authorise(request, token)
-        batch = _read_request(await _body(request))
-        async with turn:
-            return {"rewards": await asyncio.to_thread(_rewards, source, batch)}
+        check_sender(request, token)
+        batch = _read_request(await body(request))
+        async with desk.turn() as source:
+            if await request.is_disconnected():
+                raise gone()
+            scoring = asyncio.get_running_loop().run_in_executor(
+                desk.threads, _rewards, source, batch
+            )
+            return {"rewards": await scoring}
 
     async def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -189,35 +192,31 @@ def serve(
     listener: Listener,
     max_batch: int,
     max_len: int | None = None,
+    workers: int = 1,
+    timeout: float = TIMEOUT,
+    printed: Callable[[str], None] = print,
 ) -> None:
-    """Serve one reward source until interrupted; ``max_batch`` texts go through a forward,
-    of ``max_len`` tokens at most each."""
+    """Serve one reward source until interrupted.
+
+    ``max_batch`` texts go through a forward of the model, of ``max_len`` tokens at most each. A
+    function has ``workers`` processes, and ``timeout`` seconds for a request; ``printed`` takes
+    what it prints.
+    """
     if reward_model and not func_path:
-        source = ServedRewardModel(reward_model, max_batch=max_batch, max_len=max_len)
-        about = source.about
+        model = ServedRewardModel(reward_model, max_batch=max_batch, max_len=max_len)
+        sources, about = [model], model.about
     elif func_path and not reward_model:
-        source = RewardFunction(func_path)
-        about = str(source)
+        sources = [
+            RewardFunction(func_path, timeout=timeout, limit="--timeout", printed=printed)
+            for _ in range(workers)
+        ]
+        about = str(sources[0])
     else:
         raise UserError("serve-reward needs a reward model or a reward function file, one of them")
     print(f"serving {about} on {listener.about}", flush=True)
-    settings = uvicorn.Config(build_app(source, token=listener.token), access_log=False)
+    desk = Desk(sources, patience=timeout)
+    settings = uvicorn.Config(build_app(desk, token=listener.token), access_log=False)
     uvicorn.Server(settings).run(sockets=[listener.socket])
-
-
-def _authorise(request: Request, token: str | None) -> None:
-    given = request.headers.get("Authorization", "")
-    if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-        raise HTTPException(401, "bearer token missing or wrong", {"WWW-Authenticate": "Bearer"})
-
-
-async def _body(request: Request) -> bytes:
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > REQUEST_CAP:
-            raise HTTPException(413, f"request is longer than {REQUEST_CAP} bytes: send fewer rows")
-    return bytes(content)
 
 
 def _read_request(content: bytes) -> RewardRequest:

@@ -125,6 +125,10 @@ class Reward(Section):
     """Reward models: sequence-classification checkpoints with one label (head `score`)."""
     func_path: str | None = None
     """A Python file with reward_func(queries, prompts, labels) -> one number per response."""
+    func_timeout: Seconds = 600.0
+    """Seconds that the function may take for one call, and its file to load."""
+    func_memory_gib: Annotated[float, Range(least=0.1, most=65536)] | None = None
+    """GiB of address space that the function's process may have; null for no limit."""
     remote_url: list[str] = field(default_factory=list)
     """Reward servers: POST {query, prompts, labels} -> {rewards}."""
     weights: list[Number] | None = None
@@ -135,8 +139,13 @@ class Reward(Section):
     """Seconds that one request to a reward server may take in all, retries included."""
     remote_batch_size: Count = 64
     """Responses per request to a reward server."""
+    remote_concurrency: Annotated[int, Range(least=1, most=1024)] = 8
+    """Requests that a reward server is sent at once."""
     remote_token_env: str = "RTO_REWARD_TOKEN"
     """Environment variable that holds the reward server's bearer token."""
+    on_failure: Literal["stop", "drop_group"] = "stop"
+    """When a request to a reward server fails for good: stop, or leave out the prompts that it
+    was about, with all their responses."""
 
     @property
     def num_sources(self) -> int:
@@ -147,6 +156,11 @@ class Reward(Section):
         require(
             self.weights is None or got == self.num_sources,
             f"{prefix}weights has {got} entries for {self.num_sources} sources: give one each",
+        )
+        require(
+            self.on_failure == "stop" or bool(self.remote_url),
+            f"{prefix}on_failure is {self.on_failure}: it is about reward servers, give "
+            f"{prefix}remote_url",
         )
 
 

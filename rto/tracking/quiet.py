@@ -22,6 +22,7 @@ LIBRARIES = (
     "httpx",
     "torch",
     "wandb",
+    "reward_func",
 )
 QUIET_ENV = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",

@@ -21,11 +21,11 @@ FREE = frozenset({
     "actor.gradient_checkpointing_enable", "critic.gradient_checkpointing_enable",
     "critic.save_value_network", "data.cache_dir", "ds.attn_implementation", "ds.overlap_comm",
     "ds.sequence_parallel_size", "ds.timeout", "ref.num_gpus_per_node", "ref.num_nodes",
-    "ref.offload", "reward.remote_batch_size", "reward.remote_timeout", "reward.remote_token_env",
-    "rollout.max_tokens_per_gpu", "rollout.scoring_parts", "train.colocate_all", "train.device",
-    "train.max_skipped_steps",
-    "train.max_steps", "train.max_tokens_per_gpu", "train.micro_batch_size", "train.num_episodes",
-    "train.self_check",
+    "ref.offload", "reward.func_memory_gib", "reward.func_timeout", "reward.on_failure",
+    "reward.remote_batch_size", "reward.remote_concurrency", "reward.remote_timeout",
+    "reward.remote_token_env", "rollout.max_tokens_per_gpu", "rollout.scoring_parts",
+    "train.colocate_all", "train.device", "train.max_skipped_steps", "train.max_steps",
+    "train.max_tokens_per_gpu", "train.micro_batch_size", "train.num_episodes", "train.self_check",
 })  # fmt: skip
 """How long a run is, where it computes and what it says: may change when it goes on."""
 MODELS = "model_name_or_path"

@@ -20,6 +20,8 @@ def test_defaults_are_loopback_and_the_pipelines_token_variable() -> None:
         "token_env": "RTO_REWARD_TOKEN",
         "max_batch": 64,
         "max_len": None,
+        "workers": 1,
+        "timeout": 60,
     }
 
 
@@ -53,6 +55,9 @@ def test_defaults_are_loopback_and_the_pipelines_token_variable() -> None:
             "argument --max_len: '1': a whole number from 2",
         ),
         (["--func_path", "f", "--max_len", "9"], "--max_len is for --reward_model"),
+        (["--reward_model", "d", "--workers", "2"], "--workers is for --func_path"),
+        (["--func_path", "f", "--workers", "0"], "argument --workers: '0': a whole number from 1"),
+        (["--func_path", "f", "--timeout", "1.5"], "argument --timeout: '1.5': a whole number"),
         (["--func_path", "none.py"], "--func_path none.py: no such file"),
         (["--func_path"], "argument --func_path: expected one argument"),
     ],

@@ -252,3 +252,12 @@ def test_models_that_wait_for_an_engines_gpu_score_all_at_once(
         UserError, match=r"rollout\.scoring_parts is 2: .*train\.colocate_all false"
     ):
         check_overlap(asked, plan, frozen=frozen)
+
+
+def test_what_drops_groups_sees_the_whole_iteration() -> None:
+    reward = Reward(remote_url=["http://127.0.0.1:1"], on_failure="drop_group")
+    lossy = replace(config(colocate=False), reward=reward)
+    plan = online(lossy, device="cuda")
+    assert scoring_parts(lossy, plan, frozen=False) == 1
+    with pytest.raises(UserError, match=r"scoring_parts is 2: reward\.on_failure drop_group"):
+        check_overlap(replace(lossy, rollout=RolloutSection(scoring_parts=2)), plan, frozen=False)

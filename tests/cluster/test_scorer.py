@@ -241,3 +241,18 @@ def test_models_are_asked_where_one_of_them_is_not_known() -> None:
     assert torch.equal(again.score(tokens, BATCH, REWARD)[Role.REWARD], first[Role.REWARD])
     assert again.frozen is not None
     assert len(again.frozen.group.actors[0].seen) == 1
+
+
+def test_a_prompt_without_a_reward_is_in_no_score_and_the_others_are_as_ever() -> None:
+    rows = [replace(row, prompt=replace(row.prompt, id=i // 2)) for i, row in enumerate(BATCH[:8])]
+    tokens = collate(rows, pad_token_id=0)
+    texts: list[float | None] = [0.5, None, *range(2, 8)]
+    made = scorer()
+    sources = replace(made.rewards, texts=[("f", always(*range(8)))])
+    lossy = replace(made.rewards, texts=[("f", lambda q, p, y: texts)], rows_per_step=2)
+    expected = scorer(rewards=sources).score(tokens, rows, ALL).take(range(2, 8))
+    got = scorer(rewards=lossy).score(tokens, rows, ALL)
+    assert got.tokens.group.tolist() == [1, 1, 2, 2, 3, 3]
+    assert got.scores.keys() == expected.scores.keys()
+    for role, scores in expected.scores.items():
+        assert torch.equal(got[role], scores), role

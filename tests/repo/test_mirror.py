@@ -56,6 +56,7 @@ ELSEWHERE = {
     "rto/runs/best.py": "chosen among iterations in tests/runs/test_checkpointing.py",
     "rto/runs/execute.py": "tests/cli/test_going_on.py and tests/integration/test_pipeline.py",
     "rto/safety/finding.py": "a record: tests/safety/test_startup.py",
+    "rto/scoring/finite.py": "the answers of all sources: tests/scoring/test_function_worker.py",
     "rto/sections/data.py": "fields: tests/sections/test_settings_keep_their_meaning.py",
     "rto/sections/foreign.py": "flags of other programs: tests/cli/test_convert.py",
     "rto/sections/training.py": "fields: tests/sections/test_settings_keep_their_meaning.py",

