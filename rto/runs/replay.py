@@ -148,7 +148,7 @@ def _digest(about: object, *tokens: TokenIds) -> bytes:
     """Of plain values, and of token ids whose number these tell."""
     whole = xxhash.xxh3_128(json.dumps(about).encode("ascii"))
     for each in tokens:
-        whole.update(each)
+        whole.update(each.data)
     return whole.digest()
 
 

@@ -135,8 +135,8 @@ class Journal:
             for part in (head, value):
                 _write(self._file, part)
         except OSError as error:
+            # The half of a record is cut off when the file is opened again.
             self._stop(error)
-            os.ftruncate(self._file.fileno(), begin)
             return
         path = Path(self._file.name)
         self._places[key] = Place(path, begin + HEAD.size, len(value))
@@ -149,16 +149,18 @@ class Journal:
         return self._full
 
     def _stop(self, error: OSError) -> None:
-        self._stopped = True
-        self._tell(f"journal {self._folder}: {error.strerror}: nothing is added to it any more")
+        if not self._stopped:
+            self._stopped = True
+            self._tell(f"journal {self._folder}: {error.strerror}: nothing is added to it any more")
 
     def _turn(self, iteration: int, checkpoints: Sequence[int]) -> None:
         try:
-            os.fsync(self._file.fileno())
-            if checkpoints and self._start <= checkpoints[-1] < iteration:
-                self._file.close()
-                self._start = iteration
-                self._file = self._open()
+            if not self._stopped:
+                os.fsync(self._file.fileno())
+                if checkpoints and self._start <= checkpoints[-1] < iteration:
+                    self._file.close()
+                    self._start = iteration
+                    self._file = self._open()
             if checkpoints:
                 self._prune(1 + checkpoints[-2:][0])
         except OSError as error:

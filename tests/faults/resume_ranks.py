@@ -17,7 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ranks import objectives, policy_trainer, settings
+from ranks import (  # pyright: ignore[reportMissingImports]
+    objectives,
+    policy_trainer,
+    settings,
+)
 from torch.multiprocessing.spawn import spawn
 
 from rto.methods.sft import SFT

@@ -204,6 +204,10 @@ def test_a_full_disk_ends_the_journal_and_not_the_run(
         monkeypatch.setattr(module, "_write", write)
         journal.put(key(3), gives(3))
         assert found(journal) == [0, 1]
+        journal.border(5, [4])
+        journal.border(6, [4])
+        journal.put(key(4), gives(4))
+        assert found(journal) == [0, 1]
     assert said == [
         f"journal {tmp_path / 'journal'}: No space left on device: nothing is added to it any more"
     ]
