@@ -165,3 +165,25 @@ def test_an_url_is_checked(url: str, said: str) -> None:
     with pytest.raises(UserError, match=f"--judge_url .*{said}") as caught:
         Endpoint(url=url, model="m", key=None)
     assert "secret" not in str(caught.value)
+
+
+def test_an_answer_without_an_end_is_not_read_to_its_end(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rto.evaluation.endpoint.ANSWER_CAP", 1000)
+    server.plan = [says(completion("x" * 2000))]
+    with pytest.raises(JudgeError, match="the answer is longer than 1000 bytes"):
+        ask(endpoint(server, timeout=20.0), tmp_path, "a")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"choices": [{"message": {}}], "usage": {"prompt_tokens": 1e999}}']
+)
+def test_an_answer_that_no_reader_takes_is_asked_for_again(
+    server: ScriptedServer, tmp_path: Path, content: str
+) -> None:
+    server.plan = [says(content)]
+    texts, _ = ask(endpoint(server, timeout=20.0), tmp_path, "a")
+    assert texts == ["a"]
+    assert len(server.requests) == 2

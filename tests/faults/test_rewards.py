@@ -87,8 +87,11 @@ def endless_headers(handler: BaseHTTPRequestHandler, good: bytes) -> None:
     handler.close_connection = True
 
 
+BOMB = gzip.compress(bytes(50 << 20))
+
+
 def zipped(handler: BaseHTTPRequestHandler, good: bytes) -> None:
-    answer(handler, 200, gzip.compress(bytes(50 << 20)), Content_Encoding="gzip")
+    answer(handler, 200, BOMB, Content_Encoding="gzip")
 
 
 def tls(handler: BaseHTTPRequestHandler, good: bytes) -> None:
