@@ -198,8 +198,8 @@ class ZeroEngine(Generic[Gives]):
         bad = self.not_finite()
         if bad:
             raise TrainingDiverged(
-                f"before {before}: {len(bad)} weights have values that are NaN or infinite, the "
-                f"first is {bad[0]}: lower the learning rate"
+                f"before {before}: {bad[0]} has values that are NaN or infinite, as have "
+                f"{len(bad) - 1} other weights: lower the learning rate"
             )
 
     @torch.no_grad()
