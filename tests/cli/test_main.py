@@ -166,3 +166,20 @@ def test_a_path_that_can_be_none_is_one_line(
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "File name too long" in said or "names nothing" in said
+
+
+HANGING = """
+import sys, threading, time
+from rto.cli import main
+main.LINGER_SECONDS = 0.1
+main.main = lambda: int(sys.argv[1])
+threading.Thread(target=time.sleep, args=(float(sys.argv[2]),)).start()
+main.program()
+"""
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(75, 60), (0, 0.5)])
+def test_a_thread_that_waits_keeps_no_command_that_failed(code: int, seconds: float) -> None:
+    """One that has done its work waits for it, as for a writer of results."""
+    line = [sys.executable, "-c", HANGING, str(code), str(seconds)]
+    assert subprocess.run(line, timeout=50).returncode == code

@@ -95,6 +95,16 @@ def test_a_session_leaves_nothing_behind_however_it_ends(ray: Ray, fails: bool) 
     assert (len(ray.killed), ray.bundles, ray.up) == (1, [], False)
 
 
+def test_a_ray_that_has_died_is_asked_for_nothing(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be waited for in vain."""
+    monkeypatch.setattr(launch, "dead_server", lambda: "Ray's head was killed")
+    with pytest.raises(RuntimeError, match="diverged"):
+        one_run(fails=True)
+    assert (ray.killed, ray.up) == ([], False)
+
+
 def test_a_cluster_that_was_joined_before_stays_joined(ray: Ray) -> None:
     ray.up = True
     one_run()

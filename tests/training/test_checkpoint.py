@@ -304,8 +304,7 @@ def test_a_disk_without_room_for_what_is_to_come_is_told(
     """Three are kept, and a fourth is written before the oldest is removed."""
     checkpoints = store(tmp_path)
     assert checkpoints.shortage() == checkpoints.asks() == ""
-    for step in range(kept):
-        path = write(checkpoints, step)
+    path = [write(checkpoints, step) for step in range(kept)][-1]
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     usage = namedtuple("usage", "free")
     for free, told in ((coming * size, False), (coming * size - 1, True)):
