@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,7 +186,8 @@ def test_rays_processes_are_marked_while_they_start(
     bare: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     marks: list[str | None] = []
-    bare.setattr(tempfile, "tempdir", str(tmp_path))
+    bare.setattr(launch, "session_folder", lambda: tmp_path)
+    bare.setattr(launch, "close_token", str)
     bare.setattr("ray.init", lambda **options: marks.append(os.environ.get(watcher.MARK)))
     bare.setattr("ray.shutdown", lambda: None)
     bare.setattr("ray.util.get_node_ip_address", lambda: launch.LOOPBACK)

@@ -73,8 +73,8 @@ ROOMS = {
     "scoring secrets sections text tracking training types",
     "cluster": "batching crash data errors interrupt models protocols rollout safety scoring "
     "sections tracking training types weights",
-    "comparison": "card cluster data errors evaluation models registry runs scoring sections "
-    "tracking types",
+    "comparison": "card cluster data errors evaluation models registry runs sections tracking "
+    "types",
     "crash": "",
     "data": "errors models protocols sections text types",
     "errors": "secrets text",

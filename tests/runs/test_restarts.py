@@ -56,7 +56,7 @@ def trained(run: OnlineRun | OfflineRun, place: Path, *, most: int = 2) -> tuple
 
 
 Method = tuple[type, str]
-GENERATE, SCORE = (BigramEngine, "generate"), (FrozenReplica, "score")
+GENERATE, SCORE = (BigramEngine, "generate_parts"), (FrozenReplica, "score")
 UPDATE, SAVE, EXPORT = ((LearningRank, name) for name in ("update", "save", "export"))
 LOAD, ACCEPT = (BigramEngine, "load_weights"), (BigramEngine, "accept")
 

@@ -123,7 +123,7 @@ def test_it_gives_up_where_every_start_is_lost(tmp_path: Path) -> None:
     run = supervised(tmp_path, "-9")
     code, said = run.ended()
     assert (code, len(run.starts)) == (137, 6)
-    assert "the run was killed by SIGKILL: given up after 5 new starts in 10 min" in said
+    assert "the run was killed by SIGKILL, after 5 starts in 10 minutes: given up" in said
 
 
 def test_a_signal_is_handed_on_once_and_ends_it(tmp_path: Path) -> None:
