@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +21,7 @@ from ranks import (  # pyright: ignore[reportMissingImports]
     policy_trainer,
     settings,
 )
+from saved_states import same, states
 from torch.multiprocessing.spawn import spawn
 
 from rto.methods.sft import SFT
@@ -43,7 +43,7 @@ def resumed(rank: int, stage: int, directory: Path) -> dict[int, bool]:
         whole.update(work[step % len(work)])
         whole.save(directory, f"stage{stage}_{step}")
     dist.barrier()
-    expected = state(directory / f"stage{stage}_{STEPS}")
+    expected = states(directory / f"stage{stage}_{STEPS}")
     found: dict[int, bool] = {}
     for stopped in range(1, STEPS + 1):
         again = trainer(stage)
@@ -52,28 +52,9 @@ def resumed(rank: int, stage: int, directory: Path) -> dict[int, bool]:
             again.update(work[step % len(work)])
         again.save(directory, f"stage{stage}_{stopped}_end")
         dist.barrier()
-        found[stopped] = same(state(directory / f"stage{stage}_{stopped}_end"), expected)
+        found[stopped] = same(states(directory / f"stage{stage}_{stopped}_end"), expected)
         again.engine.close()
     return found
-
-
-def state(folder: Path) -> dict[str, Any]:
-    """Everything that all ranks saved, by file."""
-    names = sorted(path.name for path in folder.iterdir())
-    return {name: torch.load(folder / name, weights_only=False) for name in names}
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two trees are equal: tensors to the last bit, and anything else that has a value."""
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    if isinstance(first, int | float | str | None):
-        return first == second
-    return type(first) is type(second)
 
 
 def main(rank: int, port: int, directory: Path, stages: Sequence[int]) -> None:
