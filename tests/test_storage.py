@@ -60,9 +60,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def test_every_library_says_in_its_own_way_that_a_disk_is_full(
     error: Exception, tmp_path: Path, room: Room
 ) -> None:
-    room(3 << 20)
-    said = storage_problem(error, tmp_path, needs=5 << 30)
-    assert said == f"the disk of {tmp_path} is full: 3.0 MiB are free, 5.0 GiB are needed"
+    room(64 << 20)  # Other files may have gone since.
+    assert storage_problem(error, tmp_path) == f"the disk of {tmp_path} is full: 64.0 MiB are free"
 
 
 def test_of_an_error_that_does_not_tell_the_disk_is_asked(tmp_path: Path, room: Room) -> None:
@@ -73,7 +72,8 @@ def test_of_an_error_that_does_not_tell_the_disk_is_asked(tmp_path: Path, room: 
     assert storage_problem(error, tmp_path).endswith("is full: 1000 bytes are free")
     room(100 << 20)
     assert storage_problem(error, tmp_path) == ""
-    assert "is full" in storage_problem(error, tmp_path, needs=200 << 20)
+    said = storage_problem(error, tmp_path, needs=5 << 30)
+    assert said == f"the disk of {tmp_path} is full: 100.0 MiB are free, 5.0 GiB are needed"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -77,11 +79,22 @@ time.sleep(60)
 """
 
 
+def has_begun(pid: int) -> bool:
+    """Whether the watcher holds its driver."""
+    links = (os.readlink(path) for path in Path("/proc", str(pid), "fd").iterdir())
+    return any("pidfd" in link for link in links)
+
+
 def test_it_hears_of_a_driver_that_was_killed(start: Start) -> None:
     """Although somebody else keeps its input open."""
     driver = start("-c", DRIVER, watcher.__file__)
     assert driver.stdout is not None
-    watching = os.pidfd_open(int(driver.stdout.readline()))
+    pid = int(driver.stdout.readline())
+    watching = os.pidfd_open(pid)
+    until = time.monotonic() + 30
+    while not has_begun(pid):
+        assert time.monotonic() < until, "it does not look at the driver"
+        time.sleep(0.05)
     driver.kill()
     driver.wait()
     poll = watcher.select.poll()
