@@ -107,8 +107,10 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
             "TrainingDiverged: before a checkpoint was written: 1 weight"
         )
         assert not said["written"]
-        assert said["load"].startswith("UserError: ")
-        assert all("model.norm.weight" in said[name] for name in ("save", "load"))
+        assert "model.norm.weight" in said["save"]
+        if stage < 3:  # There the state holds the optimizer's copy of the weights, which is whole.
+            assert said["load"].startswith("UserError: ")
+            assert "model.norm.weight" in said["load"]
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
