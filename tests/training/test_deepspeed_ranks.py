@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
     for rank in ("rank0", "rank1"):
         said = ran[rank]["unfit"][stage]
         assert said["save"].startswith("TrainingDiverged: before a checkpoint was written: ")
-        assert "as have 0 other weights" in said["save"]
+        assert "other weights" not in said["save"]
         assert not said["written"]
         assert "model.norm.weight" in said["save"]
         if stage < 3:  # There the state holds the optimizer's copy of the weights, which is whole.
