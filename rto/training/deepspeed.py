@@ -197,9 +197,10 @@ class ZeroEngine(Generic[Gives]):
         """
         bad = self.not_finite()
         if bad:
+            others = f" (and {len(bad) - 1} other weights)" if bad[1:] else ""
             raise TrainingDiverged(
-                f"before {before}: {bad[0]} has values that are NaN or infinite, as have "
-                f"{len(bad) - 1} other weights: lower the learning rate"
+                f"before {before}: {bad[0]}{others} has values that are NaN or infinite: lower the "
+                "learning rate"
             )
 
     @torch.no_grad()

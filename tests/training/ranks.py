@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
-import shutil
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from unfit import unfit
 
 from rto.batching.optimizer_steps import OptimizerStep, loss_norms, plan_update, rank_share
 from rto.data.examples import Example, collate_groups
-from rto.errors import TrainingDiverged, UserError
+from rto.errors import UserError
 from rto.methods.sft import SFT
 from rto.models.causal import CausalPolicy
 from rto.models.heads import SequenceReward
@@ -235,48 +236,6 @@ def diverge(rank: int, stage: int, dtype: Any) -> dict[str, Any]:
     }
 
 
-def unfit(rank: int, stage: int, directory: Path) -> dict[str, Any]:
-    """What an engine says of weights and files that it must not pass on."""
-    trainer = policy_trainer(settings(stage))
-    tag = f"unfit{stage}"
-    trainer.save(directory, tag)
-    bias = dict(trainer.engine._module.inner.named_parameters())["model.model.norm.weight"]
-    part = getattr(bias, "ds_tensor", bias)
-    if rank == 1 or stage < 3:
-        part.data.view(-1)[0] = float("nan")
-    said = {}
-    for name, act in (
-        ("save", lambda: trainer.save(directory, f"{tag}_bad")),
-        ("load", lambda: policy_trainer(settings(stage)).load(directory, f"{tag}_bad")),
-        ("hostile", lambda: policy_trainer(settings(stage)).load(directory, f"{tag}_hostile")),
-    ):
-        dist.barrier()
-        try:
-            act()
-        except (TrainingDiverged, UserError) as error:
-            said[name] = f"{type(error).__name__}: {error}"
-        dist.barrier()
-        if name == "save":
-            said["written"] = (directory / f"{tag}_bad").exists()
-            trainer.engine._engine.save_checkpoint(str(directory), tag=f"{tag}_bad")
-            if rank == 0:
-                shutil.copytree(directory / tag, directory / f"{tag}_hostile")
-                for path in (directory / f"{tag}_hostile").glob("*.pt"):
-                    torch.save({"module": Payload(directory / "canary")}, path)
-    said["ran"] = (directory / "canary").exists()
-    return said
-
-
-class Payload:
-    """Pickled, it is a call of ``Path.touch``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
 def half(rank: int, stage: int) -> dict[str, Any]:
     trainer = policy_trainer(settings(stage, dtype="bf16"))
     losses = [trainer.update(work).metrics["sft/loss"] for work in objectives(rank, SFT())]
@@ -397,7 +356,10 @@ def main(rank: int, port: int, directory: Path) -> None:
             for stage in STAGES
             for dtype in ("fp32", "bf16")
         },
-        "unfit": {stage: unfit(rank, stage, directory) for stage in (0, 2, 3)},
+        "unfit": {
+            stage: unfit(rank, directory, f"unfit{stage}", partial(policy_trainer, settings(stage)))
+            for stage in (0, 2, 3)
+        },
         "half": {stage: half(rank, stage) for stage in STAGES},
         "lora": {stage: lora(rank, stage) for stage in (2, 3)},
         "ema": moving_average(rank, directory),

@@ -103,12 +103,13 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
     """Under ZeRO-3 the value is on one rank alone, and both say so."""
     for rank in ("rank0", "rank1"):
         said = ran[rank]["unfit"][stage]
-        assert said["save"].startswith(
-            "TrainingDiverged: before a checkpoint was written: 1 weight"
-        )
+        assert said["save"].startswith("TrainingDiverged: before a checkpoint was written: ")
+        assert "other weights" not in said["save"]
         assert not said["written"]
-        assert said["load"].startswith("UserError: ")
-        assert all("model.norm.weight" in said[name] for name in ("save", "load"))
+        assert "model.norm.weight" in said["save"]
+        if stage < 3:  # There the state holds the optimizer's copy of the weights, which is whole.
+            assert said["load"].startswith("UserError: ")
+            assert "model.norm.weight" in said["load"]
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
