@@ -27,6 +27,8 @@ from rto.tracking.run_state import RunState
 from rto.tracking.signals import end_on_signals
 
 if TYPE_CHECKING:
+    from rto.card import Card
+    from rto.data.accounting import RowCounts
     from rto.runs.offline import OfflineRun
     from rto.runs.online import OnlineRun
     from rto.training.checkpoint import Checkpoint
@@ -72,7 +74,7 @@ def execute(command: str, config: RunConfig) -> Finished:
         print(dtype_line(config, run), flush=True)
         with (
             mirrored(config.ckpt.mirror, folder.path),
-            RunState(folder, _about(command, run, earlier)) as state,
+            RunState(folder, _about(command, run.method.card, run.row_counts, earlier)) as state,
         ):
             restarts = Restarts(
                 config.ray.max_restarts,
@@ -91,8 +93,10 @@ def announce(command: str, config: RunConfig, folder: Path | None) -> None:
     begin(f"rto {command}: {name} from {config.actor.model_name_or_path}{where}")
 
 
-def _about(command: str, run: Run, restarts: Sequence[object]) -> dict[str, object]:
-    card, data = run.method.card, asdict(run.row_counts)
+def _about(
+    command: str, card: Card, row_counts: RowCounts, restarts: Sequence[object] = ()
+) -> dict[str, object]:
+    data = asdict(row_counts)
     about = {"command": command, "method": card.name, "title": str(card), "data": data}
     return {**about, "restarts": restarts} if restarts else about
 
