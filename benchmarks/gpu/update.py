@@ -23,6 +23,7 @@ from rto.sections.data import Data
 from rto.sections.run_config import RunConfig
 from rto.sections.runtime import DeepSpeed, Lora
 from rto.sections.training import Actor, Adam, Train
+from rto.training.guard import StepOutcome
 from rto.training.ranks import Rank, RankPlace
 from rto.types import StepStats, TokenBatch, TrainBatch
 
@@ -179,13 +180,13 @@ def time_steps(place: Place, rank: Rank) -> list[float]:
     engine = rank.trainer.engine
     step = engine.step
 
-    def timed() -> float:
+    def timed() -> StepOutcome:
         synchronize(place)
         begun = time.perf_counter()
-        norm = step()
+        outcome = step()
         synchronize(place)
         found.append(time.perf_counter() - begun)
-        return norm
+        return outcome
 
     vars(engine)["step"] = timed
     return found

@@ -47,6 +47,7 @@ from rto.registry import build
 from rto.runs.execute import execute
 from rto.runs.online import OnlineRun, Pipeline, build_pipeline
 from rto.runs.prepare import prepare_online
+from rto.scoring.desk import Desk
 from rto.scoring.server import build_app
 from rto.sections.parse import parse_run
 from rto.sections.run_config import RunConfig
@@ -102,7 +103,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def served_reward() -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(build_app(lengths, token=None), log_level="critical"))
+    app = build_app(Desk([lengths]), token=None)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
