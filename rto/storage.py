@@ -75,7 +75,7 @@ def _numbers(error: BaseException) -> Iterator[int]:
         yield from (int(number) for number in _RUST.findall(text))
         yield from (number for number in NO_SPACE | LOST if os.strerror(number) in text)
         # A remote error of Ray holds its cause in an attribute.
-        behind = each.__cause__, each.__context__, getattr(each, "cause", None)
+        behind = each.__cause__, each.__context__, vars(each).get("cause")
         seen += [one for one in behind if isinstance(one, BaseException) and one not in seen]
 
 
@@ -127,9 +127,9 @@ def drafted(target: Path) -> Iterator[Path]:
         try:
             yield draft
             replace_folder(draft, target)
-        except BaseException:
+        finally:
+            # Where it has taken the place of ``target``, nothing is left of it.
             shutil.rmtree(draft, ignore_errors=True)
-            raise
 
 
 def put_back(target: Path) -> None:

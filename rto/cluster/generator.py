@@ -40,11 +40,7 @@ class EngineGenerator:
             SampleRequest(p.token_ids, request_seed(self.run_seed, iteration, p.id, k))
             for _, p, k in drawn
         ]
-        shards = shard_rows([len(r.prompt_token_ids) for r in requests], len(self.engines))
-        rows = [
-            [[i for i in shard if drawn[i][0] == number] for number in range(len(parts))]
-            for shard in shards
-        ]
+        rows = self._by_engine(requests, [number for number, _, _ in drawn], len(parts))
         asked = [[[requests[i] for i in part] for part in shard] for shard in rows]
         answers = self.engines.generate(asked, self.sampling, policy_version)
         for number, answered in enumerate(answers):
@@ -54,21 +50,37 @@ class EngineGenerator:
             if number + 1 == len(parts):
                 self._rest()
             yield [
-                Rollout(
-                    prompt=drawn[i][1],
-                    sample_index=drawn[i][2],
-                    token_ids=sample.token_ids,
-                    sampler_logprobs=sample.logprobs,
-                    text=sample.text,
-                    finished=sample.finished,
-                    policy_version=policy_version,
-                    seed=requests[i].seed,
-                )
+                _rollout(drawn[i][1], drawn[i][2], sample, requests[i].seed, policy_version)
                 for i, sample in sorted(samples.items())
             ]
         if not parts:
             self._rest()
 
+    def _by_engine(
+        self, requests: Sequence[SampleRequest], part_of: Sequence[int], parts: int
+    ) -> list[list[list[int]]]:
+        """Of each engine the numbers of its requests, part by part."""
+        shards = shard_rows([len(r.prompt_token_ids) for r in requests], len(self.engines))
+        return [
+            [[i for i in shard if part_of[i] == number] for number in range(parts)]
+            for shard in shards
+        ]
+
     def _rest(self) -> None:
         if self.sleep_after:
             self.engines.sleep()
+
+
+def _rollout(
+    prompt: Prompt, sample_index: int, sample: Sample, seed: int, policy_version: int
+) -> Rollout:
+    return Rollout(
+        prompt=prompt,
+        sample_index=sample_index,
+        token_ids=sample.token_ids,
+        sampler_logprobs=sample.logprobs,
+        text=sample.text,
+        finished=sample.finished,
+        policy_version=policy_version,
+        seed=seed,
+    )

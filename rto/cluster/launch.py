@@ -128,7 +128,7 @@ def dead_server() -> str | None:
     """Which server of this process's own Ray has died, and how; None while they live, and where
     this process has joined another's."""
     node = ray._private.worker._global_node  # pyright: ignore
-    for name, servers in getattr(node, "all_processes", {}).items():
+    for name, servers in ({} if node is None else node.all_processes).items():
         for server in servers if name in SERVERS else ():
             code = server.process.poll()
             if code is not None:

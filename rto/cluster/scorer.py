@@ -103,15 +103,25 @@ class ClusterScorer:
             scores[Role.UNRELATED] = self._unrelated(tokens)
         scored = ScoredBatch(tokens=tokens, scores=scores)
         if Role.REWARD in roles:
-            left = self._left(tokens, texts)
-            if left is not None:
-                scored, models = scored.take(left), [raw[left] for raw in models]
-                texts = [[text[row] for row in left] for text in texts]
-                rollouts = [rollouts[row] for row in left]
-            rewards = self._combined(models, texts, rollouts)
-            scored = scored.with_scores({Role.REWARD: rewards})
+            scored = self._rewarded(scored, models, texts, rollouts)
         demand_all(roles, scored.scores, "nobody scores")
         return scored
+
+    def _rewarded(
+        self,
+        scored: ScoredBatch,
+        models: Sequence[Tensor],
+        texts: Sequence[Sequence[float | None]],
+        rollouts: Sequence[Rollout],
+    ) -> ScoredBatch:
+        """With the reward of each row, or of the rows that are left where some have none."""
+        left = self._left(scored.tokens, texts)
+        if left is not None:
+            scored, models = scored.take(left), [raw[left] for raw in models]
+            texts = [[text[row] for row in left] for text in texts]
+            rollouts = [rollouts[row] for row in left]
+        rewards = self._combined(models, texts, rollouts)
+        return scored.with_scores({Role.REWARD: rewards})
 
     def _left(
         self, tokens: TokenBatch, texts: Sequence[Sequence[float | None]]

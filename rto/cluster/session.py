@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,11 @@ def session(
     try:
         actors = _actors(config, plan)
         actors.watch.processes = Processes(logs)
-        try:
+        with ExitStack() as undo:
+            undo.callback(_tear_down, actors)
             prepare_nodes(actors.placement, needs)
             yield actors
-        except BaseException:
-            _tear_down(actors)
-            raise
+            undo.pop_all()
         if _warm.on:
             actors.rest()
             _warm.waiting = actors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,8 @@ def accounts(run: RunRecord) -> list[Account]:
 
 def warnings(run: RunRecord) -> list[str]:
     """One sentence each, the most serious first."""
-    return [*run.missing, *_ending(run), *_accounting(run), *_figures(run), *_logged(run)]
+    parts = (_ending(run), _accounting(run), _figures(run), _left_out(run), _logged(run))
+    return [*run.missing, *itertools.chain.from_iterable(parts)]
 
 
 def _ending(run: RunRecord) -> Iterator[str]:
@@ -104,6 +106,9 @@ def _figures(run: RunRecord) -> Iterator[str]:
     clipped = _tail(run, "policy/clip_share")
     if clipped is not None and clipped > CLIP_SHARE:
         yield f"{clipped:.0%} of the ratios are clipped: the steps may be too large"
+
+
+def _left_out(run: RunRecord) -> Iterator[str]:
     for area in ("policy", "critic", "reward_model"):
         skipped = sum(run.column(f"{area}/skipped_steps")[1])
         if skipped:

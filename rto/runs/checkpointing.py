@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar, cast
@@ -149,13 +149,13 @@ class RunCheckpointer:
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """A checkpoint that fails leaves nothing: a full disk would stay full."""
-        try:
-            yield
-        except BaseException as error:
-            self.store.discard()
-            if isinstance(error, StorageFailed):
+        with ExitStack() as undo:
+            undo.callback(self.store.discard)
+            try:
+                yield
+            except StorageFailed as error:
                 raise StorageFailed(f"{error}{self.store.asks()}") from error
-            raise
+            undo.pop_all()
 
     def _keep(
         self,

@@ -58,14 +58,17 @@ class ReplayedGenerator:
             # Nothing comes; engines that share their GPUs fall asleep.
             fresh = iter(list(fresh))
         for key, has in zip(keys, known, strict=True):
-            if has:
-                kept = self.journal.get(key)
-                assert kept is not None
-                (rollouts,) = drawn_of(_unpacked(kept))
-            else:
-                rollouts = next(fresh)
-                self.journal.put(key, partial(_packed_responses, rollouts, iteration))
-            yield rollouts
+            yield self._kept(key) if has else self._put(key, next(fresh), iteration)
+
+    def _kept(self, key: bytes) -> list[Rollout]:
+        kept = self.journal.get(key)
+        assert kept is not None
+        (rollouts,) = drawn_of(_unpacked(kept))
+        return rollouts
+
+    def _put(self, key: bytes, rollouts: list[Rollout], iteration: int) -> list[Rollout]:
+        self.journal.put(key, partial(_packed_responses, rollouts, iteration))
+        return rollouts
 
     def _key(self, part: Sequence[Prompt], policy_version: int, iteration: int) -> bytes:
         inner = self.inner

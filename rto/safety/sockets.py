@@ -90,16 +90,13 @@ def _inodes(pid: int) -> Iterator[int]:
 
 def _open_sockets() -> Iterator[tuple[int, tuple[str, str, int]]]:
     """(inode, (protocol, address, port)) of each socket of this machine that waits."""
-    for protocol, state in (("tcp", LISTEN), ("udp", UDP_OPEN)):
-        for suffix in ("", "6"):
-            table = PROC / "net" / f"{protocol}{suffix}"
-            if not table.exists():
-                continue
-            for line in table.read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == state:
-                    host, _, port = fields[1].partition(":")
-                    yield int(fields[9]), (protocol, _address(host), int(port, 16))
+    for name, state in (("tcp", LISTEN), ("tcp6", LISTEN), ("udp", UDP_OPEN), ("udp6", UDP_OPEN)):
+        table = PROC / "net" / name
+        lines = table.read_text().splitlines()[1:] if table.exists() else []
+        for fields in map(str.split, lines):
+            if fields[3] == state:
+                host, _, port = fields[1].partition(":")
+                yield int(fields[9]), (name.removesuffix("6"), _address(host), int(port, 16))
 
 
 def _address(digits: str) -> str:

@@ -29,10 +29,9 @@ def whole_groups(
     failed = {group[row] for source in rewards for row, x in enumerate(source) if x is None}
     if not failed:
         return None
-    rows: dict[int, list[int]] = {}
-    for row, each in enumerate(group):
-        if each not in failed:
-            rows.setdefault(each, []).append(row)
+    rows: dict[int, list[int]] = {each: [] for each in group if each not in failed}
+    for row in (row for row, each in enumerate(group) if each in rows):
+        rows[group[row]].append(row)
     per_step = max(1, rows_per_step // max(map(len, rows.values()), default=1))
     over = len(rows) % per_step
     left = list(rows)[: len(rows) - over] if over < ranks else list(rows)

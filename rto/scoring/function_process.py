@@ -97,7 +97,13 @@ class FunctionProcess:
         self._reader.join(STOP)
 
     def _receive(self, timeout: float, *, cap: int, send: bytes = b"") -> dict[str, object]:
-        deadline = time.monotonic() + timeout
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            answer = self._answer(time.monotonic() + timeout, timeout, cap, send)
+            undo.pop_all()
+        return answer
+
+    def _answer(self, deadline: float, timeout: float, cap: int, send: bytes) -> dict[str, object]:
         try:
             self._channel.settimeout(timeout)
             self._channel.sendall(send)
@@ -116,9 +122,6 @@ class FunctionProcess:
             raise self._ended(_told(self._process.poll())) from error
         except (ValueError, RecursionError) as error:
             raise self._ended(NO_ANSWER) from error
-        except BaseException:
-            self.stop()
-            raise
         if not isinstance(answer, dict):
             raise self._ended(NO_ANSWER)
         return answer

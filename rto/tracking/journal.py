@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Place:
+class Extent:
     """Where a value stands."""
 
     path: Path
@@ -53,7 +53,7 @@ class Journal:
         """``first``: the iteration that the run begins with; ``tell`` hears what was lost."""
         self._folder, self._tell = folder, tell
         folder.mkdir(mode=0o775, exist_ok=True)
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, Extent] = {}
         for path in self._files():
             self._places |= read_file(path, tell)
         self._taken = set(self._places)
@@ -139,7 +139,7 @@ class Journal:
             self._stop(error)
             return
         path = Path(self._file.name)
-        self._places[key] = Place(path, begin + HEAD.size, len(value))
+        self._places[key] = Extent(path, begin + HEAD.size, len(value))
 
     def _is_full(self, more: int) -> bool:
         size = sum(path.stat().st_size for path in self._files()) + more
@@ -190,9 +190,9 @@ class Journal:
         return sorted(self._folder.glob("[0-9]" * 8 + ".journal"))
 
 
-def read_file(path: Path, tell: Tell) -> dict[bytes, Place]:
+def read_file(path: Path, tell: Tell) -> dict[bytes, Extent]:
     """Where the values of a file stand, by key. What is no whole record is cut off."""
-    places: dict[bytes, Place] = {}
+    places: dict[bytes, Extent] = {}
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -203,11 +203,12 @@ def read_file(path: Path, tell: Tell) -> dict[bytes, Place]:
                 HEAD.unpack(head) if len(head) == HEAD.size else (size, b"", b"")
             )
             begin, following = end + HEAD.size, end + HEAD.size + length
-            if following > size or _checksum(key, file.read(length)) != checksum:
-                if following < size:
-                    tell(f"journal {path} is damaged at byte {end}: what follows is not used")
+            whole = following <= size and _checksum(key, file.read(length)) == checksum
+            if not whole and following < size:
+                tell(f"journal {path} is damaged at byte {end}: what follows is not used")
+            if not whole:
                 break
-            places[key] = Place(path, begin, length)
+            places[key] = Extent(path, begin, length)
             end = following
         if end == 0 and size >= len(MAGIC):
             tell(f"{path} is no journal of this version: it is not used")

@@ -214,15 +214,21 @@ def find_damage(path: Path) -> str | None:
     for name in sorted(there.keys() - files.keys() - {MANIFEST}):
         return f"{name} is not in {MANIFEST}"
     for name, (written, sha256) in files.items():
-        if name not in there:
-            return f"{name!a} is missing"
-        file = there[name]
-        found = file.stat().st_size
-        if found != written:
-            return f"{name} has {found} bytes, written were {written}"
-        if _fingerprint(file)["sha256"] != sha256:
-            return f"{name} differs from what was written (SHA-256)"
+        damage = _file_damage(name, there.get(name), written, sha256)
+        if damage is not None:
+            return damage
     return _state_damage(path)
+
+
+def _file_damage(name: str, file: Path | None, written: int, sha256: str) -> str | None:
+    if file is None:
+        return f"{name!a} is missing"
+    found = file.stat().st_size
+    if found != written:
+        return f"{name} has {found} bytes, written were {written}"
+    if _fingerprint(file)["sha256"] != sha256:
+        return f"{name} differs from what was written (SHA-256)"
+    return None
 
 
 def _state_damage(path: Path) -> str | None:

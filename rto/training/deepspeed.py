@@ -185,7 +185,7 @@ class ZeroEngine(Generic[Gives]):
         """Names of the weights that are NaN or infinite on any rank; the same on all."""
         parts = (
             # What this rank holds of a weight that ZeRO-3 has taken apart.
-            (_hf_name(name), getattr(parameter, "ds_tensor", parameter))
+            (_hf_name(name), vars(parameter).get("ds_tensor", parameter))
             for name, parameter in self._module.inner.named_parameters()
         )
         return not_finite(parts, self.device)

@@ -168,12 +168,18 @@ def model_fingerprint(name: str) -> str:
         for file in sorted(each for each in path.iterdir() if each.is_file()):
             size = file.stat().st_size
             whole.update(f"{file.name}\0{size}\0".encode())
-            with file.open("rb") as content:
-                whole.update(content.read(LARGE if size <= LARGE else PART))
-                if size > LARGE:
-                    content.seek(-PART, os.SEEK_END)
-                    whole.update(content.read())
+            whole.update(_read_ends(file, size))
         return whole.hexdigest()
+
+
+def _read_ends(file: Path, size: int) -> bytes:
+    """The whole of a file, or of a large one both ends."""
+    with file.open("rb") as content:
+        if size <= LARGE:
+            return content.read()
+        first = content.read(PART)
+        content.seek(-PART, os.SEEK_END)
+        return first + content.read()
 
 
 def _digest(path: Path) -> str:

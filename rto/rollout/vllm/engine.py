@@ -130,10 +130,9 @@ class VllmEngine:
         rows = {name.split("-")[0]: row for row, name in enumerate(names)}
         try:
             while engine.has_unfinished_requests():
-                for output in engine.step():
-                    if isinstance(output, RequestOutput) and output.finished:
-                        row = rows[output.request_id]
-                        yield row, self._sample(output.outputs[0], sampling)
+                outputs = [each for each in engine.step() if isinstance(each, RequestOutput)]
+                for output in (each for each in outputs if each.finished):
+                    yield rows[output.request_id], self._sample(output.outputs[0], sampling)
         finally:
             if engine.has_unfinished_requests():
                 engine.abort_request(names, internal=True)
