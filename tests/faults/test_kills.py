@@ -53,7 +53,7 @@ class Supervised:
         below = [process for driver in drivers for process in driver.children(recursive=True)]
         return [each for each in below if _name(each).startswith(f"ray::{TITLES[role]}")]
 
-    def kill(self, role: str, dice: random.Random, patience: float = 90) -> bool:
+    def kill(self, role: str, dice: random.Random, patience: float = 600) -> bool:
         """One process of the role; waits for one. Returns whether it is gone and work was left."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -67,7 +67,7 @@ class Supervised:
             time.sleep(0.1)
         return False
 
-    def wait_for_progress(self, rows: int, patience: float = 240) -> None:
+    def wait_for_progress(self, rows: int, patience: float = 900) -> None:
         """Until the metrics have changed so often."""
         path, seen, before = self.folder / "metrics.jsonl", 0, len(rows_of(self.folder))
         deadline = time.monotonic() + patience
