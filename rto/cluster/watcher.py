@@ -1,7 +1,8 @@
 """A process beside a run that starts a Ray of its own: it ends what that Ray leaves behind.
 
 Ray's servers end with the process that started them, but not its agents, which wait for a dead
-server for a minute. Whose they are is told by a variable in their environment. Standard library
+server for a minute. Whose they are is told by a variable in the environment of the servers; agents
+and actors write their title over theirs, and are known as descendants of those. Standard library
 alone: this file is run as it is, by an interpreter that finds nothing else.
 """
 
@@ -21,22 +22,32 @@ PATIENCE = 3.0
 """Seconds that processes have to end by themselves."""
 ROUNDS = 20
 LOOK_SECONDS = 0.2
+WATCH_SECONDS = 5.0
+"""How often it looks for new processes: an agent outlives the server that would tell of it."""
+
+Held = dict[int, int]
+"""Handles of processes, by number: a number may become another process's, a handle does not."""
 
 
 def main(driver: int, token: str) -> None:
     """Wait until the driver is gone, or has closed this process's standard input, and end all
-    processes with the mark."""
-    wait_for_end(driver)
+    processes with the mark and their descendants."""
+    held: Held = {}
+    for _ in waiting(driver):
+        hold(token, held)
     deadline = time.monotonic() + PATIENCE
-    while any(marked(token)) and time.monotonic() < deadline:
+    while hold(token, held) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
     for _ in range(ROUNDS):
-        if not kill(token):
+        if not hold(token, held):
             return
+        for handle in held.values():
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
         time.sleep(LOOK_SECONDS)
 
 
-def wait_for_end(driver: int) -> None:
+def waiting(driver: int) -> Iterator[None]:
+    """Yields from time to time until the driver is gone."""
     poll = select.poll()
     poll.register(0, select.POLLIN | select.POLLHUP)
     try:
@@ -44,16 +55,55 @@ def wait_for_end(driver: int) -> None:
         poll.register(os.pidfd_open(driver), select.POLLIN)
     except ProcessLookupError:
         return
-    if os.getppid() == driver:
-        poll.poll()
+    while os.getppid() == driver and not poll.poll(WATCH_SECONDS * 1000):
+        yield
 
 
-def marked(token: str) -> Iterator[int]:
-    """The processes that were started with the mark, as far as this user may see."""
-    for path in Path("/proc").glob("[0-9]*"):
-        pid = int(path.name)
-        if has_mark(pid, token):
-            yield pid
+def hold(token: str, held: Held) -> int:
+    """Bring the handles up to date; returns how many processes live."""
+    for pid in [pid for pid, handle in held.items() if has_ended(handle)]:
+        os.close(held.pop(pid))
+    opened = dict(opened_handles(family(token) - held.keys()))
+    # A number may have become another process's before its handle was opened.
+    theirs = family(token) if opened else set()
+    for pid, handle in opened.items():
+        if pid in theirs and not has_ended(handle):
+            held[pid] = handle
+        else:
+            os.close(handle)
+    return len(held)
+
+
+def opened_handles(pids: set[int]) -> Iterator[tuple[int, int]]:
+    for pid in pids:
+        try:
+            yield pid, os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+
+
+def has_ended(handle: int) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def family(token: str) -> set[int]:
+    """The processes that were started with the mark, as far as this user may see, and those that
+    descend from them."""
+    parents = {int(path.name): parent(path) for path in Path("/proc").glob("[0-9]*")}
+    found = {pid for pid in parents if has_mark(pid, token)}
+    while more := {pid for pid, above in parents.items() if above in found} - found:
+        found |= more
+    return found
+
+
+def parent(process: Path) -> int:
+    """Of a process's folder; 0 where it is gone by now."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def has_mark(pid: int, token: str) -> bool:
@@ -62,26 +112,6 @@ def has_mark(pid: int, token: str) -> bool:
     except OSError:  # Gone by now, or another user's.
         return False
     return f"{MARK}={token}".encode() in variables
-
-
-def kill(token: str) -> int:
-    """End them; returns how many there were."""
-    found = 0
-    for pid in marked(token):
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            # By now the number may be another process's; the handle stays with this one.
-            if has_mark(pid, token):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-                found += 1
-        except ProcessLookupError:
-            continue
-        finally:
-            os.close(handle)
-    return found
 
 
 if __name__ == "__main__":

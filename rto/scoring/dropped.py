@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rto.errors import RewardProtocolError
 
@@ -29,9 +29,7 @@ def whole_groups(
     failed = {group[row] for source in rewards for row, x in enumerate(source) if x is None}
     if not failed:
         return None
-    rows: dict[int, list[int]] = {each: [] for each in group if each not in failed}
-    for row in (row for row, each in enumerate(group) if each in rows):
-        rows[group[row]].append(row)
+    rows = _by_group(group, failed)
     per_step = max(1, rows_per_step // max(map(len, rows.values()), default=1))
     over = len(rows) % per_step
     left = list(rows)[: len(rows) - over] if over < ranks else list(rows)
@@ -41,3 +39,11 @@ def whole_groups(
             f"prompts failed, and an optimizer step needs a prompt for each of {ranks} ranks"
         )
     return sorted(row for each in left for row in rows[each])
+
+
+def _by_group(group: Sequence[int], without: Collection[int]) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, each in enumerate(group):
+        if each not in without:
+            rows.setdefault(each, []).append(row)
+    return rows

@@ -41,16 +41,58 @@ def up(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_it_ends_the_processes_with_its_mark_alone(start: Start) -> None:
+PARENT = """
+import subprocess, sys, time
+words = [sys.executable, "-I", "-S", "-c", sys.argv[1]]
+print(subprocess.Popen(words, env={}, stdout=2).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_ends_the_processes_with_its_mark_and_their_descendants_alone(start: Start) -> None:
+    """A child that shows no mark, as Ray's agents show none, though its parent ended before."""
     ours, theirs, bare = (
         up(start(**variables)) for variables in ({watcher.MARK: "a"}, {watcher.MARK: "ab"}, {})
     )
+    above = start("-c", PARENT, SLEEP, **{watcher.MARK: "a"})
+    assert above.stdout is not None
+    below = int(above.stdout.readline())
+    handle = os.pidfd_open(below)
     os.kill(ours.pid, signal.SIGSTOP)
-    assert list(watcher.marked("a")) == [ours.pid]
-    assert watcher.kill("a") == 1
+    held: watcher.Held = {}
+    assert watcher.hold("a", held) == 3
+    assert held.keys() == {ours.pid, above.pid, below} == watcher.family("a")
+    above.kill()
+    above.wait()
+    assert watcher.hold("a", held) == 2
+    assert held.keys() == {ours.pid, below}
+    watch = start(watcher.__file__, str(os.getpid()), "a")
+    assert watch.stdin is not None
+    watch.stdin.close()
+    assert watch.wait(timeout=30) == 0
     assert ours.wait(timeout=30) == -signal.SIGKILL
     assert (theirs.poll(), bare.poll()) == (None, None)
-    assert watcher.kill("a") == 0
+    assert not watcher.has_ended(handle), "the watch began when nothing told whose it was"
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+
+
+def test_it_remembers_a_child_whose_parent_ends_first(start: Start) -> None:
+    above = start("-c", PARENT, SLEEP, **{watcher.MARK: "c"})
+    assert above.stdout is not None
+    handle = os.pidfd_open(int(above.stdout.readline()))
+    words = (
+        f"import runpy, sys; w = runpy.run_path({watcher.__file__!r}); "
+        f"w['main'].__globals__['WATCH_SECONDS'] = 0.1; w['main']({os.getpid()}, 'c')"
+    )
+    watch = start("-c", words)
+    time.sleep(1.5)
+    above.kill()
+    above.wait()
+    assert not watcher.has_ended(handle)
+    assert watch.stdin is not None
+    watch.stdin.close()
+    assert watch.wait(timeout=30) == 0
+    assert watcher.has_ended(handle)
 
 
 def test_a_process_that_is_gone_has_no_mark(start: Start) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 from torch import Tensor
@@ -130,8 +130,7 @@ class VllmEngine:
         rows = {name.split("-")[0]: row for row, name in enumerate(names)}
         try:
             while engine.has_unfinished_requests():
-                outputs = [each for each in engine.step() if isinstance(each, RequestOutput)]
-                for output in (each for each in outputs if each.finished):
+                for output in _ended(engine.step()):
                     yield rows[output.request_id], self._sample(output.outputs[0], sampling)
         finally:
             if engine.has_unfinished_requests():
@@ -239,6 +238,12 @@ class VllmEngine:
     def _end_update(self) -> None:
         self._llm.collective_rpc("settle_weights")
         self._llm.reset_prefix_cache()
+
+
+def _ended(outputs: Iterable[object]) -> Iterator[RequestOutput]:
+    for output in outputs:
+        if isinstance(output, RequestOutput) and output.finished:
+            yield output
 
 
 def _prepare_environment() -> None:
