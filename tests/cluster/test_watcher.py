@@ -123,7 +123,10 @@ time.sleep(60)
 
 def has_begun(pid: int) -> bool:
     """Whether the watcher holds its driver."""
-    links = (os.readlink(path) for path in Path("/proc", str(pid), "fd").iterdir())
+    try:
+        links = [os.readlink(path) for path in Path("/proc", str(pid), "fd").iterdir()]
+    except FileNotFoundError:  # It has closed one meanwhile.
+        return False
     return any("pidfd" in link for link in links)
 
 
