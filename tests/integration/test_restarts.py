@@ -22,7 +22,8 @@ from rto.runs.execute import execute
 from rto.runs.online import OnlineRun, Pipeline
 from rto.sections.parse import parse_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+# Two minutes: it runs with make test-learn.
+pytestmark = [pytest.mark.integration, pytest.mark.learn, pytest.mark.timeout(600)]
 
 ITERATIONS = 4
 

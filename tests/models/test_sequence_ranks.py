@@ -21,7 +21,8 @@ RANKS = {"of2": (2,)}
 """File -> how many of its ranks share a row."""
 SHARED = [(file, size) for file, sizes in RANKS.items() for size in sizes]
 
-pytestmark = pytest.mark.integration
+# A minute: it runs with make test-learn.
+pytestmark = [pytest.mark.integration, pytest.mark.learn]
 
 
 @pytest.fixture(scope="module")
