@@ -179,6 +179,8 @@ def test_a_driver_without_gpus_plans_for_those_of_the_cluster(head: Head, tmp_pa
     assert "dtype: bf16 (ds.param_dtype auto: this GPU has bf16" in done.stdout
 
 
+# Two minutes: it runs with make test-learn.
+@pytest.mark.learn
 @pytest.mark.timeout(600)
 def test_a_run_is_stopped_and_goes_on(head: Head, tmp_path: Path) -> None:
     build_base_model(tmp_path / "model", 0)
