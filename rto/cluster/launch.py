@@ -6,8 +6,8 @@ import functools
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from ray.job_config import JobConfig
 
 from rto.cluster.leftovers import Watched, remove_old_sessions
 from rto.errors import UserError, foreign
+from rto.processes import variable
 from rto.safety.files import close_token, session_folder
 from rto.safety.startup import check_authenticated
 from rto.sections.runtime import Cluster
@@ -216,14 +217,6 @@ def _own_path() -> JobConfig:
     return JobConfig(_client_job=True)
 
 
-@contextmanager
-def _safe_path() -> Iterator[None]:
+def _safe_path() -> AbstractContextManager[None]:
     """Pythons that are started within it, and by those, import nothing from where they work."""
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[SAFE_PATH]
-        if before is not None:
-            os.environ[SAFE_PATH] = before
+    return variable(SAFE_PATH, "1")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rto.cluster import watcher
+from rto.processes import variable
 
 KEPT_SESSIONS = 10
 """Folders of Rays that have ended, with their logs; older ones are removed."""
@@ -30,17 +31,10 @@ class Watched:
 
     @contextmanager
     def marking(self) -> Iterator[None]:
-        before = os.environ.get(watcher.MARK)
-        os.environ[watcher.MARK] = self._token
-        try:
+        with variable(watcher.MARK, self._token):
             if self._process is None and _can_watch():
                 self._process = self._watch()
             yield
-        finally:
-            if before is None:
-                del os.environ[watcher.MARK]
-            else:
-                os.environ[watcher.MARK] = before
 
     def _watch(self) -> subprocess.Popen[bytes]:
         script = str(Path(watcher.__file__).resolve())

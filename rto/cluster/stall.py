@@ -23,6 +23,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rto.processes import stat_fields
+
 STOPPED = "T"
 """State of a process that SIGSTOP, or Ctrl-Z, has stopped."""
 ASK = signal.SIGUSR2
@@ -176,12 +178,7 @@ def _on_node(node: str, pids: Sequence[int]) -> dict[int, Seen]:
 
 def state_of(pid: int) -> str:
     """As /proc has it; empty of a process that is gone, and where there is no /proc."""
-    try:
-        stat = Path("/proc", str(pid), "stat").read_text(errors="replace")
-    except OSError:
-        return ""
-    # The name before it is in parentheses, and may hold any character.
-    return stat.rpartition(")")[2].split()[0]
+    return next(iter(stat_fields(Path("/proc", str(pid)))), "")
 
 
 def _stack_file(pid: int) -> Path:

@@ -101,9 +101,10 @@ def family(token: str) -> set[int]:
 def parent(process: Path) -> int:
     """Of a process's folder; 0 where it is gone by now."""
     try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        text = (process / "stat").read_text(errors="replace")
     except OSError:
         return 0
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def has_mark(pid: int, token: str) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from rto.errors import ActorLost, UserError
+from rto.processes import parent
 from rto.report.files import read_json
 from rto.tracking.run_folder import CHECKPOINTS, METRICS
 
@@ -152,11 +153,6 @@ def _kill_the_rest() -> None:
 
 def _children() -> Iterator[int]:
     """This process's own, by Linux's account; none elsewhere."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state = path.read_text(errors="replace")
-        except OSError:
-            continue
-        # The name before it is in parentheses, and may hold any character.
-        if int(state.rpartition(")")[2].split()[1]) == os.getpid():
-            yield int(path.parent.name)
+    for path in Path("/proc").glob("[0-9]*"):
+        if parent(path) == os.getpid():
+            yield int(path.name)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rto import processes
+
 PROC = Path("/proc")
 LISTEN, UDP_OPEN = "0A", "07"
 """States in /proc/net/tcp, and of a UDP socket that is connected to nothing."""
@@ -48,20 +50,11 @@ def listening(root: int) -> list[Listening]:
 
 def process_tree(root: int) -> list[int]:
     """``root`` and its descendants, as far as they are there."""
-    parents = {int(path.name): _parent(path) for path in PROC.glob("[0-9]*")}
+    parents = {int(path.name): processes.parent(path) for path in PROC.glob("[0-9]*")}
     tree = [root] if root in parents else []
     for pid in tree:
         tree += [child for child, parent in parents.items() if parent == pid]
     return tree
-
-
-def _parent(process: Path) -> int:
-    try:
-        status = (process / "stat").read_text()
-    except OSError:
-        return 0
-    # The second field is a name in parentheses, which may hold any character.
-    return int(status.rpartition(")")[2].split()[1])
 
 
 def _name(pid: int) -> str:

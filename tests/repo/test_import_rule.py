@@ -71,8 +71,8 @@ ROOMS = {
     "card": "",
     "cli": "comparison data errors evaluation models planning registry report rollout runs safety "
     "scoring secrets sections text tracking training types",
-    "cluster": "batching crash data errors interrupt models protocols rollout safety scoring "
-    "sections tracking training types weights",
+    "cluster": "batching crash data errors interrupt models processes protocols rollout safety "
+    "scoring sections tracking training types weights",
     "comparison": "card cluster data errors evaluation models registry runs sections tracking "
     "types",
     "crash": "",
@@ -91,6 +91,7 @@ ROOMS = {
     "observe": "functional types",
     "overlap": "interrupt protocols types",
     "planning": "cluster errors models report rollout sections weights",
+    "processes": "",
     "protocols": "card types",
     "quickstart": "cli cluster data errors evaluation models resources runs sections tracking "
     "types",
@@ -99,9 +100,9 @@ ROOMS = {
     "resources": "",
     "rollout": "batching builds errors models sections types weights",
     "runs": "card cluster crash data errors functional interrupt loop methods models observe "
-    "planning protocols registry report rollout safety scoring sections storage tracking training "
-    "types weights",
-    "safety": "builds errors",
+    "planning processes protocols registry report rollout safety scoring sections storage tracking "
+    "training types weights",
+    "safety": "builds errors processes",
     "scoring": "batching data errors models secrets sections text types",
     "secrets": "",
     "sections": "card errors protocols resources secrets text yaml_file",
